@@ -1,0 +1,1 @@
+"""SAGE and its peers as Optax transformations."""

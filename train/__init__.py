@@ -1,0 +1,1 @@
+"""The training stack: python -m train.main --config configs/<name>.py."""
