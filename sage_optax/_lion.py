@@ -1,0 +1,72 @@
+"""Lion: the sign of an interpolated momentum."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax import _matrix, _momentum
+
+
+class ScaleByLionState(NamedTuple):
+  """State of `scale_by_lion`.
+
+  Attributes:
+    count: int32 scalar, number of updates so far.
+    mu: momentum, in the shapes of the parameters, float32 or wider.
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  mu: optax.Updates
+
+
+def scale_by_lion(
+  b1: jax.typing.ArrayLike = 0.9, b2: jax.typing.ArrayLike = 0.99
+) -> optax.GradientTransformation:
+  r"""Replaces gradients by the sign of an interpolated momentum.
+
+  .. math::
+
+    u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
+    m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
+
+  The same as `optax.scale_by_lion`, bit for bit in float32. The momentum is
+  float32 also where parameters are narrower; Optax's takes their type. State:
+  one number per parameter.
+
+  Args:
+    b1: weight of the old momentum in the update.
+    b2: decay of the momentum.
+
+  Returns:
+    A `GradientTransformation` whose updates have entries -1, 0 and 1, in the
+    dtype of the updates that came in.
+
+  Example:
+    >>> import jax.numpy as jnp, sage_optax
+    >>> tx = sage_optax.scale_by_lion()
+    >>> grads = jnp.array([0.3, -2.0, 0.0])
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> print(updates)
+    [ 1. -1.  0.]
+
+  References:
+    Chen et al., Symbolic Discovery of Optimization Algorithms,
+    arXiv 2302.06675, 2023.
+  """
+
+  def init_fn(params):
+    return ScaleByLionState(jnp.zeros([], jnp.int32), _momentum.zeros(params))
+
+  def update_fn(updates, state, params=None):
+    del params
+    grads = jax.tree.map(_matrix.as_stat, updates)
+    signs = jax.tree.map(
+      lambda g, m: _momentum.interpolated_sign(g, m, b1), grads, state.mu
+    )
+    mu = jax.tree.map(lambda g, m: _momentum.ema(g, m, b2), grads, state.mu)
+    count = optax.safe_increment(state.count)
+    return optax.tree.cast_like(signs, updates), ScaleByLionState(count, mu)
+
+  return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,107 @@
+"""Pure functions on units: the trailing axes `[..., fan_in, fan_out]`.
+
+A unit is what one statistic spans: a matrix (`core_ndim` 2: axes -2 and -1) or
+a vector (`core_ndim` 1: axis -1). All axes before it are a batch of
+independent units, so layers stacked on a leading axis are treated one by one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+FAN_IN, FAN_OUT = -2, -1
+
+
+def unit_axes(ndim: int, core_ndim: int | None) -> tuple[int, ...]:
+  """The axes of one unit, counted from the end.
+
+  Args:
+    ndim: number of axes of the array.
+    core_ndim: 2 for matrices, 1 for vectors, None for min(ndim, 2). A scalar
+      is a vector of one element whatever it says.
+
+  Returns:
+    (), (-1,) or (-2, -1).
+
+  Raises:
+    ValueError: `core_ndim` is not None, 1 or 2, or a matrix is asked of an
+      array of one axis.
+  """
+  if core_ndim not in (None, 1, 2):
+    raise ValueError(f'core_ndim must be None, 1 or 2, got {core_ndim!r}.')
+  if ndim == 1 and core_ndim == 2:
+    raise ValueError(
+      'core_ndim=2 needs arrays of at least 2 axes, got one of 1 axis: give '
+      "this leaf the role 'vector', or use core_ndim=1."
+    )
+  return (FAN_IN, FAN_OUT)[2 - min(ndim, core_ndim or 2) :]
+
+
+def as_stat(x: jax.Array) -> jax.Array:
+  """`x` in float32, or in its own type where that is wider."""
+  return x.astype(stat_dtype(x))
+
+
+def stat_dtype(x) -> jnp.dtype:
+  """The dtype of the statistics of `x`: float32 or wider."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Root of the mean square over `axes`, which are kept with size 1."""
+  return jnp.sqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True))
+
+
+def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
+  """Euclidean norm over `axes`, which are kept with size 1."""
+  return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def sinkhorn(
+  x: jax.Array, num_iters: int, eps: jax.typing.ArrayLike, unit_norm: bool
+) -> jax.Array:
+  """Normalises `x[..., fan_in, fan_out]` along both axes in turn.
+
+  `num_iters` times, fan_in slices first, fan_out slices last:
+
+      X = X / (norm2(X over fan_in) + eps) * sqrt(fan_in)
+      X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
+
+  X is always `x` times one scale per fan_out and one per fan_in index, so the
+  loop carries these two vectors and never writes the matrix; under a mesh only
+  vectors are reduced between devices.
+
+  Args:
+    x: array, float32 or wider, of at least 2 axes.
+    num_iters: number of iterations, at least 1.
+    eps: added to every norm; zero slices stay zero.
+    unit_norm: leave both sqrt factors out.
+
+  Returns:
+    The normalised array, in the shape and dtype of `x`.
+  """
+  fan_in, fan_out = x.shape[-2:]
+  in_norm = 1.0 if unit_norm else fan_in**0.5
+  out_norm = 1.0 if unit_norm else fan_out**0.5
+
+  def rescale(scale, slice_norm, target):
+    # A zero slice keeps its scale: growing by 1/eps in each iteration it would
+    # overflow, and 0 * inf is not 0.
+    grown = scale * (target / (slice_norm + eps))
+    return jnp.where(slice_norm > 0, grown, scale)
+
+  # The first iteration stands outside the loop, for then the carry has the
+  # type (under explicit sharding: the sharding too) that the body gives it.
+  out_scale = in_norm / (norm(x, FAN_IN) + eps)
+  in_scale = out_norm / (norm(x * out_scale, FAN_OUT) + eps)
+
+  def iterate(_, scales):
+    in_scale, out_scale = scales
+    slice_norm = norm(x * in_scale * out_scale, FAN_IN)
+    out_scale = rescale(out_scale, slice_norm, in_norm)
+    slice_norm = norm(x * in_scale * out_scale, FAN_OUT)
+    return rescale(in_scale, slice_norm, out_norm), out_scale
+
+  in_scale, out_scale = jax.lax.fori_loop(
+    1, num_iters, iterate, (in_scale, out_scale)
+  )
+  return x * in_scale * out_scale

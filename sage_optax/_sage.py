@@ -1,0 +1,130 @@
+"""SAGE: Lion's sign update times a damper that never exceeds 1."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax import _matrix, _momentum
+
+
+class ScaleBySageState(NamedTuple):
+  """State of `scale_by_sage`.
+
+  Attributes:
+    count: int32 scalar, number of updates so far.
+    mu: momentum, in the shapes of the parameters, float32 or wider.
+    abs_mean: EMA of the mean absolute gradient: the parameter's shape with size
+      1 on the averaged axis (matrices), or the parameter's shape (vectors).
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  mu: optax.Updates
+  abs_mean: optax.Updates
+
+
+def scale_by_sage(
+  b1: jax.typing.ArrayLike = 0.9,
+  b2: jax.typing.ArrayLike = 0.99,
+  eps: jax.typing.ArrayLike = 1e-8,
+  *,
+  axis: int = -2,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Scales the sign of the momentum by a per-feature damper in [0, 1].
+
+  With s the mean of \|g\| over `axis` (for vectors \|g\| itself) and rms taken
+  over the statistic of one unit,
+
+  .. math::
+
+    S_t &= \beta_2 S_{t-1} + (1 - \beta_2) s_t, \quad
+      \hat S_t = S_t / (1 - \beta_2^t) \\
+    H_t &= \min(\mathrm{rms}(\hat S_t) / (\hat S_t + \epsilon),
+      \mathrm{rms}(s_t) / (s_t + \epsilon), 1) \\
+    u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \, H_t \\
+    m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
+
+  A feature that is louder than the others is damped: by the first term for as
+  long as it is on average, by the second at once. The update does not change
+  when gradients are scaled. An all-zero gradient gives a zero update.
+
+  The authors' released code moves the momentum before it takes the sign, and
+  two of its three classes leave the second term out. This is the paper's form.
+
+  Args:
+    b1: weight of the old momentum in the update.
+    b2: decay of the momentum and of the statistic.
+    eps: added to the statistics in the denominators.
+    axis: the axis that is averaged away in matrices. -2, the vocabulary of an
+      embedding [vocab, feature], damps features; -1 is meant for dense kernels
+      [fan_in, fan_out] and heads [feature, vocab].
+    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
+      all axes before are a batch. None: min(ndim, 2).
+
+  Returns:
+    A `GradientTransformation`; updates are in [-1, 1], in the dtype of the
+    updates that came in. State per matrix [m, n]: mn + n numbers (axis -2) or
+    mn + m (axis -1); per vector twice its size.
+
+  Raises:
+    ValueError: `axis` is neither -2 nor -1, or `core_ndim` does not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, sage_optax
+    >>> tx = sage_optax.scale_by_sage()
+    >>> grads = jnp.array([[3.0, -1.0], [-3.0, 1.0]])  # one loud feature
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> print(np.asarray(updates).round(3))
+    [[ 0.745 -1.   ]
+     [-0.745  1.   ]]
+
+  References:
+    Lee and Kim, SAGE, Findings of ACL 2026, arXiv 2604.07663.
+  """
+  if axis not in (_matrix.FAN_IN, _matrix.FAN_OUT):
+    raise ValueError(f'axis must be -2 or -1, got {axis!r}.')
+
+  def statistic(grad):
+    size = jnp.abs(_matrix.as_stat(grad))
+    if len(_matrix.unit_axes(grad.ndim, core_ndim)) < 2:
+      return size
+    return jnp.mean(size, axis=axis, keepdims=True)
+
+  def damper(now, average):
+    axes = _matrix.unit_axes(now.ndim, core_ndim)
+
+    def loudness(stat):
+      return _matrix.rms(stat, axes) / (stat + eps)
+
+    return jnp.minimum(jnp.minimum(loudness(average), loudness(now)), 1.0)
+
+  def init_fn(params):
+    # The statistic's own shape, dtype and sharding, filled with zeros.
+    abs_mean = jax.tree.map(
+      lambda p: jnp.zeros_like(jax.eval_shape(statistic, p)), params
+    )
+    count = jnp.zeros([], jnp.int32)
+    return ScaleBySageState(count, _momentum.zeros(params), abs_mean)
+
+  def update_fn(updates, state, params=None):
+    del params
+    count = optax.safe_increment(state.count)
+    grads = jax.tree.map(_matrix.as_stat, updates)
+    now = jax.tree.map(statistic, grads)
+    abs_mean = jax.tree.map(
+      lambda s, old: _momentum.ema(s, old, b2), now, state.abs_mean
+    )
+
+    def direction(grad, mu, now, abs_mean):
+      unbiased = abs_mean / (1 - jnp.asarray(b2, abs_mean.dtype) ** count)
+      sign = _momentum.interpolated_sign(grad, mu, b1)
+      return sign * damper(now, unbiased)
+
+    scaled = jax.tree.map(direction, grads, state.mu, now, abs_mean)
+    mu = jax.tree.map(lambda g, m: _momentum.ema(g, m, b2), grads, state.mu)
+    new_state = ScaleBySageState(count, mu, abs_mean)
+    return optax.tree.cast_like(scaled, updates), new_state
+
+  return optax.GradientTransformation(init_fn, update_fn)
