@@ -258,7 +258,8 @@ def _join(names) -> str:
 
 def _parameters(method: str) -> tuple[str, ...]:
   """Names of a method's arguments that a user may set."""
-  return tuple(inspect.signature(METHODS[method]).parameters)
+  names = inspect.signature(METHODS[method]).parameters
+  return tuple(name for name in names if name != 'core_ndim')
 
 
 def _shared_names(row: Recipe) -> list[str]:

@@ -6,7 +6,7 @@ and norm scales 2-D.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -133,13 +133,13 @@ def match(
   axes: list[Any] = [None] * len(leaves)
   if logical_axes is not None and leaves:
     axes = treedef.flatten_up_to(logical_axes)
-  named_rules = {str(rule[0]): rule for rule in rules}
+  named_rules = [(str(rule[0]), rule) for rule in rules]
   matches, unknown = [], []
   for (key_path, leaf), leaf_axes in zip(leaves, axes, strict=True):
     path, named = _path(key_path)
     found = (
       _search(path, leaf_axes, named_rules)
-      or _search(path, leaf_axes, DEFAULT_RULES)
+      or _search(path, leaf_axes, DEFAULT_RULES.items())
       or _fallback(leaf, named, default_role)
     )
     if found is None:
@@ -169,12 +169,12 @@ def _path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
 
 
 def _search(
-  path: str, axes: tuple[str, ...] | None, rules: Mapping[str, Rule]
+  path: str, axes: tuple[str, ...] | None, rules: Iterable[tuple[str, Rule]]
 ) -> tuple[str, str] | None:
   """(role, name of the rule) of the rule that matches, or None."""
   found = [
     (role, name)
-    for name, (pattern, role) in rules.items()
+    for name, (pattern, role) in rules
     if _matches(pattern, path, axes)
   ]
   if len({role for role, _ in found}) > 1:
