@@ -1,0 +1,115 @@
+"""SIGTERM and Ctrl-C become a flag that the run looks at between events."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from train import errors
+
+_T = TypeVar('_T')
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+  """Whether the run was asked to stop; call it to know.
+
+  Attributes:
+    signum: The first signal that came, or None.
+  """
+
+  def __init__(self) -> None:
+    self.signum: int | None = None
+
+  def __call__(self) -> bool:
+    return self.signum is not None
+
+  @property
+  def status(self) -> int:
+    """Exit status of a process that ends because of the signal."""
+    return 128 + (self.signum or 0)
+
+  def check(self) -> None:
+    """Raises `Interrupted` once the run was asked to stop."""
+    if self():
+      raise errors.Interrupted
+
+  def watch(self, iterable: Iterable[_T]) -> Iterator[_T]:
+    """Yields from `iterable`, with a `check` before each item and at the end.
+
+    Args:
+      iterable: Anything that takes long to walk through.
+
+    Yields:
+      Its items.
+
+    Raises:
+      Interrupted: Once the run was asked to stop.
+    """
+    for item in iterable:
+      self.check()
+      yield item
+    self.check()
+
+
+def quit_at_once() -> None:
+  """Makes Ctrl-C end the process silently: there is nothing to save yet."""
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def catch() -> Iterator[Stop]:
+  """Turns SIGTERM and Ctrl-C into a `Stop` while the context lasts.
+
+  A Python signal handler waits for the running bytecode, which a compilation
+  may hold for a minute. The C handler instead writes the signal's number to a
+  pipe at once, and a thread reads it: so the message appears immediately and
+  a second Ctrl-C ends the process even while XLA compiles.
+
+  Yields:
+    The flag.
+  """
+  stop = Stop()
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  # A signal that was ignored (nohup, a shell's background job) stays ignored.
+  old_handlers = {
+    number: signal.signal(number, lambda *_: None)
+    for number in _SIGNALS
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
+  thread = threading.Thread(target=_listen, args=(reader, stop), daemon=True)
+  thread.start()
+  try:
+    yield stop
+  finally:
+    for number, handler in old_handlers.items():
+      signal.signal(number, handler)
+    signal.set_wakeup_fd(old_descriptor)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+
+def _listen(reader: int, stop: Stop) -> None:
+  """Reads signal numbers until the pipe is closed."""
+  while byte := os.read(reader, 1):
+    number = byte[0]
+    if number not in _SIGNALS:
+      continue
+    if stop.signum is None:
+      stop.signum = number
+      name = signal.Signals(number).name
+      _write(f'\n{name}: stopping cleanly (Ctrl-C now: exit at once)\n')
+    elif number == signal.SIGINT:
+      # Only Ctrl-C: make and timeout may pass SIGTERM on a second time.
+      os._exit(128 + number)
+
+
+def _write(text: str) -> None:
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode())
