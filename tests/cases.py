@@ -1,0 +1,83 @@
+"""One row per method: how to build it, what it must equal, what it keeps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import optax
+
+import sage_optax
+from tests import oracles
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A method with one set of arguments.
+
+  Attributes:
+    name: of the test case.
+    make: core_ndim -> transformation.
+    oracle: gradients of all steps -> updates of all steps, for one unit.
+    matrix_state: elements of state for a matrix [m, n], counters left out.
+    vector_state: the same for a vector [d].
+    elementwise: has no statistic over units, and so no `core_ndim`.
+  """
+
+  name: str
+  make: Callable[[int | None], optax.GradientTransformation]
+  oracle: Callable
+  matrix_state: Callable[[int, int], int]
+  vector_state: Callable[[int], int]
+  elementwise: bool = False
+
+
+def _make(method, **kwargs):
+  return lambda core_ndim: method(core_ndim=core_ndim, **kwargs)
+
+
+CASES = (
+  Case(
+    'adamw',
+    lambda core_ndim: optax.scale_by_adam(),
+    oracles.adamw,
+    lambda m, n: 2 * m * n,
+    lambda d: 2 * d,
+    elementwise=True,
+  ),
+  Case(
+    'lion',
+    lambda core_ndim: sage_optax.scale_by_lion(b1=0.8, b2=0.95),
+    functools.partial(oracles.lion, b1=0.8, b2=0.95),
+    lambda m, n: m * n,
+    lambda d: d,
+    elementwise=True,
+  ),
+  Case(
+    'sage_embedding',
+    _make(sage_optax.scale_by_sage, axis=-2),
+    functools.partial(oracles.sage, axis=-2),
+    lambda m, n: m * n + n,
+    lambda d: 2 * d,
+  ),
+  Case(
+    'sage_dense',
+    _make(sage_optax.scale_by_sage, axis=-1, b1=0.8, b2=0.9, eps=1e-3),
+    functools.partial(oracles.sage, axis=-1, b1=0.8, b2=0.9, eps=1e-3),
+    lambda m, n: m * n + m,
+    lambda d: 2 * d,
+  ),
+  Case(
+    'sinkgd',
+    _make(sage_optax.scale_by_sinkgd),
+    oracles.sinkgd,
+    lambda m, n: 0,
+    lambda d: 0,
+  ),
+  Case(
+    'sinkgd_unit_norm',
+    _make(sage_optax.scale_by_sinkgd, num_iters=2, eps=1e-3, unit_norm=True),
+    functools.partial(oracles.sinkgd, num_iters=2, eps=1e-3, unit_norm=True),
+    lambda m, n: 0,
+    lambda d: 0,
+  ),
+)

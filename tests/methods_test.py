@@ -1,0 +1,244 @@
+"""Every method against its oracle, and what all of them promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import parameterized
+
+import sage_optax
+from tests import cases
+
+_STEPS = 4
+_ROWS = tuple((case.name, case) for case in cases.CASES)
+_UNITS = tuple(
+  (f'{case.name}_{unit}', case, shape, core_ndim)
+  for case in cases.CASES
+  for unit, shape, core_ndim in (
+    ('matrix', (6, 4), 2),
+    ('wide', (3, 7), 2),
+    ('vector', (5,), 1),
+    ('stacked_matrix', (3, 6, 4), 2),
+    ('stacked_vector', (3, 5), 1),
+    ('twice_stacked', (2, 3, 4, 5), 2),
+  )
+)
+
+
+def _grads(shape, steps=_STEPS, seed=0):
+  """Heavy-tailed gradients; units differ by orders of magnitude."""
+  rng = np.random.default_rng(seed)
+  grads = rng.standard_t(3, size=(steps, *shape))
+  scale = 10.0 ** rng.integers(-2, 2, size=shape[:-1])[..., None]
+  return grads * scale
+
+
+def _run(tx, grads):
+  """Updates of all steps; gradients have time as the first axis."""
+
+  def step(state, grad):
+    update, state = tx.update(grad, state)
+    return state, update
+
+  state = tx.init(jax.tree.map(lambda g: g[0], grads))
+  return jax.jit(lambda s, g: jax.lax.scan(step, s, g)[1])(state, grads)
+
+
+class OracleTest(parameterized.TestCase):
+  @parameterized.named_parameters(*_UNITS)
+  def test_agrees_unit_by_unit(self, case, shape, core_ndim):
+    # Units one after the other, each alone, make the oracle of the stack too.
+    grads = _grads(shape)
+    units = grads.reshape(_STEPS, -1, *shape[-core_ndim:])
+    expected = [
+      np.stack(case.oracle(list(units[:, i]))) for i in range(units.shape[1])
+    ]
+    expected = np.stack(expected, axis=1).reshape(grads.shape)
+    with jax.enable_x64(True):
+      ours = _run(case.make(core_ndim), jnp.asarray(grads))
+      np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+
+  @parameterized.named_parameters(*_ROWS)
+  def test_default_unit_is_the_last_two_axes(self, case):
+    grads = jnp.asarray(_grads((3, 6, 4)), jnp.float32)
+    np.testing.assert_array_equal(
+      _run(case.make(None), grads), _run(case.make(2), grads)
+    )
+
+
+class PromisesTest(parameterized.TestCase):
+  @parameterized.named_parameters(*_ROWS)
+  def test_state_has_the_documented_size(self, case):
+    m, n = 6, 4
+    matrix = jax.ShapeDtypeStruct((m, n), jnp.bfloat16)
+    vector = jax.ShapeDtypeStruct((n,), jnp.float32)
+    for core_ndim, leaf, elements in (
+      (2, matrix, case.matrix_state(m, n)),
+      (1, vector, case.vector_state(n)),
+    ):
+      state = jax.eval_shape(case.make(core_ndim).init, leaf)
+      arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+      self.assertEqual(sum(a.size for a in arrays), elements)
+      for array in arrays:
+        # Axis by axis the parameter's size or 1, so that one rule shards it.
+        self.assertEqual(array.ndim, leaf.ndim)
+        for size, param_size in zip(array.shape, leaf.shape, strict=True):
+          self.assertIn(size, (1, param_size))
+
+  @parameterized.named_parameters(*_ROWS)
+  def test_updates_keep_the_dtype_and_statistics_are_float32(self, case):
+    tx = case.make(None)
+    grads = jnp.asarray(_grads((6, 4))[0], jnp.bfloat16)
+    state = tx.init(grads)
+    updates, new_state = tx.update(grads, state, grads)
+    self.assertEqual(updates.dtype, jnp.bfloat16)
+    self.assertEqual(
+      jax.tree.map(lambda x: (x.shape, x.dtype), new_state),
+      jax.tree.map(lambda x: (x.shape, x.dtype), state),
+    )
+    if case.name != 'adamw':  # Optax's keeps its state in bfloat16.
+      for leaf in jax.tree.leaves(state):
+        self.assertIn(leaf.dtype, (jnp.float32, jnp.int32))
+      wide, _ = tx.update(grads.astype(jnp.float32), tx.init(grads), None)
+      np.testing.assert_array_equal(updates, wide.astype(jnp.bfloat16))
+
+  @parameterized.named_parameters(*_UNITS)
+  def test_zero_gradients_are_survived(self, case, shape, core_ndim):
+    grads = _grads(shape, steps=7)
+    grads[:3] = 0.0
+    grads[3, ..., 0] = 0.0
+    ours = _run(case.make(core_ndim), jnp.asarray(grads, jnp.float32))
+    self.assertTrue(np.isfinite(ours).all())
+    np.testing.assert_array_equal(ours[:3], 0.0)
+    # Moving again, each element of it.
+    self.assertGreater(np.abs(ours[4:]).min(), 0.0)
+
+  @parameterized.named_parameters(*_UNITS)
+  def test_tiny_gradients_give_finite_updates(self, case, shape, core_ndim):
+    grads = jnp.asarray(1e-25 * _grads(shape), jnp.float32)
+    ours = _run(case.make(core_ndim), grads)
+    self.assertTrue(np.isfinite(ours).all())
+
+
+class SageTest(parameterized.TestCase):
+  @parameterized.product(shape=[(8, 4), (2, 8, 4), (6,)], axis=[-2, -1])
+  def test_damper_is_bounded(self, shape, axis):
+    grads = jnp.asarray(_grads(shape, steps=20), jnp.float32)
+    tx = sage_optax.scale_by_sage(axis=axis, eps=1e-30)
+    damper = np.abs(_run(tx, grads))
+    size = shape[-1] if len(shape) == 1 else shape[-1 if axis == -2 else -2]
+    self.assertLessEqual(damper.max(), 1.0)
+    # The largest of k numbers is at most sqrt(k) times their rms.
+    self.assertGreaterEqual(damper.min(), (1 - 1e-5) / size**0.5)
+
+  def test_scaling_gradients_leaves_updates_unchanged(self):
+    grads = jnp.asarray(_grads((8, 4), steps=20), jnp.float32)
+    tx = sage_optax.scale_by_sage(eps=1e-30)
+    np.testing.assert_allclose(
+      _run(tx, grads), _run(tx, grads * 2.0**20), rtol=1e-5
+    )
+
+  @parameterized.parameters(((8, 4), 2), ((4,), 1), ((3, 4), 1))
+  def test_equal_features_give_lion(self, shape, core_ndim):
+    # Features that are equally loud are not damped: H = 1.
+    grads = np.sign(_grads(shape, steps=10)).astype(np.float32)
+    ours = _run(
+      sage_optax.scale_by_sage(eps=0.0, core_ndim=core_ndim), jnp.asarray(grads)
+    )
+    lion = _run(sage_optax.scale_by_lion(), jnp.asarray(grads))
+    np.testing.assert_array_equal(np.sign(ours), lion)
+    np.testing.assert_allclose(np.abs(ours), np.abs(lion), rtol=1e-6)
+
+  def test_a_loud_feature_is_damped_at_once(self):
+    grads = np.ones((50, 8, 4), np.float32)
+    grads[-1, :, 0] = 100.0
+    ours = _run(sage_optax.scale_by_sage(), jnp.asarray(grads))
+    np.testing.assert_allclose(ours[:-1], 1.0, rtol=1e-5)
+    rms = np.sqrt((100.0**2 + 3) / 4)
+    np.testing.assert_allclose(ours[-1, :, 0], rms / 100, rtol=1e-5)
+    np.testing.assert_allclose(ours[-1, :, 1:], 1.0, rtol=1e-5)
+
+  def test_sign_reads_the_old_momentum(self):
+    # At step 2, 0.9 * 0.1 - 0.1 * x > 0 for x < 0.9 with the old momentum; the
+    # new one would give 0.9 * (0.099 - 0.01 x) - 0.1 * x > 0 for x < 0.817.
+    first, second = 10.0, -0.85
+    grads = jnp.asarray([[[first]], [[second]]])
+    ours = _run(sage_optax.scale_by_sage(eps=1e-12), grads)
+    np.testing.assert_allclose(ours.ravel(), 1.0, rtol=1e-5)
+
+  def test_wrong_arguments(self):
+    with self.assertRaisesRegex(ValueError, 'axis must be -2 or -1, got 0'):
+      sage_optax.scale_by_sage(axis=0)
+    tx = sage_optax.scale_by_sage(core_ndim=2)
+    with self.assertRaisesRegex(ValueError, "role 'vector'"):
+      tx.init(jnp.zeros(3))
+
+
+class LionTest(parameterized.TestCase):
+  @parameterized.parameters((0.9, 0.99), (0.95, 0.98))
+  def test_equals_optax_bit_for_bit(self, b1, b2):
+    grads = jnp.asarray(_grads((3, 16, 16), steps=50), jnp.float32)
+    ours, theirs = sage_optax.scale_by_lion(b1, b2), optax.scale_by_lion(b1, b2)
+    np.testing.assert_array_equal(_run(ours, grads), _run(theirs, grads))
+    state, expected = ours.init(grads[0]), theirs.init(grads[0])
+    for grad in grads:
+      _, state = jax.jit(ours.update)(grad, state)
+      _, expected = jax.jit(theirs.update)(grad, expected)
+    np.testing.assert_array_equal(state.mu, expected.mu)
+
+
+class SinkgdTest(parameterized.TestCase):
+  @parameterized.product(shape=[(8, 4), (3, 5, 7)], unit_norm=[False, True])
+  def test_norms_are_fixed(self, shape, unit_norm):
+    grads = jnp.asarray(_grads(shape)[0], jnp.float32)
+    tx = sage_optax.scale_by_sinkgd(num_iters=50, unit_norm=unit_norm)
+    ours, _ = tx.update(grads, tx.init(grads))
+    fan_in, fan_out = shape[-2:]
+    # The last normalisation is exact; after 50 iterations the other is too.
+    over_out = 1.0 if unit_norm else fan_out**0.5
+    np.testing.assert_allclose(
+      np.linalg.norm(ours, axis=-1), over_out, rtol=1e-5
+    )
+    over_in = (fan_in / fan_out) ** 0.5 if unit_norm else fan_in**0.5
+    np.testing.assert_allclose(
+      np.linalg.norm(ours, axis=-2), over_in, rtol=1e-4
+    )
+
+  def test_zero_slices_stay_zero(self):
+    grads = _grads((8, 4))[0]
+    grads[:, 1] = grads[3] = 0.0
+    tx = sage_optax.scale_by_sinkgd(num_iters=20)
+    ours, _ = tx.update(jnp.asarray(grads, jnp.float32), tx.init(None))
+    self.assertTrue(np.isfinite(ours).all())
+    np.testing.assert_array_equal(np.asarray(ours) == 0, grads == 0)
+
+
+class ShardedTest(parameterized.TestCase):
+  @parameterized.product(
+    case=cases.CASES,
+    axis_type=[jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit],
+    shape=[(8, 4), (4, 8, 4)],
+  )
+  def test_mesh_changes_nothing(self, case, axis_type, shape):
+    mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(axis_type,) * 2)
+    spec = jax.P(*(None,) * (len(shape) - 2), 'a', 'b')
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    grads = jnp.asarray(_grads(shape), jnp.float32)
+    tx = case.make(2)
+    expected = _run(tx, grads)
+    with jax.set_mesh(mesh):
+      sharded = [jax.device_put(grad, sharding) for grad in grads]
+      specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
+      is_spec = lambda x: isinstance(x, jax.P)
+      shardings = jax.tree.map(
+        lambda s: jax.sharding.NamedSharding(mesh, s), specs, is_leaf=is_spec
+      )
+      state = jax.jit(tx.init, out_shardings=shardings)(sharded[0])
+      update = jax.jit(tx.update)
+      for grad, ref in zip(sharded, expected, strict=True):
+        ours, state = update(grad, state)
+        np.testing.assert_allclose(ours, ref, rtol=1e-6, atol=1e-6)
+        for leaf, wanted in zip(
+          jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True
+        ):
+          self.assertTrue(leaf.sharding.is_equivalent_to(wanted, leaf.ndim))
