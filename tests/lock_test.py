@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from train import errors, lock, signals
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_lock_is_free_after_the_context(tmp_path):
 def test_unwritable_place_is_a_user_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with (
-    pytest.raises(errors.UserError, match='--config.workdir'),
+    pytest.raises(errors.UserError, match=r'--config\.workdir'),
     lock.hold(tmp_path / 'file' / 'run'),
   ):
     pass

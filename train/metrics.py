@@ -1,0 +1,199 @@
+"""What a run records of itself: JSON lines, TensorBoard, a progress bar."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+import tqdm
+
+FILE = 'metrics.jsonl'
+
+# Peak dense bfloat16 FLOP/s of what JAX calls one device. TPUs: the pages
+# 'TPU v2' ... 'TPU v6e' of cloud.google.com/tpu/docs, where a chip of v2 and
+# v3 is two devices. GPUs: NVIDIA's data sheets, without sparsity.
+_PEAK_FLOPS = {
+  'TPU v2': 22.5e12,
+  'TPU v3': 61.5e12,
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5': 459e12,
+  'TPU v5p': 459e12,
+  'TPU v6 lite': 918e12,
+  'TPU v6e': 918e12,
+  'NVIDIA A100-SXM4-40GB': 312e12,
+  'NVIDIA A100-SXM4-80GB': 312e12,
+  'NVIDIA A100-PCIE-40GB': 312e12,
+  'NVIDIA A100 80GB PCIe': 312e12,
+  'NVIDIA H100 80GB HBM3': 989e12,
+  'NVIDIA H100 PCIe': 756e12,
+  'NVIDIA H200': 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Returns the peak bfloat16 FLOP/s of a device, or None if not known."""
+  return _PEAK_FLOPS.get(device_kind)
+
+
+def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Yields the records of a file of JSON lines, but for a torn last line."""
+  if not path.exists():
+    return
+  with path.open() as file:
+    for line in file:
+      if line.endswith('\n'):
+        yield json.loads(line)
+
+
+class JsonLines:
+  """Appends records to a file, after cutting it back to the restored step.
+
+  Steps are repeated bit for bit after a restart, so the file reads as if the
+  run had never stopped, but for what stands under the key 'timing'.
+  """
+
+  def __init__(self, path: pathlib.Path, restored_step: int):
+    """Opens the file.
+
+    Args:
+      path: The file; it may exist.
+      restored_step: Records of later steps are removed.
+    """
+    kept = [r for r in read(path) if r['step'] <= restored_step]
+    self.seconds = max((r['timing']['seconds'] for r in kept), default=0.0)
+    self.evaluated = max(
+      (r['step'] for r in kept if 'eval/loss' in r), default=0
+    )
+    if path.exists():
+      part = path.with_suffix('.part')
+      part.write_text(''.join(map(_line, kept)))
+      part.replace(path)
+    self._file = path.open('a')
+
+  def write(self, record: Mapping[str, Any]) -> None:
+    """Appends a record; it survives the process's death from here on."""
+    self._file.write(_line(record))
+    self._file.flush()
+    if 'eval/loss' in record:
+      self.evaluated = record['step']
+
+  def sync(self) -> None:
+    """Makes sure that the records survive the machine's death, too."""
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _line(record: Mapping[str, Any]) -> str:
+  finite = {k: _finite(v) for k, v in record.items()}
+  return json.dumps(finite, allow_nan=False) + '\n'
+
+
+def _finite(value: Any) -> Any:
+  """JSON has no NaN or infinity: they become strings."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value
+
+
+class TensorBoard:
+  """Scalars for TensorBoard; does nothing without a directory."""
+
+  def __init__(self, directory: pathlib.Path | None, restored_step: int):
+    self._writer = None
+    if directory is not None:
+      import tensorboardX  # Slow to import, and not everyone wants it.
+
+      self._writer = tensorboardX.SummaryWriter(
+        str(directory), purge_step=restored_step + 1
+      )
+
+  def write(self, record: Mapping[str, Any]) -> None:
+    if self._writer is None:
+      return
+    scalars = {k: v for k, v in record.items() if k not in ('step', 'timing')}
+    for name, value in {**scalars, **record['timing']}.items():
+      if isinstance(value, int | float):
+        self._writer.add_scalar(name, value, record['step'])
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+class Progress:
+  """A bar on a terminal; elsewhere a line now and then."""
+
+  def __init__(
+    self,
+    total: int,
+    initial: int,
+    *,
+    show: bool = True,
+    every_seconds: float = 15.0,
+    file: TextIO | None = None,
+  ):
+    """Starts at step `initial` of `total`.
+
+    Args:
+      total: Steps of the run.
+      initial: Steps done already.
+      show: Whether to show progress; `say` speaks anyway.
+      every_seconds: Between lines, where there is no terminal.
+      file: Where to; standard output if None.
+    """
+    self._file = sys.stdout if file is None else file
+    self._total = total
+    self._start = initial
+    self._show = show
+    self._every = every_seconds
+    self._began = self._last = time.monotonic()
+    self._bar = None
+    if show and self._file.isatty():
+      self._bar = tqdm.tqdm(
+        total=total,
+        initial=initial,
+        file=self._file,
+        unit='step',
+        dynamic_ncols=True,
+        smoothing=0.05,
+        bar_format=(
+          '{n_fmt}/{total_fmt} |{bar}| {percentage:.0f}%{postfix}'
+          '  {elapsed} gone, {remaining} left'
+        ),
+      )
+
+  def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+    """Shows that `step` steps are done."""
+    text = f'loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s'
+    now = time.monotonic()
+    if self._bar is not None:
+      self._bar.n = step
+      # set_postfix_str would put a comma before the text.
+      self._bar.postfix = f'  {text}'
+      self._bar.refresh()
+    elif self._show and (
+      now - self._last >= self._every or step == self._total
+    ):
+      self._last = now
+      rate = (step - self._start) / max(now - self._began, 1e-9)
+      left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
+      self.say(f'step {step}/{self._total}  {text}  {left} left')
+
+  def say(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    if self._bar is not None:
+      self._bar.write(text, file=self._file)
+    else:
+      print(text, file=self._file, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
