@@ -1,0 +1,110 @@
+"""Rotary positions and causal grouped-query attention.
+
+Shape suffixes: B batch, L queries (sequence), M keys (sequence), H query
+heads, K key and value heads, G query heads per key head, D head size.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Queries per chunk.
+CHUNK = 128
+
+
+def rope_tables(
+  seq_len: int, head_dim: int, theta: float, dtype: jax.typing.DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the cosine and sine of every position's angles.
+
+  Args:
+    seq_len: Number of positions.
+    head_dim: Size of a head, even.
+    theta: Base of the wavelengths.
+    dtype: Type to compute in, float32 or wider.
+
+  Returns:
+    Two arrays [seq_len, head_dim / 2].
+  """
+  exponents = jnp.arange(0, head_dim, 2, dtype=dtype) / head_dim
+  positions = jnp.arange(seq_len, dtype=dtype)
+  angles = jnp.outer(positions, theta**-exponents)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BLHD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates queries or keys, pairing feature i with i + D/2 (rotate-half).
+
+  Args:
+    x_BLHD: Queries or keys.
+    rope: The tables of `rope_tables`, in float32 or wider.
+
+  Returns:
+    The rotated array, in the type it had.
+  """
+  cos, sin = (table[None, :, None, :] for table in rope)
+  first, second = jnp.split(x_BLHD, 2, axis=-1)
+  rotated = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return rotated.astype(x_BLHD.dtype)
+
+
+def dot_product(
+  q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array
+) -> jax.Array:
+  """Causal attention by JAX's own function, for accelerators."""
+  return jax.nn.dot_product_attention(q_BLHD, k_BMKD, v_BMKD, is_causal=True)
+
+
+def chunked(
+  q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array, chunk: int = CHUNK
+) -> jax.Array:
+  """Causal attention in chunks of queries, each against the keys up to it.
+
+  For CPUs: batch and heads lead, so that each product is one batched matrix
+  product, and most of the scores above the diagonal are never computed. The
+  queries of one key head are one matrix, so keys are not repeated.
+
+  Args:
+    q_BLHD: Queries.
+    k_BMKD: Keys.
+    v_BMKD: Values.
+    chunk: Queries per chunk. The sequence need not be a multiple.
+
+  Returns:
+    The attended values, [B, L, H, D].
+  """
+  B, L, H, D = q_BLHD.shape
+  K = k_BMKD.shape[2]
+  q_BKGLD = q_BLHD.reshape(B, L, K, H // K, D).transpose(0, 2, 3, 1, 4)
+  k_BKMD = k_BMKD.transpose(0, 2, 1, 3)
+  v_BKMD = v_BMKD.transpose(0, 2, 1, 3)
+  q_BKGLD = q_BKGLD * D**-0.5
+  chunks = [
+    _attend(
+      q_BKGLD[:, :, :, start : start + chunk],
+      k_BKMD[:, :, : start + chunk],
+      v_BKMD[:, :, : start + chunk],
+    )
+    for start in range(0, L, chunk)
+  ]
+  out_BKGLD = jnp.concatenate(chunks, axis=3)
+  return out_BKGLD.transpose(0, 3, 1, 2, 4).reshape(B, L, H, D)
+
+
+def _attend(q_BKGLD, k_BKMD, v_BKMD):
+  """Attends with the last L of M positions to all M, causally."""
+  B, K, G, L, D = q_BKGLD.shape
+  M = k_BKMD.shape[2]
+  score_dtype = jnp.promote_types(q_BKGLD.dtype, jnp.float32)
+  scores = jnp.einsum(
+    'bknd,bkmd->bknm',
+    q_BKGLD.reshape(B, K, G * L, D),
+    k_BKMD,
+    preferred_element_type=score_dtype,
+  ).reshape(B, K, G, L, M)
+  causal = jnp.tri(L, M, M - L, dtype=bool)[None, None, None]
+  scores = jnp.where(causal, scores, jnp.finfo(score_dtype).min)
+  probs = jax.nn.softmax(scores, axis=-1).astype(v_BKMD.dtype)
+  out = jnp.einsum('bknm,bkmd->bknd', probs.reshape(B, K, G * L, M), v_BKMD)
+  return out.reshape(B, K, G, L, D)

@@ -1,0 +1,146 @@
+"""Parameters to and from Hugging Face's LlamaForCausalLM.
+
+Works on state dicts of numpy arrays, so neither torch nor transformers is
+needed. Kernels are transposed: a Linear of torch holds [fan_out, fan_in].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import llama
+
+_EMBEDDING = 'model.embed_tokens.weight'
+_FINAL_NORM = 'model.norm.weight'
+_LM_HEAD = 'lm_head.weight'
+
+# Path under 'layers' -> name under 'model.layers.<i>.'.
+_LAYER_NAMES = {
+  ('attention_norm', 'scale'): 'input_layernorm.weight',
+  ('attention', 'q_proj', 'kernel'): 'self_attn.q_proj.weight',
+  ('attention', 'k_proj', 'kernel'): 'self_attn.k_proj.weight',
+  ('attention', 'v_proj', 'kernel'): 'self_attn.v_proj.weight',
+  ('attention', 'o_proj', 'kernel'): 'self_attn.o_proj.weight',
+  ('mlp_norm', 'scale'): 'post_attention_layernorm.weight',
+  ('mlp', 'gate_proj', 'kernel'): 'mlp.gate_proj.weight',
+  ('mlp', 'up_proj', 'kernel'): 'mlp.up_proj.weight',
+  ('mlp', 'down_proj', 'kernel'): 'mlp.down_proj.weight',
+}
+
+# Buffers of old checkpoints, computed here from rope_theta.
+_IGNORED_SUFFIX = 'rotary_emb.inv_freq'
+
+
+def from_hf(
+  state: Mapping[str, np.ndarray], config: llama.LlamaConfig
+) -> llama.Params:
+  """Returns the parameters in a state dict of LlamaForCausalLM.
+
+  Args:
+    state: Name -> array. A tied model's state may hold the head or not.
+    config: The model's configuration.
+
+  Returns:
+    A tree as of `llama.init`, of numpy arrays of type config.param_dtype, for
+    the caller to put on devices.
+
+  Raises:
+    ValueError: if names are missing or left over, or a shape is not the
+      configuration's.
+  """
+  names = _names(config)
+  expected = set(jax.tree.leaves(names))
+  allowed = expected | {_LM_HEAD} if config.tie_embeddings else expected
+  found = {name for name in state if not name.endswith(_IGNORED_SUFFIX)}
+  missing, unknown = sorted(expected - found), sorted(found - allowed)
+  if missing or unknown:
+    raise ValueError(
+      f'the state dict lacks {missing or "nothing"} and has the unknown '
+      f'{unknown or "nothing"}: pass the state of a LlamaForCausalLM without '
+      'biases, and a config with its num_layers and tie_embeddings'
+    )
+  if (
+    config.tie_embeddings
+    and _LM_HEAD in found
+    and not np.array_equal(state[_LM_HEAD], state[_EMBEDDING])
+  ):
+    raise ValueError(
+      f'tie_embeddings is set, but {_LM_HEAD} differs from {_EMBEDDING}: '
+      'unset it'
+    )
+  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), config))
+
+  def leaf(shape, names):
+    stacked = isinstance(names, list)
+    arrays = [_read(state, n, config) for n in (names if stacked else [names])]
+    array = np.stack(arrays) if stacked else arrays[0]
+    if array.shape != shape.shape:
+      raise ValueError(
+        f'{names[0] if stacked else names} and its like make an array of '
+        f'shape {array.shape}, the config wants {shape.shape}: change the '
+        'config'
+      )
+    return array
+
+  return jax.tree.map(leaf, shapes, names)
+
+
+def to_hf(
+  params: llama.Params, config: llama.LlamaConfig
+) -> dict[str, np.ndarray]:
+  """Returns the state dict of LlamaForCausalLM that holds these parameters.
+
+  Args:
+    params: A tree as of `llama.init`.
+    config: The model's configuration.
+
+  Returns:
+    Name -> array, without the head if it is tied.
+  """
+  state: dict[str, np.ndarray] = {}
+
+  def leaf(array, names):
+    array = np.asarray(array)
+    if isinstance(names, list):
+      state.update(
+        (n, _transpose(n, a)) for n, a in zip(names, array, strict=True)
+      )
+    else:
+      state[names] = _transpose(names, array)
+
+  jax.tree.map(leaf, params, _names(config))
+  return state
+
+
+def _names(config: llama.LlamaConfig) -> Any:
+  """Returns a tree like init's: a name, or a list with one per layer."""
+  layers: dict[str, Any] = {}
+  for path, name in _LAYER_NAMES.items():
+    node = layers
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = [
+      f'model.layers.{i}.{name}' for i in range(config.num_layers)
+    ]
+  names = {
+    'embed': {'embedding': _EMBEDDING},
+    'layers': layers,
+    'final_norm': {'scale': _FINAL_NORM},
+  }
+  if not config.tie_embeddings:
+    names['lm_head'] = {'kernel': _LM_HEAD}
+  return names
+
+
+def _read(state, name, config):
+  return _transpose(name, np.asarray(state[name])).astype(
+    jnp.dtype(config.param_dtype)
+  )
+
+
+def _transpose(name: str, array: np.ndarray) -> np.ndarray:
+  # Every matrix but the embedding is a Linear's; vectors do not change.
+  return array if name == _EMBEDDING else array.T

@@ -1,0 +1,203 @@
+"""The configuration of a Llama, and its layers as Flax NNX modules.
+
+Parameters enter and leave as nested dicts: see `init` and `bind`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models import attention as attention_lib
+
+Params = dict[str, Any]
+Constrain = Callable[[jax.Array, tuple], jax.Array]
+
+RESIDUAL = ('batch', 'sequence', 'embed')
+_ATTENTION = ('chunked', 'dot_product')
+_REMAT = ('none', 'dots', 'full')
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """What the model is, and how it is computed.
+
+  Attributes:
+    vocab_size: Number of tokens, V.
+    hidden_size: Width of the residual stream, D.
+    intermediate_size: Width of the feed-forward block.
+    num_layers: Number of layers, L.
+    num_heads: Number of query heads; it divides hidden_size.
+    num_kv_heads: Number of key and value heads, a divisor of num_heads; None
+      means num_heads.
+    tie_embeddings: Whether the embedding is the output layer too.
+    rope_theta: Base of the rotary wavelengths.
+    rms_norm_eps: Added to the mean square in RMSNorm.
+    init_std: Standard deviation of every matrix at initialization.
+    compute_dtype: Type of activations and of the products' inputs.
+    param_dtype: Type of the parameters.
+    attention: 'chunked', fast on CPUs, or 'dot_product',
+      `jax.nn.dot_product_attention`, for accelerators.
+    remat: What the backward pass computes again: 'none'; 'dots', all but the
+      matrix products; 'full', all but each layer's input.
+    loss_chunk: Sequence positions whose logits exist at a time; 0 chooses.
+  """
+
+  vocab_size: int
+  hidden_size: int
+  intermediate_size: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int | None = None
+  tie_embeddings: bool = False
+  rope_theta: float = 10000.0
+  rms_norm_eps: float = 1e-5
+  init_std: float = 0.02
+  compute_dtype: str = 'float32'
+  param_dtype: str = 'float32'
+  attention: str = 'chunked'
+  remat: str = 'none'
+  loss_chunk: int = 0
+
+  def __post_init__(self):
+    if self.hidden_size % (2 * self.num_heads):
+      raise ValueError(
+        f'hidden_size={self.hidden_size} does not split into '
+        f'num_heads={self.num_heads} heads of even size: change one'
+      )
+    if self.num_heads % self.kv_heads:
+      raise ValueError(
+        f'num_kv_heads={self.kv_heads} does not divide '
+        f'num_heads={self.num_heads}: change one'
+      )
+    for name, known in (('attention', _ATTENTION), ('remat', _REMAT)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name}={getattr(self, name)!r} is unknown: choose one of '
+          f'{", ".join(known)}'
+        )
+
+  @property
+  def kv_heads(self) -> int:
+    """Number of key and value heads, never None."""
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def head_dim(self) -> int:
+    """Size of a head."""
+    return self.hidden_size // self.num_heads
+
+  @property
+  def wide_dtype(self) -> jnp.dtype:
+    """Type of norms, angles, softmax and logits: float32 or wider."""
+    return jnp.promote_types(self.compute_dtype, jnp.float32)
+
+
+class RMSNorm(nnx.Module):
+  """Scales to a root mean square of one, then by a learned vector."""
+
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    del rngs
+    self.config = config
+    self.scale = nnx.Param(jnp.ones([config.hidden_size], config.param_dtype))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    wide = x.astype(self.config.wide_dtype)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(mean_square + self.config.rms_norm_eps)
+    scale = self.scale[None, None].astype(x.dtype)
+    return scale * wide.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+  """Causal self-attention with rotary positions and grouped queries."""
+
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    kv_size = config.kv_heads * config.head_dim
+    self.q_proj = _linear(config, config.hidden_size, config.hidden_size, rngs)
+    self.k_proj = _linear(config, config.hidden_size, kv_size, rngs)
+    self.v_proj = _linear(config, config.hidden_size, kv_size, rngs)
+    self.o_proj = _linear(config, config.hidden_size, config.hidden_size, rngs)
+
+  def __call__(self, x, rope, constrain: Constrain) -> jax.Array:
+    def heads(projection, name):
+      split = (*x.shape[:2], -1, self.config.head_dim)
+      out = projection(x).reshape(split)
+      return constrain(out, ('batch', 'sequence', name, None))
+
+    q_BLHD = attention_lib.rotate(heads(self.q_proj, 'heads'), rope)
+    k_BLKD = attention_lib.rotate(heads(self.k_proj, 'kv_heads'), rope)
+    v_BLKD = heads(self.v_proj, 'kv_heads')
+    attend = getattr(attention_lib, self.config.attention)
+    out_BLHD = attend(q_BLHD, k_BLKD, v_BLKD)
+    out_BLHD = constrain(out_BLHD, ('batch', 'sequence', 'heads', None))
+    return self.o_proj(out_BLHD.reshape(x.shape))
+
+
+class MLP(nnx.Module):
+  """SwiGLU feed-forward block."""
+
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    width, hidden = config.hidden_size, config.intermediate_size
+    self.gate_proj = _linear(config, width, hidden, rngs)
+    self.up_proj = _linear(config, width, hidden, rngs)
+    self.down_proj = _linear(config, hidden, width, rngs)
+
+  def __call__(self, x: jax.Array, constrain: Constrain) -> jax.Array:
+    hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+    return self.down_proj(constrain(hidden, ('batch', 'sequence', 'mlp')))
+
+
+class Block(nnx.Module):
+  """One layer: attention and feed-forward block, each added to its input."""
+
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    self.attention_norm = RMSNorm(config, rngs=rngs)
+    self.attention = Attention(config, rngs=rngs)
+    self.mlp_norm = RMSNorm(config, rngs=rngs)
+    self.mlp = MLP(config, rngs=rngs)
+
+  def __call__(self, x, rope, constrain: Constrain) -> jax.Array:
+    x = x + self.attention(self.attention_norm(x), rope, constrain)
+    x = constrain(x, RESIDUAL)
+    x = x + self.mlp(self.mlp_norm(x), constrain)
+    return constrain(x, RESIDUAL)
+
+
+def init(
+  kind: type[RMSNorm] | type[Block], key: jax.Array, config: LlamaConfig
+) -> Params:
+  """Returns fresh parameters of one module, as a nested dict."""
+  module = kind(config, rngs=nnx.Rngs(key))
+  return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def bind(
+  kind: type[RMSNorm] | type[Block], params: Params, config: LlamaConfig
+) -> nnx.Module:
+  """Returns a module that has these parameters."""
+  return nnx.merge(_graphdef(kind, config), params)
+
+
+@functools.lru_cache(maxsize=64)
+def _graphdef(kind, config):
+  """Returns the structure of a module without its parameters."""
+  module = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+  return nnx.split(module)[0]
+
+
+def _linear(config, size_in, size_out, rngs):
+  return nnx.Linear(
+    size_in,
+    size_out,
+    use_bias=False,
+    dtype=config.compute_dtype,
+    param_dtype=config.param_dtype,
+    kernel_init=jax.nn.initializers.normal(config.init_std),
+    rngs=rngs,
+  )
