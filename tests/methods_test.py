@@ -229,9 +229,8 @@ class ShardedTest(parameterized.TestCase):
     with jax.set_mesh(mesh):
       sharded = [jax.device_put(grad, sharding) for grad in grads]
       specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
-      is_spec = lambda x: isinstance(x, jax.P)
       shardings = jax.tree.map(
-        lambda s: jax.sharding.NamedSharding(mesh, s), specs, is_leaf=is_spec
+        lambda s: jax.sharding.NamedSharding(mesh, s), specs
       )
       state = jax.jit(tx.init, out_shardings=shardings)(sharded[0])
       update = jax.jit(tx.update)

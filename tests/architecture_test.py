@@ -1,0 +1,105 @@
+"""The walls of the house, read from the syntax trees."""
+
+import ast
+import inspect
+import pathlib
+import re
+
+from absl.testing import parameterized
+
+import sage_optax
+from sage_optax import recipes
+from tests import cases
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_FOREIGN = {
+  'sage_optax': {'jax', 'optax', 'sage_optax'},
+  'models': {'flax', 'jax', 'models', 'numpy'},
+  'configs': {'configs', 'train'},
+}
+_STANDARD = {'collections', 'dataclasses', 'functools', 'inspect', 'json'}
+_STANDARD |= {'math', 're', 'typing', '__future__', 'itertools'}
+
+
+def _files(folder):
+  return sorted((_ROOT / folder).glob('**/*.py'))
+
+
+def _imports(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}'
+
+
+class WallsTest(parameterized.TestCase):
+  @parameterized.parameters(*_FOREIGN)
+  def test_imports(self, folder):
+    files = _files(folder)
+    self.assertNotEmpty(files)
+    for path in files:
+      for name in _imports(path):
+        allowed = _FOREIGN[folder] | _STANDARD
+        self.assertIn(name.split('.')[0], allowed, path)
+
+  def test_only_public_optax(self):
+    for folder in ('sage_optax', 'models', 'train'):
+      for path in _files(folder):
+        for name in _imports(path):
+          self.assertNotRegex(name, r'^(optax|jax)\._|optax\.contrib\._')
+
+  def test_methods_do_not_use_each_other(self):
+    shared = {'_matrix', '_momentum', '_subspace'}
+    for path in (_ROOT / 'sage_optax').glob('_[a-z]*.py'):
+      for name in _imports(path):
+        if name.startswith('sage_optax'):
+          self.assertIn(name.split('.')[1], shared, path)
+
+  def test_configs_import_the_schema_only(self):
+    for path in _files('configs'):
+      for name in _imports(path):
+        if name.startswith('train'):
+          self.assertRegex(name, r'^train\.(config|schema)\b', path)
+
+  @parameterized.parameters('sage_optax', 'models', 'train/step.py')
+  def test_the_default_backend_is_never_asked(self, where):
+    # While planning for another platform it names the wrong one.
+    path = _ROOT / where
+    for file in [path] if path.suffix else _files(where):
+      self.assertNotIn('default_backend', file.read_text(), file)
+
+  def test_method_modules_keep_their_annotations(self):
+    # Optax's inject_hyperparams tests read them from the signature.
+    for path in (_ROOT / 'sage_optax').glob('_*.py'):
+      self.assertNotIn('__future__', path.read_text(), path)
+
+
+class CompletenessTest(parameterized.TestCase):
+  """Names the place that is missing when a method is added halfway."""
+
+  def test_every_method_has_cases(self):
+    have = {case.name for case in cases.CASES}
+    for method in recipes.METHODS:
+      self.assertTrue(
+        any(name.startswith(method) for name in have),
+        f'tests/cases.py has no row for {method}',
+      )
+
+  def test_every_recipe_is_public(self):
+    for name in sage_optax.recipe_names():
+      self.assertIn(name, sage_optax.__all__, f'add {name} to __init__.py')
+      self.assertTrue(callable(getattr(sage_optax, name)))
+
+  def test_every_recipe_has_a_row_in_the_readme(self):
+    readme = (_ROOT / 'README.md').read_text()
+    rows = set(re.findall(r'^\| `(\w+)`', readme, re.MULTILINE))
+    self.assertEqual(rows, set(sage_optax.recipe_names()))
+
+  def test_public_functions_are_documented(self):
+    for name in sage_optax.__all__:
+      thing = getattr(sage_optax, name)
+      if inspect.isfunction(thing) and name.startswith('scale_by'):
+        for section in ('Args:', 'Returns:', 'Example:', 'References:'):
+          self.assertIn(section, inspect.getdoc(thing), name)
