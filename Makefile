@@ -1,0 +1,45 @@
+# Each target starts from a clean clone: it makes its own environment first.
+#   make train     train the small Llama of configs/quickstart.py
+#   make test      run the test suite
+#   make lint      formatting, lint and types
+# PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed on.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv)
+ARGS ?=
+
+ifdef UV
+CREATE = uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL = uv pip install --quiet --python $(BIN)/python
+else
+CREATE = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: train test lint clean
+
+train: $(VENV)/.train
+	$(BIN)/python -m train.main --config=configs/quickstart.py $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.train: pyproject.toml constraints.txt
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[train]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[train,test]'
+	touch $@ $(VENV)/.train
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
