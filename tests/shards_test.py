@@ -1,0 +1,207 @@
+"""Token shards: what is written is read, and damage is told."""
+
+import json
+import os
+
+import chex
+import numpy as np
+import pytest
+
+from train import shards, tokenizer
+from train.errors import UserError
+
+
+class _Fake:
+  """A tokenizer of which only the facts matter."""
+
+  def __init__(self, path, vocab_size=100, eot_id=0):
+    self.path = path / 'source.json'
+    self.path.write_text('{}')
+    self.vocab_size = vocab_size
+    self.eot_id = eot_id
+    self.fingerprint = f'fingerprint-{vocab_size}'
+
+
+_DOCUMENTS = [
+  ('train', 'b', [1, 2, 3]),
+  ('train', 'a', [4, 5]),
+  ('validation', 'b', [6]),
+  ('train', 'b', [7] * 9),
+  ('train', 'b', [8, 99]),
+]
+
+
+def _write(directory, fake, **kwargs):
+  directory.mkdir()
+  writer = shards.Writer(directory, fake, **kwargs)
+  for split, subset, ids in _DOCUMENTS:
+    writer.add(split, subset, 10 * len(ids), np.array(ids, np.int32))
+  writer.finish(settings={'x': 1}, corpus_hash='h')
+  return directory
+
+
+@pytest.fixture(name='data')
+def _data(tmp_path):
+  return _write(tmp_path / 'data', _Fake(tmp_path))
+
+
+@pytest.mark.parametrize('limit', [1, 5, 2**27])
+def test_a_stream_is_the_documents_of_each_subset_in_order(tmp_path, limit):
+  data = _write(tmp_path / 'data', _Fake(tmp_path), tokens_per_shard=limit)
+  expected = [1, 2, 3, 0, *[7] * 9, 0, 8, 99, 0, 4, 5, 0]
+  stream = shards.open_split(data, 'train')
+  assert stream.num_tokens == len(expected)
+  assert stream.read(0, 1000).tolist() == expected
+  for start in range(len(expected)):
+    for stop in range(start, len(expected) + 1):
+      assert stream.read(start, stop).tolist() == expected[start:stop]
+  only = shards.open_split(data, 'train', subset='a')
+  assert only.read(0, 9).tolist() == [4, 5, 0]
+  chex.assert_type(only.read(0, 9), np.int32)
+
+
+def test_manifest(data):
+  manifest = shards.read_manifest(data)
+  assert manifest['settings'] == {'x': 1}
+  assert manifest['corpus_hash'] == 'h'
+  entry = manifest['splits']['train']['b']
+  assert entry['documents'] == 3
+  assert entry['tokens'] == 4 + 10 + 3
+  assert entry['bytes'] == 140
+  assert shards.subsets(manifest, 'train') == ['b', 'a']
+  assert shards.subsets(manifest, 'validation') == ['b']
+
+
+@pytest.mark.parametrize(
+  ('vocab_size', 'expected'),
+  [(100, '<u2'), (65536, '<u2'), (65537, '<u4'), (128256, '<u4')],
+)
+def test_smallest_type_that_holds_the_vocabulary(
+  tmp_path, vocab_size, expected
+):
+  fake = _Fake(tmp_path, vocab_size, eot_id=vocab_size - 1)
+  data = _write(tmp_path / 'data', fake)
+  assert shards.read_manifest(data)['dtype'] == expected
+  tokens = shards.open_split(data, 'validation').read(0, 2)
+  assert tokens.tolist() == [6, vocab_size - 1]
+  (file,) = data.glob('validation-*.bin')
+  raw = np.frombuffer(file.read_bytes(), expected)
+  assert raw.tolist() == [6, vocab_size - 1]
+
+
+def test_subset_names_become_distinct_file_names(tmp_path):
+  writer = shards.Writer(tmp_path, _Fake(tmp_path))
+  names = ['Code (C)', 'code c', 'code-c', 'Wikipedia (en)', '日本', '..', '/']
+  for name in names:
+    writer.add('train', name, 1, np.array([1], np.int32))
+  writer.finish()
+  files = list(tmp_path.glob('train-*.bin'))
+  assert len(files) == len(names)
+  assert shards.open_split(tmp_path, 'train').num_tokens == 2 * len(names)
+
+
+def test_bad_writes(tmp_path):
+  writer = shards.Writer(tmp_path, _Fake(tmp_path))
+  with pytest.raises(ValueError, match='beyond the vocabulary'):
+    writer.add('train', 'a', 1, np.array([100], np.int32))
+  token = np.array([1], np.int32)
+  for i in range(100):
+    writer.add('train', str(i), 1, token)
+  with pytest.raises(UserError, match='more than 100 subsets'):
+    writer.add('train', '100', 1, token)
+  writer.close()
+  with pytest.raises(UserError, match='no prepared data'):
+    shards.read_manifest(tmp_path)
+
+
+def test_missing_data_names_both_commands(tmp_path):
+  with pytest.raises(UserError) as caught:
+    shards.open_split(tmp_path / 'none', 'train')
+  message = str(caught.value)
+  assert '\n' not in message
+  assert message.count('python -m train.prepare') == 2
+  assert '--source bundled' in message
+  assert '--input' in message
+
+
+def test_damage_is_told(data):
+  shards.open_split(data, 'train')
+  (file,) = data.glob('train-a-*.bin')
+  good = file.read_bytes()
+  damaged = {
+    'has 4 bytes, expected 6': good[:-2],
+    'has 7 bytes, expected 6': good + b'x',
+    'is corrupt': bytes([good[0] ^ 1]) + good[1:],
+  }
+  for reason, content in damaged.items():
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=reason) as caught:
+      shards.open_split(data, 'train')
+    assert str(file) in str(caught.value)
+    assert 'delete' in str(caught.value)
+    assert 'python -m train.prepare' in str(caught.value)
+  # The other subset is still good, and so is the file when restored.
+  shards.open_split(data, 'train', subset='b')
+  file.write_bytes(good)
+  assert shards.open_split(data, 'train').num_tokens == 20
+  file.unlink()
+  with pytest.raises(UserError, match='cannot be read'):
+    shards.open_split(data, 'train')
+
+
+def test_a_shard_is_hashed_once_and_again_when_it_changes(data, monkeypatch):
+  hashed = []
+  digest = shards.hashlib.file_digest
+
+  def spy(file, name):
+    hashed.append(file.name)
+    return digest(file, name)
+
+  monkeypatch.setattr(shards.hashlib, 'file_digest', spy)
+  shards.open_split(data, 'train')
+  assert len(hashed) == 2
+  shards.open_split(data, 'train')
+  assert len(hashed) == 2
+  (file,) = data.glob('train-a-*.bin')
+  os.utime(file, ns=(1, 1))
+  shards.open_split(data, 'train')
+  assert len(hashed) == 3
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [('{', 'cannot be read'), ('[]', 'format'), ('{"format": 99}', 'format')],
+)
+def test_bad_manifests(data, content, message):
+  (data / 'manifest.json').write_text(content)
+  with pytest.raises(UserError, match=message):
+    shards.open_split(data, 'train')
+
+
+def test_unknown_subset_and_empty_split(data):
+  with pytest.raises(UserError, match='it has b, a'):
+    shards.open_split(data, 'train', subset='c')
+  manifest = json.loads((data / 'manifest.json').read_text())
+  del manifest['splits']['validation']
+  (data / 'manifest.json').write_text(json.dumps(manifest))
+  with pytest.raises(UserError, match=r"'validation' in .* is empty"):
+    shards.open_split(data, 'validation')
+
+
+def test_checks_of_vocabulary_and_tokenizer(data, tmp_path):
+  manifest = shards.read_manifest(data)
+  shards.check_vocab(manifest, 100)
+  shards.check_vocab(manifest, 101)
+  with pytest.raises(UserError, match='vocab_size=100'):
+    shards.check_vocab(manifest, 99)
+  shards.check_tokenizer(manifest, _Fake(tmp_path))
+  with pytest.raises(UserError, match='another tokenizer'):
+    shards.check_tokenizer(manifest, _Fake(tmp_path, 101))
+
+
+def test_the_tokenizer_lies_beside_the_shards(tmp_path):
+  model = tokenizer.train_bpe(['some text ' * 9], 260, tmp_path / 'bpe.json')
+  data = _write(tmp_path / 'data', model)
+  copy = tokenizer.load(data)
+  shards.check_tokenizer(shards.read_manifest(data), copy)
+  assert copy.fingerprint == model.fingerprint

@@ -1,0 +1,96 @@
+"""Encodes a stream of documents into shards, with progress."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import tqdm
+
+from train import shards
+from train.corpus import Document
+from train.errors import Interrupted
+from train.tokenizer import Tokenizer
+
+_T = TypeVar('_T')
+Log = Callable[[str], None]
+ShouldStop = Callable[[], bool]
+_BATCH_CHARACTERS = 2**20  # At once: bounds memory and the wait to stop.
+
+
+def write(
+  directory: pathlib.Path,
+  model: Tokenizer,
+  documents: Iterable[tuple[str, Document]],
+  *,
+  total: int | None,
+  should_stop: ShouldStop,
+  log: Log,
+  corpus_hash: str | Callable[[], str],
+  **extra: Any,
+) -> dict[str, Any]:
+  """Encodes documents into shards and writes their manifest.
+
+  Args:
+    directory: Where to write; exists.
+    model: The tokenizer.
+    documents: Pairs of a split's name and a document.
+    total: Bytes of text, if known, for the progress bar.
+    should_stop: Polled; Interrupted is raised when it returns True.
+    log: Receives a line at the end.
+    corpus_hash: Goes to the manifest; a function is called at the end.
+    **extra: What else goes to the manifest.
+
+  Returns:
+    The manifest's entry 'splits'.
+
+  Raises:
+    Interrupted: If should_stop returned True.
+  """
+  start = time.monotonic()
+  writer = shards.Writer(directory, model)
+  # disable=None: no bar where there is no terminal.
+  bar = tqdm.tqdm(
+    total=total, unit='B', unit_scale=True, desc='tokens', disable=None
+  )
+  with bar, contextlib.closing(writer):
+    for batch in _batches(watch(documents, should_stop)):
+      ids = model.encode_batch([document.text for _, document in batch])
+      for (split, document), tokens in zip(batch, ids, strict=True):
+        writer.add(split, document.subset, document.num_bytes, tokens)
+        bar.update(document.num_bytes)
+    if callable(corpus_hash):
+      corpus_hash = corpus_hash()
+    writer.finish(corpus_hash=corpus_hash, **extra)
+  counts = ', '.join(
+    f'{split} {sum(e["tokens"] for e in entries.values()):,}'
+    for split, entries in writer.splits.items()
+  )
+  log(f'Tokens: {counts} ({time.monotonic() - start:.1f} s).')
+  return writer.splits
+
+
+def _batches(
+  documents: Iterable[tuple[str, Document]],
+) -> Iterator[list[tuple[str, Document]]]:
+  batch: list[tuple[str, Document]] = []
+  size = 0
+  for item in documents:
+    batch.append(item)
+    size += len(item[1].text)
+    if size >= _BATCH_CHARACTERS:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def watch(items: Iterable[_T], should_stop: ShouldStop) -> Iterator[_T]:
+  """Yields the items; raises Interrupted once should_stop is True."""
+  for item in items:
+    if should_stop():
+      raise Interrupted
+    yield item
+  if should_stop():
+    raise Interrupted

@@ -1,0 +1,294 @@
+"""Token shards on disk: raw little-endian integers and a manifest.
+
+A directory holds `manifest.json`, a copy of the tokenizer, and for each
+(split, subset) files `train-factbook-00000.bin`, ... of whole documents, each
+ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
+and uint32 otherwise.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from train.errors import UserError
+from train.tokenizer import Tokenizer
+
+MANIFEST = 'manifest.json'
+_VERIFIED = 'verified.json'
+_FORMAT = 1
+_TOKENS_PER_SHARD = 2**27
+_MAX_SUBSETS = 100  # Each keeps up to two files open.
+_PREPARE = (
+  'python -m train.prepare --source bundled --vocab_size 4096 --max_mb 12 '
+  "--output {0}, or python -m train.prepare --input '<files>.jsonl.zst' "
+  '--tokenizer <tokenizer.json or .model> --output {0}'
+)
+
+
+class TokenStream:
+  """The tokens of a split: several arrays read as one.
+
+  Attributes:
+    num_tokens: Length of the stream.
+  """
+
+  def __init__(self, arrays: Sequence[np.ndarray]):
+    self._arrays = [a for a in arrays if len(a)]
+    self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
+    self.num_tokens = int(self._ends[-1]) if self._arrays else 0
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Tokens start to stop (cut at the stream's end), as int32."""
+    stop = min(stop, self.num_tokens)
+    parts = []
+    while start < stop:
+      i = int(np.searchsorted(self._ends, start, side='right'))
+      base = int(self._ends[i]) - len(self._arrays[i])
+      part = self._arrays[i][start - base : stop - base]
+      parts.append(part.astype(np.int32))
+      start += len(part)
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+class Writer:
+  """Writes the shards and, at the end, the manifest of a directory."""
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    tokenizer: Tokenizer,
+    tokens_per_shard: int = _TOKENS_PER_SHARD,
+  ):
+    self._directory = directory
+    self._tokenizer = tokenizer
+    self._limit = tokens_per_shard
+    self._dtype = np.dtype('<u2' if tokenizer.vocab_size <= 65536 else '<u4')
+    self._open: dict[tuple[str, str], tuple[BinaryIO, Any]] = {}
+    self.splits: dict[str, dict[str, dict[str, Any]]] = {}
+
+  def add(self, split: str, subset: str, num_bytes: int, tokens: np.ndarray):
+    """Appends a document of `num_bytes` bytes of text."""
+    if len(tokens) and int(tokens.max()) >= self._tokenizer.vocab_size:
+      raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
+    subsets = self.splits.setdefault(split, {})
+    if subset not in subsets:
+      if len(subsets) == _MAX_SUBSETS:
+        raise UserError(
+          f'The input names more than {_MAX_SUBSETS} subsets '
+          f'({subset!r} is one more): give meta.pile_set_name fewer values.'
+        )
+      subsets[subset] = {'documents': 0, 'bytes': 0, 'tokens': 0, 'shards': []}
+    entry = subsets[subset]
+    data = np.append(tokens, self._tokenizer.eot_id).astype(self._dtype)
+    if (split, subset) not in self._open:
+      self._start(split, subset)
+    file, digest = self._open[split, subset]
+    file.write(data.tobytes())
+    digest.update(data.tobytes())
+    shard = entry['shards'][-1]
+    shard['tokens'] += len(data)
+    entry['tokens'] += len(data)
+    entry['documents'] += 1
+    entry['bytes'] += num_bytes
+    if shard['tokens'] >= self._limit:
+      self._end_shard(split, subset)
+
+  def _start(self, split: str, subset: str) -> None:
+    entry = self.splits[split][subset]
+    name = f'{split}-{_slug(subset)}-{len(entry["shards"]):05d}.bin'
+    entry['shards'].append({'file': name, 'tokens': 0})
+    self._open[split, subset] = (
+      open(self._directory / name, 'xb'),  # noqa: SIM115
+      hashlib.sha256(),
+    )
+
+  def _end_shard(self, split: str, subset: str) -> None:
+    file, digest = self._open.pop((split, subset))
+    file.close()
+    self.splits[split][subset]['shards'][-1]['sha256'] = digest.hexdigest()
+
+  def finish(self, **extra: Any) -> None:
+    """Ends the shards and writes the tokenizer and the manifest.
+
+    Args:
+      **extra: What else the manifest records: settings, hashes, versions.
+    """
+    for split, subset in list(self._open):
+      self._end_shard(split, subset)
+    tokenizer = self._tokenizer
+    data = tokenizer.path.read_bytes()
+    name = f'tokenizer.{"json" if data.lstrip()[:1] == b"{" else "model"}'
+    (self._directory / name).write_bytes(data)
+    manifest = {
+      'format': _FORMAT,
+      'dtype': self._dtype.str,
+      'vocab_size': tokenizer.vocab_size,
+      'eot_id': tokenizer.eot_id,
+      'tokenizer': {'file': name, 'fingerprint': tokenizer.fingerprint},
+      **extra,
+      'splits': self.splits,
+    }
+    text = json.dumps(manifest, indent=1)
+    (self._directory / MANIFEST).write_text(text + '\n')
+
+  def close(self) -> None:
+    """Closes the files; without `finish` there is no manifest."""
+    for file, _ in self._open.values():
+      file.close()
+
+
+def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+  """Reads a directory's manifest.
+
+  Args:
+    directory: Where the shards are.
+
+  Returns:
+    The manifest as written by `Writer`.
+
+  Raises:
+    UserError: If there is none or it cannot be read.
+  """
+  path = pathlib.Path(directory, MANIFEST)
+  commands = _PREPARE.format(directory)
+  try:
+    manifest = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(
+      f'There is no prepared data in {directory}: make it with {commands}.'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}): delete {directory} and make it again '
+      f'with {commands}.'
+    ) from error
+  if not isinstance(manifest, dict) or manifest.get('format') != _FORMAT:
+    raise UserError(
+      f'{path} is not a manifest of format {_FORMAT}: delete {directory} and '
+      f'make it again with {commands}.'
+    )
+  return manifest
+
+
+def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
+  """Raises UserError if a model's vocabulary is smaller than the tokens'."""
+  needed = manifest['vocab_size']
+  if vocab_size < needed:
+    raise UserError(
+      f'The shards hold tokens of a vocabulary of {needed}, but the model has '
+      f'only {vocab_size}: set --config.model.vocab_size={needed} or prepare '
+      'data with a smaller tokenizer.'
+    )
+
+
+def check_tokenizer(manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
+  """Raises UserError if it is not the one the shards were made with."""
+  made_with = manifest['tokenizer']['fingerprint']
+  if tokenizer.fingerprint != made_with:
+    raise UserError(
+      f'The shards were made with another tokenizer (hash {made_with[:12]}) '
+      f'than {tokenizer.path} (hash {tokenizer.fingerprint[:12]}): use the '
+      f'{manifest["tokenizer"]["file"]} beside the shards, or prepare the '
+      'data again with this one.'
+    )
+
+
+def subsets(manifest: dict[str, Any], split: str) -> list[str]:
+  """Names of the subsets that a split has."""
+  return list(manifest['splits'].get(split, {}))
+
+
+def open_split(
+  directory: str | os.PathLike, split: str, *, subset: str | None = None
+) -> TokenStream:
+  """Opens a split for reading; shards stay on disk (memory-mapped).
+
+  Sizes are checked each time, checksums when a shard is new or has changed.
+
+  Args:
+    directory: Where the shards are.
+    split: 'train' or 'validation'.
+    subset: One subset, or None for all in the manifest's order.
+
+  Returns:
+    The tokens.
+
+  Raises:
+    UserError: If data is missing, empty, truncated or corrupt.
+  """
+  manifest = read_manifest(directory)
+  entries = manifest['splits'].get(split, {})
+  if subset is not None and subset not in entries:
+    raise UserError(
+      f'{directory} has no subset {subset!r} in {split!r}; it has '
+      f'{", ".join(entries) or "none"}.'
+    )
+  chosen = [e for name, e in entries.items() if subset in (None, name)]
+  if not sum(entry['tokens'] for entry in chosen):
+    raise UserError(
+      f'The split {split!r} in {directory} is empty: delete {directory} and '
+      f'make it again with {_PREPARE.format(directory)}.'
+    )
+  shards = [shard for entry in chosen for shard in entry['shards']]
+  root = pathlib.Path(directory)
+  dtype = np.dtype(manifest['dtype'])
+  _verify(root, shards, dtype)
+  # A mapping as a plain array: np.memmap's slices are slow to make.
+  return TokenStream(
+    [np.asarray(np.memmap(root / s['file'], dtype, 'r')) for s in shards]
+  )
+
+
+def _verify(
+  root: pathlib.Path, shards: list[dict[str, Any]], dtype: np.dtype
+) -> None:
+  """Compares size and checksum, and remembers files found good."""
+  stamps: dict[str, list] = {}
+  with contextlib.suppress(OSError, ValueError):
+    stamps = json.loads((root / _VERIFIED).read_text())
+  before = dict(stamps)
+  for shard in shards:
+    path = root / shard['file']
+    expected = shard['tokens'] * dtype.itemsize
+    try:
+      stat = path.stat()
+      if stat.st_size != expected:
+        raise _bad(path, f'has {stat.st_size} bytes, expected {expected}')
+      stamp = [shard['sha256'], stat.st_size, stat.st_mtime_ns]
+      if stamps.get(shard['file']) == stamp:
+        continue
+      with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+      raise _bad(path, f'cannot be read ({error.strerror})') from error
+    if digest != shard['sha256']:
+      raise _bad(path, 'is corrupt (its checksum differs)')
+    stamps[shard['file']] = stamp
+  if stamps != before:
+    # The directory may be read-only; then each start verifies again.
+    with contextlib.suppress(OSError):
+      part = root / f'.{_VERIFIED}.{os.getpid()}'
+      part.write_text(json.dumps(stamps))
+      part.replace(root / _VERIFIED)
+
+
+def _bad(path: pathlib.Path, what: str) -> UserError:
+  return UserError(
+    f'The shard {path} {what}: delete {path.parent} and make it again with '
+    f'{_PREPARE.format(path.parent)}.'
+  )
+
+
+def _slug(name: str) -> str:
+  if re.fullmatch('[a-z0-9_]+', name):
+    return name
+  # The hash keeps 'Code (C)' and 'code c' apart.
+  plain = re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')
+  return f'{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}'

@@ -1,0 +1,90 @@
+"""Makes a directory of shards appear complete or not at all."""
+
+import contextlib
+import fcntl
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from train import shards
+from train.errors import UserError
+
+
+def prepare(
+  output: pathlib.Path,
+  settings: dict[str, Any],
+  build: Callable[[pathlib.Path], None],
+) -> dict[str, Any]:
+  """Builds a directory of shards, unless it is there already.
+
+  Args:
+    output: The directory.
+    settings: What the data is made of; the manifest's entry 'settings'.
+    build: Fills a directory with shards and their manifest.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: If output holds something else, cannot be written, or another
+      process is preparing it.
+  """
+  if _exists(output):
+    return _check_same(output, settings)
+  partial = output.with_name(f'{output.name}.partial')
+  with _locked(partial):
+    if _exists(output):  # Another process finished while we waited.
+      return _check_same(output, settings)
+    work = partial / 'data'
+    shutil.rmtree(work, ignore_errors=True)  # Of a killed preparation.
+    work.mkdir(parents=True)
+    build(work)
+    work.rename(output)
+  return shards.read_manifest(output)
+
+
+@contextlib.contextmanager
+def _locked(partial: pathlib.Path) -> Iterator[None]:
+  """Holds a directory; the lock of a process that died is free."""
+  try:
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = open(partial / 'lock', 'w')  # noqa: SIM115
+  except OSError as error:
+    raise UserError(
+      f'Cannot write {partial}: {error.strerror}. Choose another --output.'
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(
+        f'Another process is preparing {partial.with_suffix("")}: wait for it.'
+      ) from error
+    try:
+      yield
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_same(
+  output: pathlib.Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+  if not (output / shards.MANIFEST).exists():
+    raise UserError(
+      f'{output} exists and holds no prepared data: choose another directory.'
+    )
+  manifest = shards.read_manifest(output)
+  found = manifest.get('settings', {})
+  for name in settings | found:
+    if found.get(name) != settings.get(name):
+      raise UserError(
+        f'{output} holds data prepared with {name}={found.get(name)}, not '
+        f'{settings.get(name)}: choose another directory or delete it.'
+      )
+  return manifest
+
+
+def _exists(output: pathlib.Path) -> bool:
+  # An empty directory may have been made by hand; a rename replaces it.
+  return output.exists() and not (output.is_dir() and not any(output.iterdir()))
