@@ -1,0 +1,141 @@
+"""What the README says about the library is true."""
+
+import math
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl.testing import parameterized
+
+import sage_optax
+from configs import llama_1_3b
+from models import llama
+from sage_optax import recipes, roles
+from tests import cases
+from train import config as config_lib
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_README = (_ROOT / 'README.md').read_text()
+
+
+def _table(header):
+  """Rows of the table whose header line starts with `header`, as cells."""
+  lines = _README[_README.index(header) :].splitlines()
+  rows = []
+  for line in lines[2:]:
+    if not line.startswith('|'):
+      break
+    rows.append([cell.strip() for cell in line.strip('|').split('|')])
+  return rows
+
+
+def _five_lines():
+  blocks = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
+  return next(block for block in blocks if 'clip_by_global_norm' in block)
+
+
+class TableTest(parameterized.TestCase):
+  def test_recipes(self):
+    for name, *parts, _ in _table('| recipe |'):
+      row = recipes.RECIPES[name.strip('`')]
+      for role, cell in zip(roles.ROLES, parts, strict=True):
+        part = getattr(row, role)
+        factor = '' if part.lr_scale == 1 else f' ×{part.lr_scale:g}'
+        self.assertEqual(cell, part.method + factor, f'{name}, {role}')
+
+  def test_state_of_the_1_3b_model(self):
+    model = config_lib.model_config(llama_1_3b.get_config(), 'cpu')
+    params = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
+    for name, *_, cell in _table('| recipe |'):
+      tx = sage_optax.recipe(name.strip('`'), 1e-3)
+      gib = sage_optax.memory.state_bytes(tx, params) / 2**30
+      self.assertEqual(cell, f'{gib:.2f} GiB', name)
+
+  def test_state_formulas(self):
+    rows = {row[0]: row for row in _table('| method |')}
+    self.assertEqual(set(rows), set(recipes.METHODS))
+    m, n, d = 7, 5, 6
+    for method, (_, transformation, matrix, vector, _) in rows.items():
+      name = transformation.strip('`').removeprefix('optax.')
+      self.assertEqual(name, recipes.METHODS[method].__name__)
+      # 'mn + n (axis -2), mn + m (axis -1)': a formula per value of axis.
+      formulas = re.findall(r'([^,(]+?)(?: \(axis (-\d)\))?(?:, |$)', matrix)
+      for formula, axis in formulas:
+        kwargs = {'axis': int(axis)} if axis else {}
+        value = _evaluate(formula, m=m, n=n)
+        self.assertEqual(_elements(method, (m, n), 2, kwargs), value, method)
+      value = _evaluate(vector, d=d)
+      self.assertEqual(_elements(method, (d,), 1, {}), value, method)
+    self.assertLen({case.name for case in cases.CASES}, len(cases.CASES))
+
+
+def _evaluate(formula, **values):
+  """'2mn + n' with numbers for the letters."""
+  total = 0
+  for term in formula.split('+'):
+    number, letters = re.fullmatch(r'\s*(\d*)([a-z]*)\s*', term).groups()
+    factor = int(number) if number else 1
+    total += factor * math.prod(values[letter] for letter in letters)
+  return total
+
+
+def _elements(method, shape, core_ndim, kwargs):
+  """Elements of state of one unit, counters left out."""
+  part = recipes.Part(method, kwargs)
+  tx = recipes.build_method(part, 'vector' if core_ndim == 1 else 'matrix')
+  state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct(shape, jnp.float32))
+  return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+
+
+def test_five_lines():
+  params = {'embed': {'embedding': jnp.ones((8, 4))}}
+  scope = {'params': params, 'grads': params}
+  exec(_five_lines(), scope)
+  assert (scope['params']['embed']['embedding'] < 1).all()
+
+
+@pytest.mark.slow
+def test_wheel(tmp_path):
+  """The wheel holds the library only and runs where nothing else is."""
+  source = tmp_path / 'source'
+  names = ['sage_optax', 'README.md', 'LICENSE', 'pyproject.toml']
+  for name in names:
+    path = _ROOT / name
+    copy = shutil.copytree if path.is_dir() else shutil.copy
+    source.mkdir(exist_ok=True)
+    copy(path, source / name)
+  build = [sys.executable, '-m', 'build', '--wheel', '--no-isolation']
+  subprocess.run([*build, str(source)], check=True, capture_output=True)
+  (wheel,) = (source / 'dist').glob('*.whl')
+  with zipfile.ZipFile(wheel) as archive:
+    files = archive.namelist()
+    (metadata,) = (f for f in files if f.endswith('METADATA'))
+    required = re.findall(
+      r'^Requires-Dist: ([\w-]+)[^;\n]*$',
+      archive.read(metadata).decode(),
+      re.MULTILINE,
+    )
+  assert {f.split('/')[0].split('-')[0] for f in files} == {'sage_optax'}
+  assert 'sage_optax/py.typed' in files
+  assert any(f.endswith('licenses/LICENSE') for f in files)
+  assert set(required) == {'jax', 'optax'}
+
+  venv.create(tmp_path / 'empty', with_pip=True)
+  python = str(tmp_path / 'empty' / 'bin' / 'python')
+  pip = [python, '-m', 'pip', 'install', '--quiet']
+  constraints = ['--constraint', str(_ROOT / 'constraints.txt')]
+  subprocess.run([*pip, *constraints, str(wheel)], check=True)
+  script = (
+    'import jax.numpy as jnp\n'
+    "params = grads = {'embed': {'embedding': jnp.ones((8, 4))}}\n"
+    f'{_five_lines()}\n'
+    "assert (params['embed']['embedding'] < 1).all()\n"
+  )
+  subprocess.run([python, '-c', script], check=True, cwd=tmp_path)
