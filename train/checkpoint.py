@@ -25,7 +25,7 @@ def check_same(
 
   Args:
     saved: What a working directory or a checkpoint says of its run.
-    now: The same of this run.
+    now: The same of this run, as far as it is known yet.
     where: Where `saved` comes from.
 
   Raises:
@@ -33,8 +33,8 @@ def check_same(
   """
   # As JSON reads them back: tuples are lists there.
   now = json.loads(json.dumps(now))
-  for name in sorted(saved.keys() | now.keys()):
-    before, value = saved.get(name), now.get(name)
+  for name, value in now.items():
+    before = saved.get(name)
     if before != value:
       raise errors.UserError(
         f'{where} belongs to another run: its {name} is {before!r}, now it is '
@@ -58,7 +58,8 @@ def check_workdir(
 def claim_workdir(
   workdir: pathlib.Path, description: Mapping[str, Any]
 ) -> None:
-  """Writes down which run the directory holds."""
+  """Checks, and writes down, which run the directory holds."""
+  check_workdir(workdir, description)
   part = workdir / f'{RUN_FILE}.part'
   part.write_text(json.dumps(description, indent=2) + '\n')
   part.replace(workdir / RUN_FILE)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+import jax
 import tqdm
 
 FILE = 'metrics.jsonl'
@@ -170,6 +171,12 @@ class Progress:
         ),
       )
 
+  def restart(self) -> None:
+    """Forgets the time since the start, which was spent on other things."""
+    self._began = self._last = time.monotonic()
+    if self._bar is not None:
+      self._bar.unpause()
+
   def update(self, step: int, loss: float, tokens_per_second: float) -> None:
     """Shows that `step` steps are done."""
     text = f'loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s'
@@ -197,3 +204,74 @@ class Progress:
   def close(self) -> None:
     if self._bar is not None:
       self._bar.close()
+
+
+class Clock:
+  """Measures speed between events, and the time of the whole run."""
+
+  def __init__(self, tokens_per_step: int, seconds_before: float):
+    """Starts.
+
+    Args:
+      tokens_per_step: Tokens trained on in a step.
+      seconds_before: What the run took before this process.
+    """
+    self._tokens = tokens_per_step
+    self._zero = time.monotonic() - seconds_before
+    self._last: tuple[int, float] | None = None
+
+  def start(self, step: int) -> None:
+    """Begins an interval after `step` steps."""
+    self._last = (step, time.monotonic())
+
+  def elapsed(self) -> dict[str, float]:
+    """The seconds that the run took so far."""
+    return {'seconds': time.monotonic() - self._zero}
+
+  def read(self, step: int) -> dict[str, float]:
+    """Ends an interval after `step` steps, and begins the next."""
+    timing = self.elapsed()
+    if self._last is not None and step > self._last[0]:
+      steps, began = step - self._last[0], self._last[1]
+      passed = max(time.monotonic() - began, 1e-9)
+      timing['tokens_per_second'] = self._tokens * steps / passed
+    self.start(step)
+    return timing
+
+
+class Profile:
+  """A trace of some steps by JAX's profiler."""
+
+  def __init__(self, directory: pathlib.Path, start: int, steps: int):
+    """Plans a trace.
+
+    Args:
+      directory: Where it is written.
+      start: Steps taken before it begins.
+      steps: How many it covers; 0 for no trace.
+    """
+    self._directory = directory
+    self._start = start
+    self._steps = steps
+    self._running = False
+
+  def before(self, step: int) -> None:
+    """Begins the trace if it is time, after `step` steps."""
+    if self._steps and step == self._start:
+      jax.profiler.start_trace(self._directory)
+      self._running = True
+
+  def ends(self, step: int) -> bool:
+    """Whether to stop after `step` steps."""
+    return self._running and step >= self._start + self._steps
+
+  def stop(self) -> str:
+    """Ends the trace; says where it is."""
+    self._running = False
+    jax.profiler.stop_trace()
+    return f'The profile is in {self._directory}.'
+
+  def close(self) -> None:
+    """Ends a trace that a signal or an error cut short."""
+    if self._running:
+      self.stop()

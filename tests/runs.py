@@ -1,0 +1,83 @@
+"""Helpers for tests that start training runs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from train import main, shards, tokenizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = pathlib.Path(__file__).parent / 'tiny_config.py'
+_WORDS = 'stone river light green seven walks under quiet morning because'
+SUBSETS = ('prose', 'verse')
+
+
+def texts(split, subset, count=60):
+  """Documents of random words, the same each time."""
+  seed = [SUBSETS.index(subset), split == 'train']
+  rng = np.random.default_rng(seed)
+  words = _WORDS.split()
+  for _ in range(count if split == 'train' else count // 6):
+    yield ' '.join(rng.choice(words, rng.integers(30, 60))) + '.'
+
+
+def write_data(directory, splits=('train', 'validation'), vocab_size=290):
+  """Writes token shards of two subsets, and their tokenizer."""
+  directory.mkdir(parents=True)
+  bpe = tokenizer.train_bpe(
+    list(texts('train', 'prose')),
+    vocab_size,
+    directory / 'tokenizer.json',
+  )
+  writer = shards.Writer(directory, bpe)
+  for split in splits:
+    for subset in SUBSETS:
+      for text in texts(split, subset):
+        tokens = bpe.encode_batch([text])[0]
+        writer.add(split, subset, len(text.encode()), tokens)
+  writer.finish(corpus_hash='0123456789abcdef')
+  return directory
+
+
+def command(data, workdir, *overrides):
+  """The arguments of a run."""
+  overrides = (f'data.path={data}', f'workdir={workdir}', *overrides)
+  return [f'--config={CONFIG}', *(f'--config.{o}' for o in overrides)]
+
+
+def call(*args):
+  """Runs the command line in this process; returns the exit status."""
+  return main.main(['main', *args])
+
+
+def start(args, **kwargs):
+  """Starts the command line in a process of its own, on one device."""
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment |= {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    'PYTHONWARNINGS': 'error',
+  }
+  return subprocess.Popen(
+    [sys.executable, '-m', 'train.main', *args],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **kwargs,
+  )
+
+
+def files(directory):
+  """Every file below a directory, with its contents."""
+  return {
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(pathlib.Path(directory).rglob('*'))
+    if path.is_file()
+  }

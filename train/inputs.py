@@ -1,0 +1,143 @@
+"""The data of a run: prepared if it is the bundled text, opened and checked."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from models import llama
+from train import evaluate, prepare, shards
+from train import tokenizer as tokenizer_lib
+from train.config import Config, model_config
+from train.errors import UserError
+from train.signals import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Opened data.
+
+  Attributes:
+    directory: Where the shards are.
+    manifest: What they say of themselves.
+    tokenizer: The tokenizer they were made with.
+    train: The tokens of the training split.
+    validation: The validation split.
+  """
+
+  directory: pathlib.Path
+  manifest: dict[str, Any]
+  tokenizer: tokenizer_lib.Tokenizer
+  train: shards.TokenStream
+  validation: evaluate.Validation
+
+  @property
+  def hashes(self) -> dict[str, str]:
+    """What tells this data from other data."""
+    return {
+      'data.corpus': self.manifest['corpus_hash'],
+      'data.tokenizer': self.tokenizer.fingerprint,
+    }
+
+
+def open_inputs(
+  config: Config, stop: Stop, say: Callable[[str], None]
+) -> Inputs:
+  """Opens the data of a run, and prepares the bundled text if need be.
+
+  Args:
+    config: The configuration.
+    stop: Ends the preparation early.
+    say: Receives what there is to tell.
+
+  Returns:
+    The data.
+
+  Raises:
+    UserError: If it is missing, damaged, or not for this model.
+    Interrupted: If `stop` came during the preparation.
+  """
+  directory = _directory(config)
+  if config.data.source == 'bundled':
+    max_mb = config.data.max_mb
+    manifest = prepare.prepare_bundled(
+      directory,
+      config.data.vocab_size,
+      None if max_mb is None else int(max_mb * 1e6),
+      tokenizer=config.data.tokenizer or None,
+      should_stop=stop,
+      log=say,
+    )
+  else:
+    if not (directory / shards.MANIFEST).exists():
+      raise UserError(_how_to_get_data(config, directory))
+    manifest = shards.read_manifest(directory)
+  shards.check_vocab(manifest, config.model.vocab_size)
+  tokenizer = tokenizer_lib.load(config.data.tokenizer or directory)
+  shards.check_tokenizer(manifest, tokenizer)
+  validation = evaluate.Validation(
+    directory,
+    seq_len=config.train.seq_len,
+    batch_size=config.eval.batch_size,
+    token_bytes=tokenizer.token_bytes(),
+  )
+  train = shards.open_split(directory, 'train')
+  return Inputs(directory, manifest, tokenizer, train, validation)
+
+
+def _directory(config: Config) -> pathlib.Path:
+  """Where the data is; the bundled text has a place for each preparation."""
+  data = config.data
+  if data.path or data.source != 'bundled':
+    return pathlib.Path(data.path or f'data/{config.name}')
+  vocabulary = pathlib.Path(data.tokenizer).stem or str(data.vocab_size)
+  size = 'all' if data.max_mb is None else f'{data.max_mb:g}mb'
+  return pathlib.Path(f'data/bundled-{vocabulary}-{size}')
+
+
+def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
+  """A line that says what is missing, and below it the ways to get it."""
+  vocabulary = config.model.vocab_size
+  command = f'python -m train.main --config configs/{config.name}.py'
+  known = {
+    32000: 'those of Llama 2, of Mistral 7B v0.1, and of T5 trained on C4',
+    128256: "Llama 3's, 3.1's, 3.2's and 3.3's tokenizer.json",
+  }.get(vocabulary, 'any whose vocabulary is at most that')
+  return f"""no prepared data in {directory}: it takes two commands
+  python -m train.prepare --input 'TEXTS/*.jsonl.zst' \\
+    --tokenizer tokenizer.json --output {directory}
+  {command} --config.data.path={directory}
+TEXTS are .txt, .jsonl, .jsonl.gz or .jsonl.zst files. Tokenizers with the
+{vocabulary} entries of this model: {known}.
+To see it run on this machine, on text that needs no download:
+  {command} --config.data.source=bundled \\
+    --config.train.batch_size=2 --config.train.steps=2
+That should take about {_trial_time(config)} (an estimate)."""
+
+
+def _trial_time(config: Config) -> str:
+  """How long two steps of two sequences take on this CPU, in words."""
+  model = model_config(config, 'cpu')
+  tokens = 2 * 2 * config.train.seq_len
+  flops = llama.flops_per_token(model, config.train.seq_len) * tokens
+  # A training step reaches about half of a product's speed; evaluation of as
+  # many tokens is a third of the work; the parameters, the optimizer and the
+  # sample pass through memory some hundred times at a few GB/s.
+  seconds = flops * (1 + 1 / 3) / (0.5 * _matmul_flops())
+  seconds += llama.num_params(model) * 4 * 100 / 5e9
+  seconds += 60  # the text's preparation, and compilation
+  if seconds < 120:
+    return f'{round(seconds, -1):.0f} seconds'
+  return f'{seconds / 60:.0f} minutes'
+
+
+def _matmul_flops(size: int = 1024) -> float:
+  """Measures the speed of a matrix product, for the estimate."""
+  a = np.ones((size, size), np.float32)
+  a @ a  # wakes the threads
+  start = time.perf_counter()
+  a @ a
+  return 2 * size**3 / (time.perf_counter() - start)

@@ -1,0 +1,66 @@
+"""Trains a language model: python -m train.main --config configs/<name>.py.
+
+The same command goes on where it was stopped, and says so when the run is
+complete. Exit status: 0 when the run is complete; 1 when the loss is not
+finite, or on a failure of the program; 2 for bad input, with one line that
+says what to do; 143 after SIGTERM and 130 after Ctrl-C, with the state saved.
+A second Ctrl-C ends the process at once.
+
+Every field of the configuration can be overridden, as in
+--config.train.steps=100; configs/base.py shows them all.
+"""
+
+import os
+import pathlib
+import sys
+
+from train import signals
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  signals.quit_at_once()
+  # After the line above: the imports take seconds, and nothing is to be saved.
+  from absl import flags
+
+  from train import config as config_lib
+  from train import errors, loop
+
+  argv = sys.argv if argv is None else argv
+  if {'-h', '--help'} & set(argv[1:]):
+    print(__doc__)
+    return 0
+  try:
+    flag_values = flags.FlagValues()
+    config_lib.define_flag(flag_values, argv)
+    extra = config_lib.parse_flags(argv, flag_values)[1:]
+    if extra:
+      raise errors.UserError(
+        f'unexpected argument {extra[0]!r}: flags begin with --config'
+      )
+    config = config_lib.read_flag(flag_values)
+    _set_up_jax(config)
+    return loop.run(config)
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+
+
+def _set_up_jax(config) -> None:
+  """Settings that must come before the first array."""
+  import jax
+
+  if config.train.platform == 'cpu':
+    jax.config.update('jax_platforms', 'cpu')
+  if config.train.dtype == 'float64':
+    jax.config.update('jax_enable_x64', True)
+  cache = config.log.compilation_cache
+  if cache is None:
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    cache = str(pathlib.Path(home) / 'sage_optax' / 'jax')
+  if cache:
+    jax.config.update('jax_compilation_cache_dir', cache)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,159 @@
+"""The compiled parts of a run, and the description that identifies it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+import sage_optax
+from models import llama
+from train import mesh as mesh_lib
+from train import optimizer as optimizer_lib
+from train import state as state_lib
+from train import step as step_lib
+from train import validate
+from train.config import Config, model_config
+
+# Another value means another run. What only changes the speed (mesh, remat,
+# microbatches) or what is looked at (eval, log, checkpoint) is not here.
+_IDENTITY = (
+  'model.vocab_size',
+  'model.hidden_size',
+  'model.intermediate_size',
+  'model.num_layers',
+  'model.num_heads',
+  'model.num_kv_heads',
+  'model.tie_embeddings',
+  'model.rope_theta',
+  'model.rms_norm_eps',
+  'model.init_std',
+  'train.seq_len',
+  'train.batch_size',
+  'train.steps',
+  'train.seed',
+  'train.grad_clip',
+  'data.seed',
+  'schedule.kind',
+  'schedule.warmup_fraction',
+  'schedule.final_fraction',
+  'schedule.decay_fraction',
+  'optimizer.recipe',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What runs on the devices.
+
+  Attributes:
+    mesh: The devices.
+    model: The model's configuration.
+    optimizer: The transformation, its schedule and roles.
+    explanation: What the optimizer does to each parameter.
+    abstract: The state's shapes, types and shardings.
+    train_step: Jitted (state, tokens) -> (state, metrics); state is donated.
+    eval_step: Jitted (params, tokens, weights) -> losses.
+    logits: (params, tokens) -> logits, not jitted.
+  """
+
+  mesh: Mesh
+  model: llama.LlamaConfig
+  optimizer: optimizer_lib.Optimizer
+  explanation: sage_optax.Explanation
+  abstract: state_lib.TrainState
+  train_step: Any
+  eval_step: Any
+  logits: Any
+
+  @property
+  def shardings(self) -> state_lib.TrainState:
+    return jax.tree.map(lambda x: x.sharding, self.abstract)
+
+  def init(self, seed: int) -> state_lib.TrainState:
+    """Makes the state before the first step, every array in its place."""
+    return state_lib.init_state(
+      seed, self.model, self.optimizer.tx, self.shardings
+    )
+
+  def compile_train_step(self, batch_size: int, seq_len: int) -> Any:
+    """Compiles the step before there is a batch to run it on."""
+    batch = jax.ShapeDtypeStruct(
+      (batch_size, seq_len + 1),
+      jnp.int32,
+      sharding=mesh_lib.batch_sharding(self.mesh),
+    )
+    return self.train_step.lower(self.abstract, batch).compile()
+
+
+def build(config: Config) -> Program:
+  """Builds the program of a run; nothing is allocated or compiled yet.
+
+  Args:
+    config: The configuration.
+
+  Returns:
+    The program.
+
+  Raises:
+    UserError: If the devices or the optimizer do not allow it.
+  """
+  platform = mesh_lib.resolve_platform(config.train.platform)
+  mesh = mesh_lib.make_mesh(config, jax.devices())
+  model = model_config(config, platform)
+  params = state_lib.abstract_params(model)
+  axes = llama.logical_axes(model)
+  optimizer = optimizer_lib.make(config, params, axes)
+  specs, _ = mesh_lib.param_specs(
+    axes,
+    params,
+    mesh,
+    strict=config.mesh.strict,
+    units=mesh_lib.axis_units(model),
+  )
+  shardings = state_lib.state_shardings(optimizer.tx, params, specs, mesh)
+  constrain = mesh_lib.constrain(mesh)
+  rows = config.train.microbatch or config.train.batch_size
+  train_step = step_lib.make_train_step(
+    model,
+    optimizer,
+    microbatches=config.train.batch_size // rows,
+    constrain=constrain,
+    param_shardings=shardings.params,
+  )
+  eval_step = step_lib.make_eval_step(model, constrain)
+
+  def logits(params, tokens):
+    return llama.apply(params, tokens, model, constrain=constrain)
+
+  return Program(
+    mesh=mesh,
+    model=model,
+    optimizer=optimizer,
+    explanation=sage_optax.explain(
+      optimizer.recipe,
+      params,
+      param_specs=mesh_lib.wanted_specs(axes),
+      mesh=mesh,
+      **optimizer.options,
+    ),
+    abstract=jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state_lib.abstract_state(model, optimizer.tx),
+      shardings,
+    ),
+    train_step=step_lib.jit_train_step(train_step, shardings, mesh),
+    eval_step=step_lib.jit_eval_step(eval_step, shardings, mesh),
+    logits=logits,
+  )
+
+
+def describe(config: Config, program: Program) -> dict[str, Any]:
+  """What makes the run what it is: checkpoints of another are refused."""
+  description = {path: validate.get(config, path) for path in _IDENTITY}
+  description['train.dtype'] = program.model.compute_dtype
+  description['optimizer.learning_rate'] = validate.learning_rate(config)
+  for name, value in optimizer_lib.recipe_options(config).items():
+    description[f'optimizer.{name}'] = value
+  return description

@@ -1,0 +1,86 @@
+"""A text sample: one window, compiled once, filled token by token."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Logits = Callable[[Any, jax.Array], jax.Array]
+
+
+class Generator:
+  """Continues prompts.
+
+  The whole window is computed anew for each token: simple, and quick enough
+  for a glance at what a run has learnt.
+  """
+
+  def __init__(
+    self,
+    logits: Logits,
+    *,
+    window: int,
+    vocab_size: int,
+    temperature: float = 0.8,
+  ):
+    """Prepares the step; it is compiled when first used.
+
+    Args:
+      logits: (params, tokens [1, W]) -> logits [1, W, V].
+      window: Tokens the model sees, W: the last ones, if there are more.
+      vocab_size: Tokens from here on are never drawn: a model may have more
+        entries than its tokenizer.
+      temperature: Divides the logits; 0 takes the likeliest token.
+    """
+    self._window = window
+
+    @jax.jit
+    def draw(params, tokens, last, key):
+      # What stands behind `last` is padding, which a causal model ignores.
+      scores = jnp.take(logits(params, tokens)[0], last, axis=0)
+      known = jnp.arange(scores.shape[0]) < vocab_size
+      scores = jnp.where(known, scores, -jnp.inf)
+      if temperature == 0:
+        return jnp.argmax(scores)
+      return jax.random.categorical(key, scores / temperature)
+
+    self._draw = draw
+
+  def __call__(
+    self,
+    params: Any,
+    prompt: Sequence[int] | np.ndarray,
+    *,
+    key: jax.Array,
+    num_tokens: int,
+    stop_at: int | None = None,
+    check: Callable[[], None] = lambda: None,
+  ) -> list[int]:
+    """Continues a prompt.
+
+    Args:
+      params: The parameters.
+      prompt: At least one token.
+      key: A PRNG key; the same key gives the same text.
+      num_tokens: How many to add at most.
+      stop_at: A token that ends the text, and is left out.
+      check: Called before each token; it may raise.
+
+    Returns:
+      The tokens added.
+    """
+    tokens = [int(token) for token in prompt]
+    start = len(tokens)
+    for i in range(num_tokens):
+      check()
+      seen = tokens[-self._window :]
+      buffer = np.zeros((1, self._window), np.int32)
+      buffer[0, : len(seen)] = seen
+      key_i = jax.random.fold_in(key, i)
+      token = int(self._draw(params, buffer, len(seen) - 1, key_i))
+      if token == stop_at:
+        break
+      tokens.append(token)
+    return tokens[start:]
