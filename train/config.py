@@ -1,0 +1,250 @@
+"""Configurations: read from a file, overridden on the command line, checked.
+
+A configuration file is Python with a function `get_config() -> Config`. Every
+field can be overridden with `--config.section.field=value`; 'none' gives None
+where the field takes it.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from models import llama
+from train.errors import UserError
+from train.schema import (
+  CheckpointConfig,
+  Config,
+  DataConfig,
+  EvalConfig,
+  LogConfig,
+  MeshConfig,
+  ModelConfig,
+  OptimizerConfig,
+  RoleConfig,
+  ScheduleConfig,
+  TrainConfig,
+)
+from train.validate import check_mesh, complete, mesh_shape, validate
+
+__all__ = [
+  'CheckpointConfig',
+  'Config',
+  'DataConfig',
+  'EvalConfig',
+  'LogConfig',
+  'MeshConfig',
+  'ModelConfig',
+  'OptimizerConfig',
+  'RoleConfig',
+  'ScheduleConfig',
+  'TrainConfig',
+  'check_mesh',
+  'complete',
+  'define_flag',
+  'load',
+  'mesh_shape',
+  'model_config',
+  'parse_flags',
+  'read_flag',
+  'validate',
+]
+
+
+class _FloatOrNone(flags.FloatParser):
+  """A number; 'none' for None, which `validate` refuses where it must."""
+
+  def convert(self, argument: Any) -> Any:
+    none = str(argument).lower() == 'none'
+    return None if none else super().convert(argument)
+
+
+class _IntegerOrNone(flags.IntegerParser):
+  """As _FloatOrNone, for integers."""
+
+  def convert(self, argument: Any) -> Any:
+    none = str(argument).lower() == 'none'
+    return None if none else super().convert(argument)
+
+
+config_flags.register_flag_parser_for_type(float, _FloatOrNone())
+config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
+
+
+def define_flag(
+  flag_values: flags.FlagValues = flags.FLAGS,
+  argv: Sequence[str] | None = None,
+) -> None:
+  """Defines `--config`; with `argv` instead of `sys.argv` if given."""
+  argv = list(sys.argv if argv is None else argv)
+  config_flags.DEFINE_config_dataclass(
+    'config',
+    Config(),
+    'Configuration file, e.g. configs/quickstart.py; --config.train.steps=10 '
+    'and the like override its fields.',
+    flag_values=flag_values,
+    # Without a file the overrides are not looked at: parse_flags says so.
+    sys_argv=argv if _file_of(argv) else argv[:1],
+    parse_fn=_load_file,
+  )
+
+
+def parse_flags(
+  argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+  """Parses the command line, for `app.run(main, flags_parser=parse_flags)`.
+
+  Returns:
+    The program's name and the positional arguments.
+
+  Raises:
+    UserError: one line, whatever was wrong.
+  """
+  path = _file_of(argv)
+  if path is None and any(re.match('--?config', arg) for arg in argv[1:]):
+    raise UserError('give a configuration first: --config=configs/FILE.py')
+  try:
+    return flag_values(list(argv))
+  # The flag library raises KeyError and IndexError for unknown fields,
+  # TypeError for sections, and flags.Error for values.
+  except (KeyError, IndexError, TypeError, ValueError, flags.Error) as error:
+    message = path and _unknown_field(argv, path)
+    text = ' '.join(str(error).split())
+    raise UserError(message or f'{text} (see {path or "--help"})') from error
+
+
+def read_flag(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+  """Returns the configuration of the command line, checked and completed."""
+  if not flag_values.is_parsed():
+    parse_flags(sys.argv, flag_values)
+  if not flag_values['config'].present:
+    raise UserError('no configuration: give --config=configs/quickstart.py')
+  config: Any = flag_values['config'].value
+  validate(config)
+  complete(config)
+  return config
+
+
+def load(path: str, *overrides: str) -> Config:
+  """Returns the configuration of a file, as the command line would.
+
+  Args:
+    path: The file.
+    *overrides: Such as 'train.steps=10'.
+
+  Raises:
+    UserError: as the command line.
+  """
+  argv = ['load', f'--config={path}', *(f'--config.{o}' for o in overrides)]
+  flag_values = flags.FlagValues()
+  define_flag(flag_values, argv)
+  parse_flags(argv, flag_values)
+  return read_flag(flag_values)
+
+
+def model_config(config: Config, platform: str) -> llama.LlamaConfig:
+  """Returns the model of a configuration, for a platform.
+
+  Args:
+    config: The configuration.
+    platform: 'cpu', 'gpu' or 'tpu': where the model will run, which need not
+      be where it is planned.
+  """
+  accelerator = platform != 'cpu'
+  default = 'bfloat16' if accelerator else 'float32'
+  dtype = config.train.dtype or default
+  model = config.model
+  return llama.LlamaConfig(
+    vocab_size=model.vocab_size,
+    hidden_size=model.hidden_size,
+    intermediate_size=model.intermediate_size,
+    num_layers=model.num_layers,
+    num_heads=model.num_heads,
+    num_kv_heads=model.num_kv_heads,
+    tie_embeddings=model.tie_embeddings,
+    rope_theta=model.rope_theta,
+    rms_norm_eps=model.rms_norm_eps,
+    init_std=model.init_std,
+    compute_dtype=dtype,
+    param_dtype='float64' if dtype == 'float64' else 'float32',
+    attention='dot_product' if accelerator else 'chunked',
+    remat=model.remat,
+  )
+
+
+def _file_of(argv: Sequence[str]) -> str | None:
+  """Returns the argument of --config on a command line."""
+  for arg, following in zip(argv, [*argv[1:], None], strict=True):
+    if re.fullmatch('--?config', arg):
+      return following
+    if re.match('--?config=', arg):
+      return arg.split('=', 1)[1]
+  return None
+
+
+def _load_file(path: str) -> Config:
+  """Runs a configuration file."""
+  if not os.path.isfile(path):
+    raise UserError(f'no configuration file {path!r}{_close_file(path)}')
+  spec = importlib.util.spec_from_file_location('_config_file', path)
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path!r} is not a Python file: give configs/FILE.py')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config()
+  except Exception as error:  # Whatever the user's file does.
+    raise UserError(
+      f'{path} failed: {type(error).__name__}: {error}'
+    ) from error
+  if not isinstance(config, Config):
+    raise UserError(f'{path}: get_config() must return a train.config.Config')
+  return config
+
+
+def _close_file(path: str) -> str:
+  folder = os.path.dirname(path) or '.'
+  files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  files = [f for f in files if f.endswith('.py') and not f.startswith('_')]
+  close = difflib.get_close_matches(os.path.basename(path), files, 1)
+  if close:
+    return f': did you mean {os.path.join(os.path.dirname(path), close[0])}?'
+  return f'; {folder} has {", ".join(files)}' if files else ''
+
+
+def _fields(value: Any, prefix: str = '') -> list[str]:
+  """Returns the dotted paths of all fields and dictionary entries."""
+  if isinstance(value, dict):
+    items = list(value.items())
+  elif dataclasses.is_dataclass(value):
+    names = [field.name for field in dataclasses.fields(value)]
+    items = [(name, getattr(value, name)) for name in names]
+  else:
+    return [prefix]
+  nested = [_fields(v, f'{prefix}.{k}' if prefix else k) for k, v in items]
+  return [path for paths in nested for path in paths]
+
+
+def _unknown_field(argv: Sequence[str], path: str) -> str | None:
+  """Returns a message about the first override of an unknown field."""
+  fields = _fields(_load_file(path))
+  for arg in argv[1:]:
+    match = re.match(r'--?(?:no)?config\.([^=]*)', arg)
+    if match is None or match[1] in fields:
+      continue
+    got = match[1]
+    below = [f for f in fields if f.startswith(f'{got}.')]
+    if below:
+      return f'config.{got} is a section: give one of its fields, {below[0]}'
+    named = [f for f in fields if f.split('.')[-1] == got.split('.')[-1]]
+    close = named or difflib.get_close_matches(got, fields, 1, 0.5)
+    hint = f': did you mean config.{close[0]}?' if close else ''
+    return f'unknown field config.{got}{hint} (configs/base.py shows them all)'
+  return None

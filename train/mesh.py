@@ -1,0 +1,186 @@
+"""Which mesh axis shards which axis of a parameter or an activation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import llama
+from train.config import Config, check_mesh, mesh_shape
+from train.errors import UserError
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# The axes of a parameter. 'fsdp' splits every matrix over the model's width,
+# to be gathered when used; 'tensor' splits what a layer computes.
+PARAMETER_AXES: dict[str, str | None] = {
+  'layers': None,  # the scan walks along it
+  'embed': 'fsdp',  # the residual stream's width
+  'heads': 'tensor',  # query heads x head size
+  'kv_heads': 'tensor',  # key and value heads x head size
+  'mlp': 'tensor',  # the hidden units of the feed-forward block
+  'vocab': 'tensor',  # rows of the embedding, columns of the head
+}
+
+# The axes of an activation. The batch is split over 'fsdp' too, so that the
+# width is whole.
+ACTIVATION_AXES: dict[str, str | tuple[str, ...] | None] = {
+  'batch': ('data', 'fsdp'),
+  'sequence': None,
+  'embed': None,
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicated:
+  """An axis of a parameter that the mesh does not divide."""
+
+  path: str
+  axis: str
+  size: int
+  mesh_axis: str
+  mesh_size: int
+
+  def __str__(self) -> str:
+    return (
+      f'{self.path}: {self.axis} of size {self.size} is not divisible by '
+      f'{self.mesh_axis}={self.mesh_size}'
+    )
+
+
+def resolve_platform(name: str) -> str:
+  """Returns 'cpu', 'gpu' or 'tpu' for `config.train.platform`.
+
+  For main and plan only: everything below is told the platform.
+  """
+  found = jax.default_backend()
+  if name not in ('auto', found):
+    raise UserError(
+      f'config.train.platform is {name!r}, and JAX runs on {found!r}: '
+      f'install JAX for {name}, or set it to auto'
+    )
+  return found
+
+
+def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
+  """Returns the mesh of a configuration over the devices.
+
+  Raises:
+    UserError: if the axes do not multiply to the number of devices, or do not
+      divide a batch.
+  """
+  shape = mesh_shape(config, len(devices))
+  check_mesh(config, shape)
+  return Mesh(
+    np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3
+  )
+
+
+def axis_units(config: llama.LlamaConfig) -> dict[str, int]:
+  """Returns the axes that split into whole units only: heads, not halves."""
+  heads = config.num_heads
+  return {'heads': heads, 'kv_heads': config.num_kv_heads or heads}
+
+
+def param_specs(
+  logical_axes: Any,
+  shapes: Any,
+  mesh: Mesh,
+  *,
+  strict: bool = False,
+  units: Mapping[str, int] | None = None,
+) -> tuple[Any, tuple[Replicated, ...]]:
+  """Returns a PartitionSpec per parameter, by PARAMETER_AXES.
+
+  Args:
+    logical_axes: A tree whose leaves are tuples of axis names.
+    shapes: A tree of arrays or ShapeDtypeStructs.
+    mesh: The mesh.
+    strict: Whether an axis that the mesh does not divide is an error.
+    units: The number of units along a logical axis, where it is not the size.
+
+  Returns:
+    The tree of specs, and the axes replicated because the mesh does not
+    divide them.
+  """
+  replicated: list[Replicated] = []
+
+  def spec_of(path, leaf, names):
+    entries: list[str | None] = []
+    for name, size in zip(names, leaf.shape, strict=True):
+      axis = PARAMETER_AXES[name]
+      count = (units or {}).get(name, size)
+      if axis and count % mesh.shape[axis]:
+        where = jax.tree_util.keystr(path, simple=True, separator='/')
+        args = (where, name, count, axis, mesh.shape[axis])
+        replicated.append(Replicated(*args))
+        axis = None
+      entries.append(axis)
+    return P(*entries)
+
+  specs = jax.tree_util.tree_map_with_path(spec_of, shapes, logical_axes)
+  if strict and replicated:
+    raise UserError(
+      f'{replicated[0]} ({len(replicated)} such axes): change config.mesh, or '
+      'set config.mesh.strict=false to replicate them'
+    )
+  return specs, tuple(replicated)
+
+
+def wanted_specs(logical_axes: Any) -> Any:
+  """Returns a PartitionSpec per parameter for a mesh that divides all axes."""
+  return jax.tree.map(
+    lambda names: P(*(PARAMETER_AXES[name] for name in names)),
+    logical_axes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+def named(specs: Any, mesh: Mesh) -> Any:
+  """Turns a tree of PartitionSpecs into one of NamedShardings."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, P),
+  )
+
+
+def batch_spec() -> P:
+  """Returns the spec of tokens[batch, sequence]."""
+  return P(ACTIVATION_AXES['batch'], ACTIVATION_AXES['sequence'])
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of tokens[batch, sequence]."""
+  return NamedSharding(mesh, batch_spec())
+
+
+def put_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
+  """Places a batch; each of several processes gives its own rows."""
+  return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+
+
+def constrain(mesh: Mesh) -> Callable[[jax.Array, tuple], jax.Array]:
+  """Returns the model's hook: an activation and its axis names, sharded.
+
+  Axes that the mesh does not divide, and those named None, stay whole.
+  """
+
+  def constrain_fn(x, axes):
+    entries = []
+    for name, size in zip(axes, x.shape, strict=True):
+      entry = ACTIVATION_AXES[name] if name else None
+      names = (entry,) if isinstance(entry, str) else entry or ()
+      parts = int(np.prod([mesh.shape[axis] for axis in names]))
+      entries.append(None if size % parts else entry)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*entries)))
+
+  return constrain_fn

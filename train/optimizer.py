@@ -1,0 +1,130 @@
+"""The optimizer of a run: schedule, roles, clipping and recipe."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import optax
+
+import sage_optax
+from train.config import Config
+from train.errors import UserError
+from train.validate import learning_rate
+
+# Which role the axes of a parameter make it play; the only place that says so.
+AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
+  (('vocab', 'embed'), 'embedding'),  # one row per token; tied: the head too
+  (('embed', 'vocab'), 'head'),
+  (('layers', '*', '*'), 'matrix'),  # [layers, fan_in, fan_out]
+  (('layers', 'embed'), 'vector'),  # norm scales of all layers
+  (('embed',), 'vector'),  # the last norm's scale
+)
+
+_SHARED = ('b1', 'b2', 'eps', 'num_iters', 'state_dtype')
+_ROLES = ('embedding', 'head', 'matrix', 'vector')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """A transformation and what is known about it.
+
+  Attributes:
+    tx: Clipping by global norm, if any, and the recipe.
+    schedule: The learning rate of step 0, 1, ...
+    roles: The role of every parameter, a tree.
+    lr_scales: The factor on the learning rate, per role that occurs.
+    recipe: The recipe's name.
+    options: The recipe's keyword arguments, `roles` among them, as
+      `sage_optax.recipe` and `sage_optax.explain` take them.
+  """
+
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule
+  roles: Any
+  lr_scales: dict[str, float]
+  recipe: str
+  options: dict[str, Any]
+
+
+def schedule(config: Config) -> optax.Schedule:
+  """Returns the learning rate as a function of the steps already taken.
+
+  With T steps of which w warm up, it is peak * (t + 1) / w for t < w, so that
+  the first step does something; the peak at t = w - 1 and t = w; and has
+  decayed to final_fraction * peak at t = T, when the last step is done.
+  """
+  peak, steps, options = (
+    learning_rate(config),
+    config.train.steps,
+    config.schedule,
+  )
+  warmup = round(options.warmup_fraction * steps)
+  rest = max(steps - warmup, 1)
+  final = options.final_fraction * peak
+  kind = options.kind
+  if kind == 'cosine':
+    main = optax.cosine_decay_schedule(peak, rest, options.final_fraction)
+  elif kind == 'linear':
+    main = optax.linear_schedule(peak, final, rest)
+  elif kind == 'wsd':
+    decay = min(max(round(options.decay_fraction * steps), 1), rest)
+    main = optax.linear_schedule(peak, final, decay, rest - decay)
+  else:
+    main = optax.constant_schedule(peak)
+  if not warmup:
+    return main
+  # optax.linear_schedule refuses to warm up over no steps.
+  rise = (
+    optax.linear_schedule(peak / warmup, peak, warmup - 1)
+    if warmup > 1
+    else optax.constant_schedule(peak)
+  )
+  return optax.join_schedules([rise, main], [warmup])
+
+
+def recipe_options(config: Config) -> dict[str, Any]:
+  """Returns the recipe's keyword arguments that the configuration sets."""
+  options = config.optimizer
+  result: dict[str, Any] = {'weight_decay': options.weight_decay}
+  for name in _SHARED:
+    if getattr(options, name) is not None:
+      result[name] = getattr(options, name)
+  if options.paper:
+    result['paper'] = True
+  for role in _ROLES:
+    given = dataclasses.asdict(getattr(options, role))
+    given = {k: v for k, v in given.items() if v is not None}
+    if role == 'matrix' and options.recipe in options.matrix_lr_scales:
+      scale = options.matrix_lr_scales[options.recipe]
+      given = {'lr_scale': scale, **given}
+    if given:
+      result[role] = given
+  return result
+
+
+def make(config: Config, params: Any, logical_axes: Any) -> Optimizer:
+  """Returns the optimizer of a configuration.
+
+  Args:
+    config: The configuration.
+    params: The parameters, or their ShapeDtypeStructs.
+    logical_axes: A tree like `params` whose leaves are tuples of axis names.
+
+  Raises:
+    UserError: if the recipe does not take one of the options.
+  """
+  assign = functools.partial(
+    sage_optax.roles.assign, rules=AXIS_ROLES, logical_axes=logical_axes
+  )
+  options = {'roles': assign, **recipe_options(config)}
+  name, rate = config.optimizer.recipe, schedule(config)
+  try:
+    tx = sage_optax.recipe(name, rate, **options)
+    rows = sage_optax.explain(name, params, **options).rows
+  except ValueError as error:
+    raise UserError(f'config.optimizer: {error}') from error
+  if config.train.grad_clip is not None:
+    clip = optax.clip_by_global_norm(config.train.grad_clip)
+    tx = optax.chain(clip, tx)
+  scales = {row.role: row.lr_scale for row in rows}
+  return Optimizer(tx, rate, assign(params), scales, name, options)

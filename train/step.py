@@ -1,0 +1,185 @@
+"""One training step and one evaluation step, as pure functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import llama
+from train.mesh import batch_sharding
+from train.optimizer import Optimizer
+from train.state import TrainState
+
+Constrain = Callable[[jax.Array, tuple], jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
+
+
+def _identity(x: jax.Array, axes: tuple) -> jax.Array:
+  del axes
+  return x
+
+
+def make_train_step(
+  model_config: llama.LlamaConfig,
+  optimizer: Optimizer,
+  *,
+  microbatches: int = 1,
+  constrain: Constrain = _identity,
+  param_shardings: Any = None,
+) -> TrainStep:
+  """Returns the function of one step.
+
+  Args:
+    model_config: The model.
+    optimizer: The optimizer.
+    microbatches: How many parts of the batch are differentiated one after the
+      other. They cost one more gradient, and save activations.
+    constrain: The hook that shards activations.
+    param_shardings: Shardings to keep the gradients in, a tree.
+
+  Returns:
+    train_step(state, tokens[B, S + 1] int32) -> (state, metrics). The metrics
+    are scalars: loss in nats per token, learning rates, and norms of gradients
+    (before clipping) and parameters, all before the update, and of the update.
+  """
+  gradient = _gradient_fn(
+    model_config, microbatches, constrain, param_shardings
+  )
+
+  def train_step(state, batch):
+    loss, grads = gradient(state.params, batch)
+    updates, opt_state = optimizer.tx.update(
+      grads, state.opt_state, state.params
+    )
+    metrics = {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
+    for name, tree in (
+      ('grad_norm', grads),
+      ('param_norm', state.params),
+      ('update_norm', updates),
+    ):
+      metrics |= _norms(name, tree, optimizer.roles)
+    rate = optimizer.schedule(state.step)
+    for role, scale in optimizer.lr_scales.items():
+      metrics[f'lr/{role}'] = jnp.asarray(rate * scale)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return train_step
+
+
+def _gradient_fn(model_config, microbatches, constrain, param_shardings):
+  """Returns (params, batch) -> mean loss per token and its gradient."""
+
+  def loss_fn(params, rows):
+    tokens, targets = rows[:, :-1], rows[:, 1:]
+    weights = jnp.ones(targets.shape, jnp.float32)
+    return llama.loss(
+      params, tokens, targets, weights, model_config, constrain=constrain
+    )
+
+  def sums(params, rows):
+    (loss, weight), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, rows
+    )
+    grads = jax.tree.map(_widen, grads)
+    if param_shardings is not None:
+      grads = jax.lax.with_sharding_constraint(grads, param_shardings)
+    return loss, weight, grads
+
+  def gradient(params, batch):
+    if microbatches == 1:
+      loss, weight, grads = sums(params, batch)
+    else:
+      parts = _split(batch, microbatches, constrain)
+      shapes = jax.eval_shape(sums, params, parts[0])
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+      def add(total, rows):
+        return jax.tree.map(jnp.add, total, sums(params, rows)), None
+
+      (loss, weight, grads), _ = jax.lax.scan(add, zeros, parts)
+    return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+
+  return gradient
+
+
+def _split(batch: jax.Array, parts: int, constrain: Constrain) -> jax.Array:
+  """Returns tokens[parts, rows, S + 1], every device keeping its own rows.
+
+  Part i takes rows i, i + parts, ...: the slow axis of the reshaped batch is
+  the sharded one and stays so. With contiguous parts the devices would have to
+  exchange rows, or all but a few would idle during a part.
+  """
+  rows, width = batch.shape
+  if rows % parts:
+    raise ValueError(
+      f'A batch of {rows} does not split into {parts} microbatches: make it a '
+      'multiple.'
+    )
+  split = batch.reshape(rows // parts, parts, width).swapaxes(0, 1)
+  return constrain(split, (None, 'batch', 'sequence'))
+
+
+def _widen(x: jax.Array) -> jax.Array:
+  """Sums of gradients are float32, or float64 where parameters are."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _norms(name: str, tree: Any, roles: Any) -> Metrics:
+  """Returns the L2 norm of all leaves of each role."""
+  groups: dict[str, list[jax.Array]] = {}
+  for leaf, role in zip(
+    jax.tree.leaves(tree), jax.tree.leaves(roles), strict=True
+  ):
+    groups.setdefault(role, []).append(leaf)
+  return {
+    f'{name}/{role}': optax.tree.norm(leaves) for role, leaves in groups.items()
+  }
+
+
+def make_eval_step(
+  model_config: llama.LlamaConfig, constrain: Constrain = _identity
+) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+  """Returns eval_step(params, tokens[B, S + 1], weights[B, S]) -> NLL[B, S].
+
+  The losses are in nats, multiplied by their weights.
+  """
+
+  def eval_step(params, tokens, weights):
+    losses = llama.token_losses(
+      params, tokens[:, :-1], tokens[:, 1:], model_config, constrain=constrain
+    )
+    return losses * weights
+
+  return eval_step
+
+
+def jit_train_step(
+  train_step: TrainStep,
+  shardings: TrainState,
+  mesh: Mesh,
+  compiler_options: dict[str, Any] | None = None,
+) -> Any:
+  """Jits a step: the state is donated, and stays where it is."""
+  return jax.jit(
+    train_step,
+    donate_argnums=0,
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, NamedSharding(mesh, P())),
+    compiler_options=compiler_options,
+  )
+
+
+def jit_eval_step(eval_step: Any, shardings: TrainState, mesh: Mesh) -> Any:
+  """Jits an evaluation step; the losses are given whole to every process."""
+  batch = batch_sharding(mesh)
+  return jax.jit(
+    eval_step,
+    in_shardings=(shardings.params, batch, batch),
+    out_shardings=NamedSharding(mesh, P()),
+  )
