@@ -3,7 +3,9 @@
 import ast
 import inspect
 import json
+import os
 import pathlib
+import subprocess
 import sys
 import textwrap
 
@@ -107,15 +109,19 @@ def test_split_takes_two_percent_of_much_text():
 
 def test_hash_sees_every_part_and_the_order(sample):
   few = sample[:3]
+  name, text = few[0].name, few[0].text
+  moved = few[0]._replace(name=name + text[0], text=text[1:])
   changed = [
     few[::-1],
     few[:2],
     [few[0]._replace(text=few[0].text + ' '), *few[1:]],
     [few[0]._replace(name='other'), *few[1:]],
     [few[0]._replace(subset='other'), *few[1:]],
+    # The same characters, otherwise divided.
+    [moved, *few[1:]],
   ]
   hashes = {corpus.text_hash(c) for c in [few, list(few), *changed]}
-  assert len(hashes) == 6
+  assert len(hashes) == 7
 
 
 def test_versions_name_every_source():
@@ -124,16 +130,37 @@ def test_versions_name_every_source():
   }  # fmt: skip
 
 
+def test_another_process_gets_the_same_text(sample):
+  code = (
+    'from train import corpus\n'
+    f'print(corpus.text_hash(corpus.documents({_BYTES})))'
+  )
+  # Another order of sets and dictionaries of strings.
+  hashes = {
+    subprocess.run(
+      [sys.executable, '-c', code],
+      env=os.environ | {'PYTHONHASHSEED': seed},
+      cwd=pathlib.Path(__file__).parent.parent,
+      capture_output=True,
+      check=True,
+      text=True,
+    ).stdout.strip()
+    for seed in ('1', '2')
+  }
+  assert hashes == {corpus.text_hash(sample)}
+
+
 @pytest.mark.slow
-def test_whole_corpus_is_large_and_the_same_each_time():
-  first = list(corpus.documents())
-  assert corpus.text_hash(first) == corpus.text_hash(corpus.documents())
-  assert sum(d.num_bytes for d in first) > 30e6
-  # By its own rule a sample is what the whole begins with.
-  docs = {d.name: d.text for d in first if d.subset == 'factbook'}
-  for d in list(corpus.documents(300_000)):
-    if d.subset == 'factbook':
-      assert docs[d.name].startswith(d.text)
+def test_the_whole_corpus():
+  whole = list(corpus.documents())
+  sizes = dict.fromkeys(corpus.SUBSETS, 0)
+  for d in whole:
+    sizes[d.subset] += d.num_bytes
+  assert sizes['factbook'] > 5e6
+  assert sizes['docs'] > 8e6
+  assert sizes['code'] > 20e6
+  assert len({(d.subset, d.name) for d in whole}) == len(whole)
+  assert len({' '.join(d.text.split()) for d in whole}) == len(whole)
 
 
 class HtmlTest(parameterized.TestCase):

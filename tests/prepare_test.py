@@ -116,9 +116,16 @@ def test_given_tokenizer_is_used(bpe, tmp_path):
 def test_stopping_leaves_nothing_and_a_rerun_completes(
   polls, bundled, tmp_path
 ):
-  left = iter(range(polls))
+  asked = []
+
+  def should_stop():
+    asked.append(True)
+    assert not (tmp_path / 'out').exists()
+    assert len(asked) <= polls, 'it went on'
+    return len(asked) == polls
+
   with pytest.raises(Interrupted):
-    _bundled(tmp_path / 'out', should_stop=lambda: next(left, None) is None)
+    _bundled(tmp_path / 'out', should_stop=should_stop)
   assert not list(tmp_path.iterdir())
   again = _bundled(tmp_path / 'out')
   assert again == shards.read_manifest(bundled)
@@ -193,10 +200,31 @@ def test_validation_files(bpe, tmp_path):
     str(tmp_path / 'train.jsonl'),
     bpe,
     validation_pattern=str(tmp_path / 'val.jsonl'),
+    validation_fraction=0.9,
     log=_quiet,
   )
   assert _texts(tmp_path / 'out', 'validation', 'text') == ['held out']
   assert sum(e['documents'] for e in manifest['splits']['train'].values()) == 9
+
+
+def test_copies_of_a_document_are_in_one_split(bpe, tmp_path):
+  for name in 'ab':
+    (tmp_path / f'{name}.jsonl').write_bytes(_lines(_records(40)))
+  out = tmp_path / 'out'
+  prepare.prepare_files(
+    out, f'{tmp_path}/*.jsonl', bpe, validation_fraction=0.5, log=_quiet
+  )
+  found = [
+    {
+      text
+      for subset in ('Books', 'Code (C)')
+      for text in _texts(out, split, subset)
+    }
+    for split in ('train', 'validation')
+  ]
+  assert len(found[0]) > 5
+  assert len(found[1]) > 5
+  assert not found[0] & found[1]
 
 
 def _read(path, limit=0):
