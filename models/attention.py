@@ -53,6 +53,9 @@ def dot_product(
   q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array
 ) -> jax.Array:
   """Causal attention by JAX's own function, for accelerators."""
+  if q_BLHD.dtype == jnp.float64:
+    # JAX's takes the softmax in float32, whatever the inputs.
+    return chunked(q_BLHD, k_BMKD, v_BMKD)
   return jax.nn.dot_product_attention(q_BLHD, k_BMKD, v_BMKD, is_causal=True)
 
 
