@@ -150,7 +150,7 @@ class Checkpoints:
     Raises:
       UserError: If the checkpoint is of another run, or cannot be read.
     """
-    step = self.latest if step is None else step
+    step = (self.latest or 0) if step is None else step
     path = self.path(step)
     try:
       saved = self._manager.restore(

@@ -23,6 +23,7 @@ SAMPLE = 'sample.txt'
 
 _PROMPT_TOKENS = 24
 _SAMPLE_TOKENS = 72
+_LEAST_TOKENS = 8
 _MAX_SAMPLES = 3
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
@@ -181,9 +182,15 @@ def _samples(
 ) -> dict[str, str]:
   """Continues the beginning of the validation text of each subset."""
   tokenizer = inputs.tokenizer
+  window = _PROMPT_TOKENS + _SAMPLE_TOKENS
+  # Each token costs a window of a third of training; all together take a
+  # tenth of the training at most, for a trial of a large model to end soon.
+  trained = config.train.steps * config.train.batch_size * config.train.seq_len
+  affordable = 3 * trained // (10 * _MAX_SAMPLES * window)
+  num_tokens = min(max(affordable, _LEAST_TOKENS), _SAMPLE_TOKENS)
   generator = sample.Generator(
     program.logits,
-    window=_PROMPT_TOKENS + _SAMPLE_TOKENS,
+    window=window,
     vocab_size=tokenizer.vocab_size,
   )
   result: dict[str, str] = {}
@@ -197,7 +204,7 @@ def _samples(
       params,
       prompt,
       key=jax.random.key(config.train.seed),
-      num_tokens=_SAMPLE_TOKENS,
+      num_tokens=num_tokens,
       stop_at=tokenizer.eot_id,
       check=stop.check,
     )
