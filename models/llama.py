@@ -68,7 +68,8 @@ def apply(
     config: What the model is.
     constrain: Called with every large activation and a tuple of its axes'
       names, among 'batch', 'sequence', 'embed', 'heads', 'kv_heads', 'mlp',
-      'vocab', and None for an axis never sharded; returns it, sharded.
+      'vocab', and None for an axis never sharded; returns it, sharded. Rows
+      just looked up have 'lookup_batch' and 'lookup_embed'.
 
   Returns:
     Logits [B, S, V], float32 or wider.
@@ -187,6 +188,8 @@ def _forward(params, tokens, config, constrain):
   # token's occurrences are summed in its type, not in the narrower one.
   embedding = jnp.asarray(params['embed']['embedding'])
   x = jnp.take(embedding, tokens, axis=0).astype(config.compute_dtype)
+  # Split as the table is at first: its rows were not gathered for this.
+  x = constrain(x, ('lookup_batch', 'sequence', 'lookup_embed'))
   x = constrain(x, layers.RESIDUAL)
   rope = attention.rope_tables(
     tokens.shape[1], config.head_dim, config.rope_theta, config.wide_dtype

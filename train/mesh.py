@@ -32,6 +32,10 @@ ACTIVATION_AXES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
   'sequence': None,
   'embed': None,
+  # An embedding just looked up is split over 'fsdp' like its table; with no
+  # step between, XLA would replicate it on the way to the batch's split.
+  'lookup_batch': 'data',
+  'lookup_embed': 'fsdp',
   'heads': 'tensor',
   'kv_heads': 'tensor',
   'mlp': 'tensor',

@@ -61,8 +61,16 @@ def init_state(
   shardings: TrainState,
 ) -> TrainState:
   """Returns the state before step 0, every array made where it belongs."""
-  make = jax.jit(lambda s: _init(s, config, tx), out_shardings=shardings)
-  return make(seed)
+  return jit_init(config, tx, shardings)(seed)
+
+
+def jit_init(
+  config: llama.LlamaConfig,
+  tx: optax.GradientTransformation,
+  shardings: TrainState,
+) -> Any:
+  """Returns the jitted function seed -> state that init_state calls."""
+  return jax.jit(lambda s: _init(s, config, tx), out_shardings=shardings)
 
 
 def _init(
