@@ -166,7 +166,7 @@ class Progress:
         dynamic_ncols=True,
         smoothing=0.05,
         bar_format=(
-          '{n_fmt}/{total_fmt} |{bar}| {percentage:.0f}%{postfix}'
+          '{n_fmt}/{total_fmt} |{bar}| {percentage:.0f}%  {desc}'
           '  {elapsed} gone, {remaining} left'
         ),
       )
@@ -183,8 +183,7 @@ class Progress:
     now = time.monotonic()
     if self._bar is not None:
       self._bar.n = step
-      # set_postfix_str would put a comma before the text.
-      self._bar.postfix = f'  {text}'
+      self._bar.desc = text
       self._bar.refresh()
     elif self._show and (
       now - self._last >= self._every or step == self._total
