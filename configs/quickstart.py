@@ -22,7 +22,7 @@ def get_config() -> Config:
   config.data.source = 'bundled'
   config.data.max_mb = 12.0
 
-  config.train.steps = 1000
+  config.train.steps = 800
   config.train.batch_size = 8
   config.train.seq_len = 256
   # Small parts are faster on CPU: temporaries are fresh memory every time.
@@ -31,8 +31,8 @@ def get_config() -> Config:
   config.optimizer.weight_decay = 0.01
   config.schedule.final_fraction = 0.0
 
-  config.eval.every = 250
+  config.eval.every = 200
   config.eval.max_windows = 128
   config.eval.batch_size = 8
-  config.checkpoint.every = 250
+  config.checkpoint.every = 200
   return config
