@@ -20,6 +20,8 @@ endif
 
 .PHONY: train test lint clean
 
+# Huge pages: XLA on CPU allocates its temporaries anew in every step.
+train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 train: $(VENV)/.train
 	$(BIN)/python -m train.main --config=configs/quickstart.py $(ARGS)
 
