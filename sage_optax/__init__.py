@@ -1,6 +1,7 @@
 """Memory-efficient optimizers for language-model pre-training, for Optax."""
 
 from sage_optax import memory, roles, sharding
+from sage_optax._adam import scale_by_adam
 from sage_optax._lion import ScaleByLionState, scale_by_lion
 from sage_optax._sage import ScaleBySageState, scale_by_sage
 from sage_optax._sinkgd import scale_by_sinkgd
@@ -33,6 +34,7 @@ __all__ = [
   'roles',
   'sage',
   'sage_hybrid',
+  'scale_by_adam',
   'scale_by_lion',
   'scale_by_sage',
   'scale_by_sinkgd',

@@ -5,6 +5,9 @@ a vector (`core_ndim` 1: axis -1). All axes before it are a batch of
 independent units, so layers stacked on a leading axis are treated one by one.
 """
 
+import operator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,11 +26,8 @@ def unit_axes(ndim: int, core_ndim: int | None) -> tuple[int, ...]:
     (), (-1,) or (-2, -1).
 
   Raises:
-    ValueError: `core_ndim` is not None, 1 or 2, or a matrix is asked of an
-      array of one axis.
+    ValueError: a matrix is asked of an array of one axis.
   """
-  if core_ndim not in (None, 1, 2):
-    raise ValueError(f'core_ndim must be None, 1 or 2, got {core_ndim!r}.')
   if ndim == 1 and core_ndim == 2:
     raise ValueError(
       'core_ndim=2 needs arrays of at least 2 axes, got one of 1 axis: give '
@@ -36,14 +36,42 @@ def unit_axes(ndim: int, core_ndim: int | None) -> tuple[int, ...]:
   return (FAN_IN, FAN_OUT)[2 - min(ndim, core_ndim or 2) :]
 
 
-def as_stat(x: jax.Array) -> jax.Array:
+def check_static(
+  name: str, value: Any, allowed: tuple[int | None, ...]
+) -> None:
+  """Raises ValueError unless `value` is one of the integers `allowed`.
+
+  They decide the structure of the state, so a traced value, which is what
+  `optax.inject_hyperparams` makes of a number, cannot be used.
+  """
+  if isinstance(value, jax.core.Tracer):
+    raise ValueError(
+      f'{name} must be a Python integer, got a traced value: with '
+      f"optax.inject_hyperparams, name it in static_args=('{name}', ...)."
+    )
+  if value is not None:
+    value = operator.index(value)
+  if value not in allowed:
+    raise ValueError(
+      f'{name} must be one of {", ".join(map(str, allowed))}, got {value!r}.'
+    )
+
+
+def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
   """`x` in float32, or in its own type where that is wider."""
-  return x.astype(stat_dtype(x))
+  return jnp.asarray(x).astype(stat_dtype(x))
 
 
-def stat_dtype(x) -> jnp.dtype:
+def stat_dtype(x: Any) -> jnp.dtype:
   """The dtype of the statistics of `x`: float32 or wider."""
-  return jnp.promote_types(x.dtype, jnp.float32)
+  dtype = jnp.result_type(x)
+  return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def mean_abs(x: jax.Array, axis: int) -> jax.Array:
+  """Mean of |x| over `axis`, which is kept with size 1; 0 if it is empty."""
+  total = jnp.sum(jnp.abs(x), axis=axis, keepdims=True)
+  return total / max(x.shape[axis], 1)
 
 
 def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -10,9 +10,9 @@ from sage_optax import _matrix
 
 
 def ema(new: jax.Array, old: jax.Array, decay: Any) -> jax.Array:
-  """Exponential moving average: decay * old + (1 - decay) * new."""
+  """Exponential moving average decay * old + (1 - decay) * new, as `old`."""
   # Optax's order of the terms: Lion equals Optax's bit for bit.
-  return (1.0 - decay) * new + decay * old
+  return ((1.0 - decay) * new + decay * old).astype(old.dtype)
 
 
 def interpolated_sign(

@@ -47,8 +47,11 @@ def scale_by_sage(
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
   A feature that is louder than the others is damped: by the first term for as
-  long as it is on average, by the second at once. The update does not change
-  when gradients are scaled. An all-zero gradient gives a zero update.
+  long as it is on average, by the second at once. Scaling the gradients does
+  not change the update as long as s is far above eps; where it is not, the
+  damper closes, to a half at s = eps: lower eps for tables whose mean
+  absolute gradients come near 1e-8. An all-zero gradient gives a zero
+  update.
 
   The authors' released code moves the momentum before it takes the sign, and
   two of its three classes leave the second term out. This is the paper's form.
@@ -57,9 +60,9 @@ def scale_by_sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
-    axis: the axis that is averaged away in matrices. -2, the vocabulary of an
-      embedding [vocab, feature], damps features; -1 is meant for dense kernels
-      [fan_in, fan_out] and heads [feature, vocab].
+    axis: the axis that is averaged away in matrices, a static integer. -2, the
+      vocabulary of an embedding [vocab, feature], damps features; -1 is meant
+      for dense kernels [fan_in, fan_out] and heads [feature, vocab].
     core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
       all axes before are a batch. None: min(ndim, 2).
 
@@ -69,7 +72,8 @@ def scale_by_sage(
     mn + m (axis -1); per vector twice its size.
 
   Raises:
-    ValueError: `axis` is neither -2 nor -1, or `core_ndim` does not fit.
+    ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does
+      not fit.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -83,14 +87,14 @@ def scale_by_sage(
   References:
     Lee and Kim, SAGE, Findings of ACL 2026, arXiv 2604.07663.
   """
-  if axis not in (_matrix.FAN_IN, _matrix.FAN_OUT):
-    raise ValueError(f'axis must be -2 or -1, got {axis!r}.')
+  _matrix.check_static('axis', axis, (_matrix.FAN_IN, _matrix.FAN_OUT))
+  _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
 
   def statistic(grad):
-    size = jnp.abs(_matrix.as_stat(grad))
+    grad = _matrix.as_stat(grad)
     if len(_matrix.unit_axes(grad.ndim, core_ndim)) < 2:
-      return size
-    return jnp.mean(size, axis=axis, keepdims=True)
+      return jnp.abs(grad)
+    return _matrix.mean_abs(grad, axis)
 
   def damper(now, average):
     axes = _matrix.unit_axes(now.ndim, core_ndim)

@@ -1,6 +1,7 @@
 """SinkGD: each gradient matrix normalised along both axes, without state."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sage_optax import _matrix
@@ -39,7 +40,7 @@ def scale_by_sinkgd(
     updates that came in, the arithmetic is in float32 or wider.
 
   Raises:
-    ValueError: `core_ndim` does not fit.
+    ValueError: `core_ndim` does not fit, or `num_iters` is less than 1.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -54,6 +55,9 @@ def scale_by_sinkgd(
     Scetbon et al., Gradient Multi-Normalization for Stateless and Scalable LLM
     Training, arXiv 2502.06742, 2025.
   """
+  _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
+  if isinstance(num_iters, int) and num_iters < 1:
+    raise ValueError(f'num_iters must be at least 1, got {num_iters}.')
 
   def normalize(grad):
     x = _matrix.as_stat(grad)
@@ -62,7 +66,7 @@ def scale_by_sinkgd(
       x = _matrix.sinkhorn(x, num_iters, eps, unit_norm)
     else:
       x = x / (_matrix.norm(x, axes) + eps)
-    return x.astype(grad.dtype)
+    return x.astype(jnp.result_type(grad))
 
   def update_fn(updates, state, params=None):
     del params

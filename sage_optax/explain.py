@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from sage_optax import memory, recipes, sharding
 from sage_optax import roles as roles_lib
@@ -15,6 +16,7 @@ from sage_optax import roles as roles_lib
 _HEADER = (
   'path',
   'shape',
+  'units',
   'role',
   'rule',
   'method',
@@ -32,6 +34,8 @@ class Row:
   Attributes:
     path: names from the root to the leaf, joined by '/'.
     shape: its shape.
+    units: what the method takes as one matrix or vector, and how many there
+      are: '12 of 64x64'.
     role: 'embedding', 'head', 'matrix' or 'vector'.
     rule: the pattern that gave it the role.
     method: the method that updates it.
@@ -43,6 +47,7 @@ class Row:
 
   path: str
   shape: tuple[int, ...]
+  units: str
   role: str
   rule: str
   method: str
@@ -84,7 +89,8 @@ class Explanation:
     lines = [
       (
         row.path,
-        'x'.join(map(str, row.shape)) or 'scalar',
+        _dimensions(row.shape),
+        row.units,
         row.role,
         row.rule,
         row.method,
@@ -175,20 +181,33 @@ def _row(
   match: roles_lib.Match, part: recipes.Part, replicated: tuple[int, ...]
 ) -> Row:
   tx = recipes.build_method(part, match.role)
-  leaf = jax.ShapeDtypeStruct(match.leaf.shape, match.leaf.dtype)
+  leaf = jax.ShapeDtypeStruct(
+    jnp.shape(match.leaf), jnp.result_type(match.leaf)
+  )
   # An empty tree has the counters only; all leaves share them.
   counters = memory.state_bytes(tx, {})
   return Row(
     path=match.path,
-    shape=tuple(leaf.shape),
+    shape=leaf.shape,
+    units=_units(leaf.shape, match.role),
     role=match.role,
     rule=match.rule,
     method=part.method,
-    lr_scale=part.lr_scale,
-    weight_decay=part.weight_decay or 0.0,
+    lr_scale=float(part.lr_scale),
+    weight_decay=float(part.weight_decay or 0.0),
     state_bytes=memory.state_bytes(tx, leaf) - counters,
     replicated=replicated,
   )
+
+
+def _units(shape: tuple[int, ...], role: str) -> str:
+  core_ndim = min(len(shape), 1 if role == 'vector' else 2)
+  split = len(shape) - core_ndim
+  return f'{math.prod(shape[:split])} of {_dimensions(shape[split:])}'
+
+
+def _dimensions(shape: tuple[int, ...]) -> str:
+  return 'x'.join(map(str, shape)) or 'scalar'
 
 
 def _matches(params: Any, roles: Any) -> list[roles_lib.Match]:
@@ -197,14 +216,11 @@ def _matches(params: Any, roles: Any) -> list[roles_lib.Match]:
     return roles_lib.match(params)
   if isinstance(roles, functools.partial) and roles.func is roles_lib.assign:
     return roles_lib.match(params, **roles.keywords)
-  given = roles(params) if callable(roles) else roles
-  treedef: Any = jax.tree.structure(params)
+  given = jax.tree.leaves(roles_lib.labels(params, roles))
   return [
     match._replace(role=role, rule='given')
     for match, role in zip(
-      roles_lib.match(params, rules=[('', 'vector')]),
-      treedef.flatten_up_to(given),
-      strict=True,
+      roles_lib.match(params, rules=[('', 'vector')]), given, strict=True
     )
   ]
 

@@ -1,16 +1,17 @@
 """Recipes: which method each role gets, as data, and their public functions."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
 
-from sage_optax import _lion, _sage, _sinkgd
+from sage_optax import _adam, _lion, _sage, _sinkgd
 from sage_optax import roles as roles_lib
 
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
-  'adamw': optax.scale_by_adam,
+  'adamw': _adam.scale_by_adam,
   'lion': _lion.scale_by_lion,
   'sage': _sage.scale_by_sage,
   'sinkgd': _sinkgd.scale_by_sinkgd,
@@ -60,8 +61,11 @@ def _uniform(summary: str, method: str) -> Recipe:
   return Recipe(summary, part, part, part, part)
 
 
+# Keyword arguments of every recipe.
+_COMMON = ('roles', 'weight_decay', *roles_lib.ROLES)
+
 RECIPES: dict[str, Recipe] = {
-  'adamw': _uniform("AdamW, Optax's, on every role.", 'adamw'),
+  'adamw': _uniform("AdamW, Optax's with float32 state.", 'adamw'),
   'lion': _uniform('Lion on every role.', 'lion'),
   'sage': Recipe(
     'SAGE on every role.',
@@ -124,9 +128,9 @@ def recipe(
   Args:
     name: one of `recipe_names()`.
     learning_rate: a number or an Optax schedule.
-    roles: tree of roles, or a callable that makes one from parameters, such as
-      `functools.partial(sage_optax.roles.assign, rules=...)`. None: the default
-      rules of `sage_optax.roles.assign`.
+    roles: tree of roles (or a prefix of one), or a callable that makes it from
+      parameters, such as `functools.partial(sage_optax.roles.assign,
+      rules=...)`. None: the default rules of `sage_optax.roles.assign`.
     weight_decay: decay of embedding, head and matrix.
     embedding: overrides for this role: `lr_scale`, `weight_decay`, and the
       arguments of its method.
@@ -140,7 +144,8 @@ def recipe(
     An ordinary `GradientTransformation`; its `update` needs `params`.
 
   Raises:
-    ValueError: unknown recipe, or an argument that no part takes.
+    ValueError: unknown recipe, or an argument that no part takes; from `init`,
+      a leaf that has no role.
 
   Example:
     >>> import jax.numpy as jnp, optax, sage_optax
@@ -173,7 +178,7 @@ def recipe(
     for role, part in parts.items()
   }
   return optax.partition(
-    transforms, roles_lib.assign if roles is None else roles
+    transforms, functools.partial(roles_lib.labels, roles=roles)
   )
 
 
@@ -226,21 +231,23 @@ def resolve(
     common = {k: v for k, v in shared.items() if k in parameters}
     taken |= common.keys()
     part = part._replace(
-      kwargs={**part.kwargs, **common},
-      weight_decay=None if role == 'vector' else weight_decay,
+      weight_decay=None if role == 'vector' else weight_decay
     )
-    for changes in (variants.get(role), (overrides or {}).get(role)):
+    own = (overrides or {}).get(role)
+    for changes in (variants.get(role), common, own):
       part = _override(part, changes or {}, f'{name}, role {role}')
     parts[role] = part
   if unknown := shared.keys() - taken:
     raise ValueError(
       f'No method of recipe {name!r} takes {_join(unknown)}: use '
-      f'{_join(_shared_names(row))}.'
+      f'{_join([*_shared_names(row), *_COMMON])}.'
     )
   return parts
 
 
 def _override(part: Part, changes: Mapping[str, Any], where: str) -> Part:
+  if not isinstance(changes, Mapping):
+    raise ValueError(f'{where}: overrides must be a dict, got {changes!r}.')
   kwargs = dict(changes)
   own = {k: kwargs.pop(k) for k in ('lr_scale', 'weight_decay') if k in kwargs}
   known = _parameters(part.method)
@@ -308,8 +315,9 @@ def _public(name: str) -> Callable[..., optax.GradientTransformation]:
       f'  {role}: {part.method}, lr_scale {part.lr_scale}, {dict(part.kwargs)}'
       for role, part in zip(roles_lib.ROLES, row[1:5], strict=True)
     )
-    + f"\n\nThe same as `sage_optax.recipe('{name}', learning_rate, ...)`, "
-    'whose docstring\ntells of the arguments.\n'
+    + f"\n\nThe same as `sage_optax.recipe('{name}', learning_rate, ...)`,\n"
+    'whose docstring tells of the arguments. With optax.inject_hyperparams,\n'
+    "static_args=('roles', 'axis') keeps a callable and an integer whole.\n"
   )
   return build
 

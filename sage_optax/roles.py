@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 ROLES = ('embedding', 'head', 'matrix', 'vector')
 
@@ -17,33 +18,39 @@ ROLES = ('embedding', 'head', 'matrix', 'vector')
 # names that must equal the leaf's logical axes ('*' stands for any one name).
 Rule = tuple[str | tuple[str, ...], str]
 
-_HEAD = r'(?:lm_head|head|output_head|unembed(?:ding)?|embed_out|logits)'
-_NORM = r'(?:[^/]*norm[^/]*|ln(?:_\w+)?)'
-_PROJECTION = (
-  r'(?:[^/]*(?:proj|dense|linear|qkv|attn|mlp|fc)[^/]*'
-  r'|query|key|value|gate|up|down|w[1-3qkvo])'
+_HEAD = (
+  r'(?:(?:\w+_)?(?:lm|mlp|output)_head|heads?|unembed(?:ding)?|embed_out'
+  r'|logits(?:_\w+)?|output_projection|vocab_proj(?:ector)?)'
 )
+_NORM = r'(?:[^/]*[nN]orm[^/]*|ln_?\w*)'
+_PROJECTION = (
+  r'(?:[^/]*(?:proj|dense|linear|qkv|attn|mlp|fc|mapping)[^/]*'
+  r'|query|key|value|query_key_value|gate|up|down|[qkvo]|w[qkvo123i](?:_\d)?)'
+)
+_NOT_OTHERS = rf'(?!{_HEAD}/)(?!{_NORM}/)'
 
-# Flax (Linen and NNX), Haiku, and Hugging Face style trees. No leaf may match
-# two rules of different roles, hence the look-aheads.
+# Flax (Linen and NNX), Haiku, and the names (not the layout) of Hugging Face
+# and PyTorch. No leaf may match two rules of different roles, hence the
+# look-aheads.
 DEFAULT_RULES: dict[str, Rule] = {
   'head kernel': (rf'(?:^|/){_HEAD}/(?:kernel|weight|w)$', 'head'),
   'top-level output': (r'^(?:params/)?output/(?:kernel|weight)$', 'head'),
   'embedding': (r'(?:^|/)[^/]*embeddings?$', 'embedding'),
   'embedding weight': (
-    rf'(?:^|/)(?!{_HEAD}/)(?:[^/]*embed[^/]*|wte|wpe)/weight$',
+    rf'(?:^|/){_NOT_OTHERS}(?!{_PROJECTION}/)'
+    r'(?:[^/]*embed[^/]*|wte|wpe|shared)/weight$',
     'embedding',
   ),
   'kernel': (
     r'^(?!(?:params/)?output/kernel$)'
-    rf'(?:(?:.*/)?(?!{_HEAD}/)[^/]+/)?(?:kernel|w)$',
+    rf'(?:(?:.*/)?{_NOT_OTHERS}[^/]+/)?(?:kernel|w)$',
     'matrix',
   ),
   'projection weight': (
-    rf'(?:^|/)(?!{_HEAD}/)(?!{_NORM}/){_PROJECTION}/weight$',
+    rf'(?:^|/){_NOT_OTHERS}{_PROJECTION}/weight$',
     'matrix',
   ),
-  'norm weight': (rf'(?:^|/){_NORM}/weight$', 'vector'),
+  'norm weight': (rf'(?:^|/){_NORM}/(?:weight|kernel|w)$', 'vector'),
   'bias or scale': (
     r'(?:^|/)(?:[^/]*bias|[^/]*scale|b|offset|gamma|beta)$',
     'vector',
@@ -78,9 +85,13 @@ def assign(
   """Gives every leaf of `params` a role.
 
   `rules` come first, then the default rules, which know the names of Flax
-  (Linen and NNX), Haiku and Hugging Face style trees. A leaf whose path has no
+  (Linen and NNX), Haiku, Hugging Face and PyTorch. A leaf whose path has no
   name (a bare array, lists, tuples) is 'vector' if it has fewer than 2 axes,
   else 'matrix'.
+
+  Names say nothing of the layout: matrices have to be [..., fan_in, fan_out],
+  heads [feature, vocab]. Transpose PyTorch's and Equinox's [out, in] weights,
+  and reshape 3-D attention kernels to 2-D, before they are trained.
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s.
@@ -88,7 +99,8 @@ def assign(
       leaf's path, whose names are joined by '/' ('.' within a name counts as
       '/'; a last 'value', as in NNX states, is dropped). A tuple of axis names
       must equal the leaf's entry of `logical_axes`; '*' matches any one name.
-    logical_axes: tree like `params` whose leaves are tuples of axis names.
+    logical_axes: tree like `params` (it may have more leaves) whose leaves are
+      tuples of axis names.
     default_role: role of named leaves that no rule knows. None: an error.
 
   Returns:
@@ -123,27 +135,21 @@ def match(
   default_role: str | None = None,
 ) -> list[Match]:
   """As `assign`, but returns a `Match` per leaf, in the order of the leaves."""
-  rules = tuple(rules or ())
-  for _, role in (*rules, *([('', default_role)] if default_role else [])):
-    if role not in ROLES:
-      raise ValueError(f'Unknown role {role!r}: use one of {", ".join(ROLES)}.')
-  treedef: Any = jax.tree.structure(params)
-  leaves = jax.tree.leaves_with_path(params)
-  # Optax asks for the labels of an empty placeholder too.
-  axes: list[Any] = [None] * len(leaves)
-  if logical_axes is not None and leaves:
-    axes = treedef.flatten_up_to(logical_axes)
-  named_rules = [(str(rule[0]), rule) for rule in rules]
+  named_rules = _check(rules, default_role, logical_axes)
+  axes = _axes_by_path(logical_axes)
   matches, unknown = [], []
-  for (key_path, leaf), leaf_axes in zip(leaves, axes, strict=True):
+  for key_path, leaf in jax.tree.leaves_with_path(params):
     path, named = _path(key_path)
+    leaf_axes = axes.get(path)
+    if logical_axes is not None and leaf_axes is None:
+      raise ValueError(f'logical_axes has no entry for {path}.')
     found = (
       _search(path, leaf_axes, named_rules)
       or _search(path, leaf_axes, DEFAULT_RULES.items())
       or _fallback(leaf, named, default_role)
     )
     if found is None:
-      unknown.append(f'{path} {tuple(leaf.shape)}')
+      unknown.append(f'{path} {jnp.shape(leaf)}')
     else:
       matches.append(Match(path, leaf, *found))
   if unknown:
@@ -154,6 +160,78 @@ def match(
     )
   _check_axes(matches)
   return matches
+
+
+def labels(params: Any, roles: Any = None) -> Any:
+  """The roles that a recipe uses: `roles` in one of the forms it may have.
+
+  Args:
+    params: tree of arrays or `ShapeDtypeStruct`s.
+    roles: None for the default rules, a callable params -> tree of roles, or a
+      tree of roles, which may be a prefix of `params`.
+
+  Returns:
+    A tree like `params` of roles.
+
+  Raises:
+    ValueError: as `assign`, or `roles` does not fit `params`.
+  """
+  if roles is None:
+    return assign(params)
+  given = roles(params) if callable(roles) else roles
+  if not jax.tree.leaves(params):  # Optax's empty placeholder
+    return params
+  try:
+    full = jax.tree.broadcast(given, params)
+  except ValueError as error:
+    raise ValueError(
+      'roles must be a callable or a tree like params (or a prefix of it) of '
+      f'role names; for rules pass functools.partial(roles.assign, rules=...). '
+      f'{error}'
+    ) from None
+  for role in jax.tree.leaves(full):
+    _check_role(role)
+  return full
+
+
+def _check(
+  rules: Sequence[Rule] | None, default_role: str | None, logical_axes: Any
+) -> list[tuple[str, Rule]]:
+  """The rules with their names, if they are what they should be."""
+  if default_role is not None:
+    _check_role(default_role)
+  named = []
+  for rule in rules or ():
+    if not isinstance(rule, tuple) or len(rule) != 2:
+      raise ValueError(
+        f'rules must be (pattern, role) pairs in a list, got {rule!r}.'
+      )
+    pattern, role = rule
+    _check_role(role)
+    if isinstance(pattern, str):
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise ValueError(
+          f'The pattern {pattern!r} is not a regular expression: {error}.'
+        ) from error
+    elif logical_axes is None:
+      raise ValueError(f'The rule for axes {pattern!r} needs logical_axes=.')
+    named.append((str(pattern), rule))
+  return named
+
+
+def _check_role(role: Any) -> None:
+  if role not in ROLES:
+    raise ValueError(f'Unknown role {role!r}: use one of {", ".join(ROLES)}.')
+
+
+def _axes_by_path(logical_axes: Any) -> dict[str, tuple[str, ...]]:
+  # By path, not by structure: params may be masked, or Optax's placeholder.
+  leaves = jax.tree.leaves_with_path(
+    logical_axes, is_leaf=lambda x: isinstance(x, tuple)
+  )
+  return {_path(key_path)[0]: axes for key_path, axes in leaves}
 
 
 def _path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
@@ -180,7 +258,8 @@ def _search(
   if len({role for role, _ in found}) > 1:
     described = ' and '.join(f'{name!r} -> {role}' for role, name in found)
     raise ValueError(
-      f'Rules disagree about {path}: {described}. Make one of them narrower.'
+      f'Rules disagree about {path}: {described}. Make one of your rules '
+      'narrower, or give this path a rule of its own if none is yours.'
     )
   return found[0] if found else None
 
@@ -199,18 +278,18 @@ def _fallback(
   leaf: Any, named: bool, default_role: str | None
 ) -> tuple[str, str] | None:
   if not named:
-    role = 'vector' if leaf.ndim < 2 else 'matrix'
-    return role, f'no name, {leaf.ndim} axes'
+    role = 'vector' if jnp.ndim(leaf) < 2 else 'matrix'
+    return role, f'no name, {jnp.ndim(leaf)} axes'
   if default_role is not None:
     return default_role, 'default_role'
   return None
 
 
 def _check_axes(matches: Sequence[Match]) -> None:
-  flat = [m for m in matches if m.role != 'vector' and m.leaf.ndim < 2]
+  flat = [m for m in matches if m.role != 'vector' and jnp.ndim(m.leaf) < 2]
   if flat:
     described = ', '.join(
-      f'{m.path} {tuple(m.leaf.shape)} is {m.role} by {m.rule!r}' for m in flat
+      f'{m.path} {jnp.shape(m.leaf)} is {m.role} by {m.rule!r}' for m in flat
     )
     raise ValueError(
       'Roles other than vector need at least 2 axes: ' + described + '. Give '

@@ -16,19 +16,19 @@ class Case:
 
   Attributes:
     name: of the test case.
+    method: key of `recipes.METHODS`.
     make: core_ndim -> transformation.
     oracle: gradients of all steps -> updates of all steps, for one unit.
     matrix_state: elements of state for a matrix [m, n], counters left out.
     vector_state: the same for a vector [d].
-    elementwise: has no statistic over units, and so no `core_ndim`.
   """
 
   name: str
+  method: str
   make: Callable[[int | None], optax.GradientTransformation]
   oracle: Callable
   matrix_state: Callable[[int, int], int]
   vector_state: Callable[[int], int]
-  elementwise: bool = False
 
 
 def _make(method, **kwargs):
@@ -38,22 +38,23 @@ def _make(method, **kwargs):
 CASES = (
   Case(
     'adamw',
-    lambda core_ndim: optax.scale_by_adam(),
-    oracles.adamw,
+    'adamw',
+    lambda core_ndim: sage_optax.scale_by_adam(b2=0.95),
+    functools.partial(oracles.adamw, b2=0.95),
     lambda m, n: 2 * m * n,
     lambda d: 2 * d,
-    elementwise=True,
   ),
   Case(
+    'lion',
     'lion',
     lambda core_ndim: sage_optax.scale_by_lion(b1=0.8, b2=0.95),
     functools.partial(oracles.lion, b1=0.8, b2=0.95),
     lambda m, n: m * n,
     lambda d: d,
-    elementwise=True,
   ),
   Case(
     'sage_embedding',
+    'sage',
     _make(sage_optax.scale_by_sage, axis=-2),
     functools.partial(oracles.sage, axis=-2),
     lambda m, n: m * n + n,
@@ -61,12 +62,14 @@ CASES = (
   ),
   Case(
     'sage_dense',
+    'sage',
     _make(sage_optax.scale_by_sage, axis=-1, b1=0.8, b2=0.9, eps=1e-3),
     functools.partial(oracles.sage, axis=-1, b1=0.8, b2=0.9, eps=1e-3),
     lambda m, n: m * n + m,
     lambda d: 2 * d,
   ),
   Case(
+    'sinkgd',
     'sinkgd',
     _make(sage_optax.scale_by_sinkgd),
     oracles.sinkgd,
@@ -75,6 +78,7 @@ CASES = (
   ),
   Case(
     'sinkgd_unit_norm',
+    'sinkgd',
     _make(sage_optax.scale_by_sinkgd, num_iters=2, eps=1e-3, unit_norm=True),
     functools.partial(oracles.sinkgd, num_iters=2, eps=1e-3, unit_norm=True),
     lambda m, n: 0,

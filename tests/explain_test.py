@@ -1,5 +1,6 @@
 """explain, memory and sharding: what is said about a state before it exists."""
 
+import functools
 import json
 
 import jax
@@ -87,7 +88,8 @@ class ExplainTest(parameterized.TestCase):
     (line,) = (x for x in lines if x.startswith('layers/proj/kernel'))
     self.assertRegex(
       line,
-      r'^layers/proj/kernel +3x8x6 +matrix +kernel +sinkgd +0.33 +0 +0 B +-$',
+      r'^layers/proj/kernel +3x8x6 +3 of 8x6 +matrix +kernel +sinkgd +0.33 +0 '
+      r'+0 B +-$',
     )
     data = json.loads(explanation.to_json())
     self.assertEqual(data['rows'][0]['path'], 'embed/embedding')
@@ -105,13 +107,39 @@ class ExplainTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'both param_specs= and mesh='):
       sage_optax.explain('lion', _params(), mesh=mesh)
 
+  def test_axes_sharded_over_two_mesh_axes(self):
+    undivided = sage_optax.sharding.undivided_axes
+    mesh_shape = {'fsdp': 2, 'tensor': 3}
+    spec = P(('fsdp', 'tensor'), None)
+    self.assertEqual(undivided((12, 5), spec, mesh_shape), ())
+    self.assertEqual(undivided((8, 5), spec, mesh_shape), (0,))
+
+  def test_rules_of_a_partial_are_named(self):
+    roles = functools.partial(
+      sage_optax.roles.assign, rules=[('lm_head', 'matrix')]
+    )
+    explanation = sage_optax.explain('sage_hybrid', _params(), roles=roles)
+    rows = {row.path: row for row in explanation.rows}
+    head = rows['lm_head/kernel']
+    self.assertEqual(
+      (head.role, head.rule, head.method), ('matrix', 'lm_head', 'sinkgd')
+    )
+    self.assertEqual(rows['embed/embedding'].rule, 'embedding')
+    # The total is that of the recipe with the same arguments.
+    tx = sage_optax.sage_hybrid(0.1, roles=roles)
+    self.assertEqual(
+      explanation.totals['all'].state_bytes,
+      sage_optax.memory.state_bytes(tx, _params()),
+    )
+
   def test_given_roles(self):
     roles = {
       'embed': {'embedding': 'matrix'},
       'layers': {'proj': {'kernel': 'matrix'}, 'norm': {'scale': 'vector'}},
       'lm_head': {'kernel': 'head'},
     }
-    for given in (roles, lambda params: roles):
+    prefix = {**roles, 'layers': {**roles['layers'], 'proj': 'matrix'}}
+    for given in (roles, prefix, lambda params: roles):
       rows = sage_optax.explain('sinkgd', _params(), roles=given).rows
       self.assertEqual(
         (rows[0].role, rows[0].method, rows[0].rule),

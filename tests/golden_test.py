@@ -1,8 +1,9 @@
-"""Trajectories of the authors' own code, reproduced step by step.
+"""Trajectories of released code, reproduced step by step.
 
-golden/<method>/<case>.json tells the source, its commit, the hyperparameters
-and what was patched; the .npz beside it has gradients and parameters. Dense
-leaves are (out, in) there and are transposed here.
+golden/<method>/<case>.json tells the source (the SAGE authors' code, in the
+paper's order of the momentum update, and lion-pytorch), its commit, the
+hyperparameters and what was patched; the .npz beside it has gradients and
+parameters. Dense leaves are (out, in) there and are transposed here.
 """
 
 import json

@@ -1,5 +1,6 @@
 """What the README says about the library is true."""
 
+import functools
 import math
 import pathlib
 import re
@@ -99,6 +100,18 @@ def test_five_lines():
   scope = {'params': params, 'grads': params}
   exec(_five_lines(), scope)
   assert (scope['params']['embed']['embedding'] < 1).all()
+
+
+def test_own_rules():
+  blocks = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
+  block = next(block for block in blocks if 'functools.partial' in block)
+  scope = {'functools': functools, 'sage_optax': sage_optax}
+  exec(block, scope)
+  params = {'router': {'z': jnp.ones((4, 4))}, 'wte': jnp.ones((8, 4))}
+  rows = sage_optax.explain('sage_hybrid', params, roles=scope['roles']).rows
+  assert [row.role for row in rows] == ['matrix', 'embedding']
+  updates, _ = scope['tx'].update(params, scope['tx'].init(params), params)
+  assert (updates['wte'] < 0).all()
 
 
 @pytest.mark.slow

@@ -147,6 +147,23 @@ class PartsTest(parameterized.TestCase):
             v[i], expected[f'{i}/{k}'], rtol=1e-5, atol=1e-7
           )
 
+  @parameterized.parameters(
+    ('adamw', 'adamw', 'adamw', 'adamw', 'adamw'),
+    ('lion', 'lion', 'lion', 'lion', 'lion'),
+    ('sage', 'sage -2', 'sage -1', 'sage -1', 'sage'),
+    ('sage_hybrid', 'sage -2', 'sage -1', 'sinkgd', 'sage'),
+    ('lion_hybrid', 'lion', 'lion', 'sinkgd', 'adamw'),
+    ('sinkgd', 'adamw', 'adamw', 'sinkgd', 'adamw'),
+    ('sinkgd_pure', 'sinkgd', 'sinkgd', 'sinkgd', 'sinkgd'),
+  )
+  def test_table(self, name, *expected):
+    def described(part):
+      axis = part.kwargs.get('axis')
+      return part.method if axis is None else f'{part.method} {axis}'
+
+    parts = recipes.resolve(name)
+    self.assertEqual([described(p) for p in parts.values()], list(expected))
+
   def test_decay_is_decoupled_and_spares_vectors(self):
     params = _tree(0)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -168,6 +185,10 @@ class PartsTest(parameterized.TestCase):
     # Unit norms over fan_out, times 10 times the learning rate.
     norms = np.linalg.norm(updates['layers']['proj']['kernel'], axis=-1)
     np.testing.assert_allclose(norms, 0.02, rtol=1e-5)
+    # What is asked for by name wins.
+    parts = recipes.resolve('sage_hybrid', paper=True, unit_norm=False)
+    self.assertFalse(parts['matrix'].kwargs['unit_norm'])
+    self.assertEqual(parts['matrix'].lr_scale, 10.0)
 
   def test_overrides_win_over_shared_arguments(self):
     parts = recipes.resolve(
@@ -182,6 +203,8 @@ class PartsTest(parameterized.TestCase):
     ({'rank': 3}, "No method of recipe 'sage_hybrid' takes rank: use axis, b1"),
     ({'matrix': {'b1': 0.9}}, 'role matrix: sinkgd does not take b1: use eps'),
     ({'name': 'lion', 'paper': True}, "'lion' has no paper form"),
+    ({'matrix': 0.5}, 'role matrix: overrides must be a dict, got 0.5'),
+    ({'embeding': {}}, 'takes embeding: .*embedding.*weight_decay'),
   )
   def test_errors(self, kwargs, message):
     kwargs = {'name': 'sage_hybrid', 'learning_rate': 0.1, **kwargs}

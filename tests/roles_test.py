@@ -1,5 +1,7 @@
 """Roles: the names of the common libraries, users' rules, and errors."""
 
+import functools
+
 import flax.linen as nn
 import haiku as hk
 import jax
@@ -134,6 +136,37 @@ class NamesTest(parameterized.TestCase):
       _by_path({name: _leaf(8)}), {name.replace('.', '/'): 'vector'}
     )
 
+  @parameterized.parameters(
+    # T5X and MaxText, fairseq and DistilBERT, EasyLM, ViT
+    ('decoder/logits_dense/kernel', 'head'),
+    ('decoder.output_projection.weight', 'head'),
+    ('vocab_projector.weight', 'head'),
+    ('generator_lm_head.weight', 'head'),
+    ('transformer/h/0/attention_norm/kernel', 'vector'),
+    ('transformer/ln_f/kernel', 'vector'),
+    ('params/heads/kernel', 'head'),
+    # BART, BLOOM, DeBERTa, ELECTRA, ALBERT, BERT, NeoX, T5
+    ('decoder.layernorm_embedding.weight', 'vector'),
+    ('word_embeddings_layernorm.weight', 'vector'),
+    ('deberta.embed_proj.weight', 'matrix'),
+    ('electra.embeddings_project.weight', 'matrix'),
+    ('encoder.embedding_hidden_mapping_in.weight', 'matrix'),
+    ('bert.embeddings.LayerNorm.weight', 'vector'),
+    ('attention.query_key_value.weight', 'matrix'),
+    ('encoder.block.0.layer.0.SelfAttention.q.weight', 'matrix'),
+    ('encoder.block.0.layer.1.DenseReluDense.wi_0.weight', 'matrix'),
+    ('encoder.block.0.layer.0.layer_norm.weight', 'vector'),
+    ('shared.weight', 'embedding'),
+    ('pos_embedding', 'embedding'),
+    ('patch_embed/kernel', 'matrix'),
+    ('self_attn/query/weight', 'matrix'),
+    ('mlp/gate/weight', 'matrix'),
+    ('norm/gamma', 'vector'),
+    ('norm/beta', 'vector'),
+  )
+  def test_other_libraries(self, name, role):
+    self.assertEqual(list(_by_path({name: _leaf(3, 8)}).values()), [role])
+
   def test_no_default_rules_disagree(self):
     # Every pair of a parent's and a leaf's common names has at most one role.
     parents = 'lm_head head output embed wte wpe unembed embed_out q_proj norm'
@@ -181,6 +214,61 @@ class RulesTest(parameterized.TestCase):
     self.assertEqual(
       assigned, {'embed': {'embedding': 'embedding'}, 'router': 'matrix'}
     )
+
+  def test_logical_axes_that_do_not_match(self):
+    axes = {
+      'embed': {'embedding': ('vocab', 'embed')},
+      'router': ('layers', 'embed', 'experts'),
+    }
+    # Another name, fewer axes, more axes: none of these is the router's.
+    rules = [
+      (('layers', 'vocab', '*'), 'vector'),
+      (('layers', '*'), 'vector'),
+      (('*', '*', '*', '*'), 'vector'),
+    ]
+    with self.assertRaisesRegex(ValueError, 'No rule gives a role to: router'):
+      roles.assign(self.params, rules=rules, logical_axes=axes)
+    with self.assertRaisesRegex(ValueError, 'no entry for router'):
+      roles.assign(self.params, logical_axes={'embed': axes['embed']})
+    with self.assertRaisesRegex(ValueError, 'needs logical_axes='):
+      roles.assign(self.params, rules=rules)
+
+  def test_logical_axes_inside_a_mask(self):
+    axes = {
+      'embed': {'embedding': ('vocab', 'embed')},
+      'router': ('layers', 'embed', 'experts'),
+    }
+    assign = functools.partial(
+      roles.assign,
+      rules=[(('layers', 'embed', 'experts'), 'matrix')],
+      logical_axes=axes,
+    )
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), self.params)
+    mask = {'embed': {'embedding': False}, 'router': True}
+    tx = optax.masked(sage_optax.sage_hybrid(0.1, roles=assign), mask)
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(updates['embed']['embedding'], 1.0)
+    np.testing.assert_allclose(updates['router'], -0.033, rtol=1e-5)
+
+  def test_malformed_rules(self):
+    for rules, message in (
+      ({'router': 'matrix'}, 'rules must be .* pairs'),
+      (['router'], 'rules must be .* pairs'),
+      ([('*router', 'matrix')], 'is not a regular expression'),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        roles.assign(self.params, rules=rules)
+
+  def test_roles_that_do_not_fit(self):
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), self.params)
+    for given, message in (
+      ([('router', 'matrix')], 'roles must be a callable or a tree'),
+      ({'embed': 'dense', 'router': 'matrix'}, "Unknown role 'dense'"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        sage_optax.sage_hybrid(0.1, roles=given).init(params)
+      with self.assertRaisesRegex(ValueError, message):
+        sage_optax.explain('sage_hybrid', params, roles=given)
 
   def test_unknown_leaf_is_an_error_that_lists_it(self):
     params = {**self.params, 'gate': {'z': _leaf(5)}}

@@ -1,0 +1,57 @@
+"""Adam: Optax's, with its statistics in float32 or wider."""
+
+import jax
+import optax
+
+from sage_optax import _momentum
+
+
+def scale_by_adam(
+  b1: jax.typing.ArrayLike = 0.9,
+  b2: jax.typing.ArrayLike = 0.999,
+  eps: jax.typing.ArrayLike = 1e-8,
+) -> optax.GradientTransformation:
+  r"""`optax.scale_by_adam`, whose moments are float32 also for bf16 parameters.
+
+  .. math::
+
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+      v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+    u_t &= \frac{m_t / (1 - \beta_1^t)}
+      {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+  Optax keeps the moments in the parameters' type. In bfloat16 a second moment
+  with b2 = 0.999 does not move any more: a step changes it by less than its
+  resolution. State: two numbers per parameter.
+
+  Args:
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+
+  Returns:
+    A `GradientTransformation` with an `optax.ScaleByAdamState`; updates have
+    the dtype of the updates that came in.
+
+  Example:
+    >>> import jax.numpy as jnp, sage_optax
+    >>> tx = sage_optax.scale_by_adam()
+    >>> state = tx.init(jnp.ones(3, jnp.bfloat16))
+    >>> print(state.nu.dtype)
+    float32
+
+  References:
+    Kingma and Ba, Adam, arXiv 1412.6980, 2014.
+  """
+  adam = optax.scale_by_adam(b1, b2, eps)
+
+  def init_fn(params):
+    return adam.init(_momentum.zeros(params))
+
+  def update_fn(updates, state, params=None):
+    del params
+    grads = optax.tree.cast_like(updates, state.mu)
+    scaled, state = adam.update(grads, state)
+    return optax.tree.cast_like(scaled, updates), state
+
+  return optax.GradientTransformation(init_fn, update_fn)
