@@ -1,6 +1,7 @@
 """Adam: Optax's, with its statistics in float32 or wider."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sage_optax import _momentum
@@ -50,7 +51,9 @@ def scale_by_adam(
 
   def update_fn(updates, state, params=None):
     del params
-    grads = optax.tree.cast_like(updates, state.mu)
+    grads = jax.tree.map(
+      lambda g, m: jnp.asarray(g, m.dtype), updates, state.mu
+    )
     scaled, state = adam.update(grads, state)
     return optax.tree.cast_like(scaled, updates), state
 
