@@ -64,7 +64,6 @@ def get_config() -> Config:
       b2=None,
       eps=None,
       num_iters=None,
-      state_dtype=None,
       paper=False,
       embedding=RoleConfig(lr_scale=None, weight_decay=None),
       head=RoleConfig(lr_scale=None, weight_decay=None),

@@ -28,7 +28,10 @@ def get_config() -> Config:
   # Those of the authors' script, one per method and not tuned; `sage` has
   # SAGE's. The script's sage_hybrid takes unit-norm updates times 10 on
   # matrices, that is 10 / sqrt(fan_out) = 0.31 per entry at 1024, near our
-  # 0.33 (--config.optimizer.paper=true takes theirs).
+  # 0.33 (--config.optimizer.paper=true takes theirs). Its sinkgd has times
+  # 100; read as of unit-norm updates, too, that is 3.1 per entry, and entries
+  # of a matrix move by 6e-4 in both. (On entries of rms 1, as the paper of
+  # SinkGD has them, it would be 2e-2 a step: nothing trains so.)
   config.optimizer.learning_rates |= {
     'adamw': 1e-4,
     'lion': 1e-4,
@@ -38,7 +41,7 @@ def get_config() -> Config:
     'sinkgd': 2e-4,
   }
   config.optimizer.matrix_lr_scales |= {
-    'sinkgd': 100.0,  # the script's
+    'sinkgd': 3.1,  # the script's 100 / sqrt(1024)
     'lion_hybrid': 10.0,  # ours: the 1e-3 on matrices that base.py aims at
   }
   config.optimizer.weight_decay = 0.01

@@ -67,6 +67,43 @@ class ConfigFilesTest(parameterized.TestCase):
       config.optimizer.recipe = recipe
       config_lib.validate(config)
 
+  @parameterized.parameters(
+    # name, steps, batch, sequence, warm-up, final, decay, vocabulary, tied
+    ('llama_60m', 10_000, 512, 256, 0.1, 0.1, 0.0, 32_000, False),
+    ('llama_130m', 20_000, 512, 256, 0.1, 0.1, 0.0, 32_000, False),
+    ('llama_350m', 60_000, 512, 256, 0.1, 0.1, 0.0, 32_000, False),
+    ('llama_1b', 100_000, 512, 256, 0.1, 0.1, 0.0, 32_000, False),
+    ('llama_7b', 150_000, 512, 256, 0.1, 0.1, 0.0, 32_000, False),
+    ('llama_270m', 50_000, 256, 512, 0.1, 0.0, 0.01, 128_256, True),
+    ('llama_0_6b', 50_000, 256, 512, 0.1, 0.0, 0.01, 128_256, True),
+    ('llama_1_3b', 50_000, 256, 512, 0.1, 0.0, 0.01, 128_256, True),
+  )
+  def test_published_recipe(self, name, *expected):
+    config = importlib.import_module(f'configs.{name}').get_config()
+    self.assertEqual(
+      (
+        config.train.steps,
+        config.train.batch_size,
+        config.train.seq_len,
+        config.schedule.warmup_fraction,
+        config.schedule.final_fraction,
+        config.optimizer.weight_decay,
+        config.model.vocab_size,
+        config.model.tie_embeddings,
+      ),
+      expected,
+    )
+    self.assertEqual(config.schedule.kind, 'cosine')
+
+  @parameterized.parameters('llama_270m', 'llama_0_6b', 'llama_1_3b')
+  def test_published_learning_rates(self, name):
+    # Lee and Kim's script: 1e-4, SAGE 2e-3, SinkGD 2e-4.
+    rates = importlib.import_module(f'configs.{name}').get_config()
+    rates = rates.optimizer.learning_rates
+    for recipe in ('adamw', 'lion', 'lion_hybrid'):
+      self.assertEqual(rates[recipe], 1e-4)
+    self.assertEqual((rates['sage_hybrid'], rates['sinkgd']), (2e-3, 2e-4))
+
   def test_every_config_is_here(self):
     self.assertContainsSubset(
       [
@@ -165,11 +202,13 @@ class CommandLineTest(parameterized.TestCase):
       ('import nothing_of_this_name', 'ModuleNotFoundError'),
       ('def get_config():\n  return 3', 'must return a train.config.Config'),
       ('x = (', 'SyntaxError'),
+      (r"raise ValueError('one\n\ntwo')", 'ValueError: one two'),
     ):
       path.write_text(text)
       with pytest.raises(UserError, match=message) as error:
         _command_line(f'--config={path}')
       self.assertIn(str(path), str(error.value))
+      self.assertNotIn('\n', str(error.value))
 
 
 class ValidateTest(parameterized.TestCase):
@@ -178,6 +217,47 @@ class ValidateTest(parameterized.TestCase):
     config.train.steps = 1e4
     with pytest.raises(UserError, match=r'config\.train\.steps is 10000\.0'):
       config_lib.validate(config)
+
+  @parameterized.parameters(
+    ('data.seed', -1, 'at least 0'),
+    ('data.seed', 2**32, 'at most 4294967295'),
+    ('train.seed', 2**40, 'at most'),
+    ('train.steps', 10**20, 'at most'),
+    ('optimizer.b1', 7.0, 'less than 1'),
+    ('optimizer.b2', 1.0, 'less than 1'),
+    ('optimizer.eps', -1.0, 'more than 0'),
+    ('optimizer.num_iters', 0, 'at least 1'),
+    ('optimizer.matrix.lr_scale', -1.0, 'at least 0'),
+    ('optimizer.vector.weight_decay', -0.1, 'at least 0'),
+    ('optimizer.learning_rate', float('inf'), 'finite'),
+    ('model.init_std', float('nan'), 'finite'),
+    ('optimizer.learning_rates', None, 'a dictionary'),
+  )
+  def test_values_that_cannot_train(self, path, value, message):
+    config = base.get_config()
+    *sections, name = path.split('.')
+    section = config
+    for part in sections:
+      section = getattr(section, part)
+    setattr(section, name, value)
+    with pytest.raises(UserError, match=message) as error:
+      config_lib.validate(config)
+    self.assertIn(f'config.{path}', str(error.value))
+
+  def test_integer_rates_of_a_file_can_be_overridden(self):
+    path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    path /= 'c.py'
+    path.write_text(
+      'from configs import base\n'
+      'def get_config():\n'
+      '  config = base.get_config()\n'
+      "  config.optimizer.learning_rates['sage_hybrid'] = 1\n"
+      '  return config\n'
+    )
+    config = config_lib.load(
+      str(path), 'optimizer.learning_rates.sage_hybrid=0.5'
+    )
+    self.assertEqual(config.optimizer.learning_rates['sage_hybrid'], 0.5)
 
   def test_recipe_without_a_learning_rate(self):
     config = base.get_config()

@@ -13,6 +13,7 @@ from models import llama
 from train import config as config_lib
 from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
+from train import program
 from train import state as state_lib
 from train import step as step_lib
 
@@ -430,13 +431,25 @@ class OptimizerTest(parameterized.TestCase):
     config.optimizer.matrix.lr_scale = 2.0
     self.assertEqual(_Run(config).optimizer.lr_scales['matrix'], 2.0)
 
+  def test_explanation_counts_heads_not_columns(self):
+    # 2 key heads of 4 columns: tensor=4 divides the columns, not the heads.
+    config = _config()
+    config.mesh.tensor = 4
+    rows = {row.path: row for row in program.build(config).explanation.rows}
+    self.assertEqual(rows['layers/attention/k_proj/kernel'].replicated, (2,))
+    self.assertEqual(rows['layers/mlp/up_proj/kernel'].replicated, ())
+
   def test_axis_roles_are_needed(self):
     # Renamed leaves, which no rule about names knows, keep their roles.
     model = config_lib.model_config(_config(), 'cpu')
     shapes = state_lib.abstract_params(model)
     axes = llama.logical_axes(model)
-    renamed = {'a': shapes['layers'], 'b': shapes['embed']['embedding']}
-    axes = {'a': axes['layers'], 'b': axes['embed']['embedding']}
+    up_proj = shapes['layers']['mlp']['up_proj']['kernel']
+    renamed = {'a': up_proj, 'b': shapes['embed']['embedding']}
+    axes = {
+      'a': axes['layers']['mlp']['up_proj']['kernel'],
+      'b': axes['embed']['embedding'],
+    }
     roles = optimizer_lib.make(_config(), renamed, axes).roles
     self.assertEqual(roles['b'], 'embedding')
-    self.assertEqual(roles['a']['mlp']['up_proj']['kernel'], 'matrix')
+    self.assertEqual(roles['a'], 'matrix')

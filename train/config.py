@@ -201,11 +201,17 @@ def _load_file(path: str) -> Config:
     spec.loader.exec_module(module)
     config = module.get_config()
   except Exception as error:  # Whatever the user's file does.
-    raise UserError(
-      f'{path} failed: {type(error).__name__}: {error}'
-    ) from error
+    text = ' '.join(str(error).split())
+    raise UserError(f'{path} failed: {type(error).__name__}: {text}') from error
   if not isinstance(config, Config):
     raise UserError(f'{path}: get_config() must return a train.config.Config')
+  # The flag library takes an override's type from the value in the file.
+  for rates in (
+    config.optimizer.learning_rates,
+    config.optimizer.matrix_lr_scales,
+  ):
+    for key, value in (rates or {}).items():
+      rates[key] = float(value) if type(value) is int else value
   return config
 
 

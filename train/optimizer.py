@@ -20,7 +20,7 @@ AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
   (('embed',), 'vector'),  # the last norm's scale
 )
 
-_SHARED = ('b1', 'b2', 'eps', 'num_iters', 'state_dtype')
+_SHARED = ('b1', 'b2', 'eps', 'num_iters')
 _ROLES = ('embedding', 'head', 'matrix', 'vector')
 
 

@@ -131,13 +131,7 @@ def build(config: Config) -> Program:
     mesh=mesh,
     model=model,
     optimizer=optimizer,
-    explanation=sage_optax.explain(
-      optimizer.recipe,
-      params,
-      param_specs=mesh_lib.wanted_specs(axes),
-      mesh=mesh,
-      **optimizer.options,
-    ),
+    explanation=explain(optimizer, params, mesh_lib.wanted_specs(axes), specs),
     abstract=jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       state_lib.abstract_state(model, optimizer.tx),
@@ -147,6 +141,40 @@ def build(config: Config) -> Program:
     eval_step=step_lib.jit_eval_step(eval_step, shardings, mesh),
     logits=logits,
   )
+
+
+def explain(
+  optimizer: optimizer_lib.Optimizer, params: Any, wanted: Any, specs: Any
+) -> sage_optax.Explanation:
+  """What the optimizer does to each parameter, and what is not sharded.
+
+  Args:
+    optimizer: The optimizer.
+    params: Shapes of the parameters.
+    wanted: A PartitionSpec per parameter, as if the mesh divided all axes.
+    specs: The PartitionSpecs there are.
+
+  Returns:
+    The explanation; its rows list the axes in which the two differ.
+  """
+  explanation = sage_optax.explain(
+    optimizer.recipe, params, **optimizer.options
+  )
+  rows = [
+    dataclasses.replace(
+      row,
+      replicated=tuple(
+        i for i, pair in enumerate(zip(w, s, strict=True)) if pair[0] != pair[1]
+      ),
+    )
+    for row, w, s in zip(
+      explanation.rows,
+      jax.tree.leaves(wanted),
+      jax.tree.leaves(specs),
+      strict=True,
+    )
+  ]
+  return dataclasses.replace(explanation, rows=rows)
 
 
 def describe(config: Config, program: Program) -> dict[str, Any]:

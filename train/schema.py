@@ -78,7 +78,6 @@ class OptimizerConfig:
   b2: Optional[float] = None
   eps: Optional[float] = None
   num_iters: Optional[int] = None
-  state_dtype: Optional[str] = None
   paper: bool = False  # the authors' released form, where it differs
   embedding: RoleConfig = dataclasses.field(default_factory=RoleConfig)
   head: RoleConfig = dataclasses.field(default_factory=RoleConfig)

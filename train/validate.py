@@ -1,6 +1,7 @@
 """Checks of a configuration, each with one line that says what to do."""
 
 import dataclasses
+import math
 import typing
 from typing import Any
 
@@ -14,7 +15,6 @@ _CHOICES = {
   'schedule.kind': ('cosine', 'linear', 'wsd', 'constant'),
   'train.platform': ('auto', 'cpu', 'gpu', 'tpu'),
   'train.dtype': (None, 'float32', 'bfloat16', 'float64'),
-  'optimizer.state_dtype': (None, 'float32', 'bfloat16', 'float64'),
 }
 
 _AT_LEAST = {
@@ -26,11 +26,16 @@ _AT_LEAST = {
   'model.num_kv_heads': 1,
   'data.vocab_size': 257,
   'data.max_mb': 0.01,
+  'data.seed': 0,
+  'train.seed': 0,
   'train.steps': 1,
   'train.batch_size': 1,
   'train.seq_len': 1,
   'train.microbatch': 1,
   'optimizer.weight_decay': 0,
+  'optimizer.num_iters': 1,
+  **{f'optimizer.{role}.lr_scale': 0 for role in sage_optax.roles.ROLES},
+  **{f'optimizer.{role}.weight_decay': 0 for role in sage_optax.roles.ROLES},
   'eval.every': 0,
   'eval.max_windows': 1,
   'eval.batch_size': 0,
@@ -41,13 +46,23 @@ _AT_LEAST = {
   'log.profile_steps': 0,
 }
 
+# JAX's and Grain's seeds, and counters, are 32 bits wide.
+_AT_MOST = {
+  'data.seed': 2**32 - 1,
+  'train.seed': 2**31 - 1,
+  'train.steps': 2**31 - 1,
+}
+
 _MORE_THAN_ZERO = (
   'model.rope_theta',
   'model.rms_norm_eps',
   'model.init_std',
   'train.grad_clip',
   'optimizer.learning_rate',
+  'optimizer.eps',
 )
+
+_DECAY_RATES = ('optimizer.b1', 'optimizer.b2')
 
 _FRACTIONS = (
   'schedule.warmup_fraction',
@@ -153,6 +168,8 @@ def _check_types(section: Any, prefix: str) -> None:
         raise UserError(f'config.{path} is {value!r}, not a section of fields')
       _check_types(value, f'{path}.')
     elif typing.get_origin(annotation) is dict:
+      if not isinstance(value, dict):
+        raise UserError(f'config.{path} is {value!r}: give a dictionary')
       for key, item in value.items():
         _check_type(item, (float,), f'{path}.{key}')
     else:
@@ -167,6 +184,8 @@ def _check_type(value: Any, kinds: tuple[type, ...], path: str) -> None:
       'none' if kind is type(None) else kind.__name__ for kind in kinds
     )
     raise UserError(f'config.{path} is {value!r}: give {names}')
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f'config.{path} is {value!r}: give a finite number')
 
 
 def _check_values(config: Config) -> None:
@@ -178,6 +197,15 @@ def _check_values(config: Config) -> None:
     value = get(config, path)
     if value is not None and not value >= least:
       raise UserError(f'config.{path} is {value}: give at least {least}')
+  for path, most in _AT_MOST.items():
+    if get(config, path) > most:
+      raise UserError(
+        f'config.{path} is {get(config, path)}: give at most {most}'
+      )
+  for path in _DECAY_RATES:
+    value = get(config, path)
+    if value is not None and not 0 <= value < 1:
+      raise UserError(f'config.{path} is {value}: give 0 or more, less than 1')
   for path in _MORE_THAN_ZERO:
     value = get(config, path)
     if value is not None and not value > 0:
