@@ -104,6 +104,14 @@ def test_windows_cross_shards_and_do_not_pass_the_end():
   assert data.num_windows(TokenStream([np.arange(_SEQ)]), _SEQ) == 0
 
 
+def test_enough_is_enough():
+  data.check_enough(_stream(8), _SEQ, 8, 4)
+  with pytest.raises(UserError, match='7 windows of 4 tokens'):
+    data.check_enough(_stream(7), _SEQ, 8, 4)
+  with pytest.raises(UserError, match='not divisible by 3'):
+    data.check_enough(_stream(8), _SEQ, 8, 3)
+
+
 def test_bad_input_is_told():
   with pytest.raises(UserError, match='23 windows of 4 tokens'):
     _batches(1, batch_size=24)

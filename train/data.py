@@ -25,6 +25,35 @@ def num_windows(stream: TokenStream, seq_len: int) -> int:
   return max(0, stream.num_tokens - 1) // seq_len
 
 
+def check_enough(
+  stream: TokenStream, seq_len: int, batch_size: int, process_count: int = 1
+) -> None:
+  """Checks that a stream can be trained on, without reading it.
+
+  Args:
+    stream: The tokens of the training split.
+    seq_len: Inputs a window.
+    batch_size: Windows a step, over all processes.
+    process_count: Number of processes that share a batch.
+
+  Raises:
+    UserError: If the stream has fewer windows than a batch, or the batch is
+      not divisible by the number of processes.
+  """
+  if batch_size % process_count:
+    raise UserError(
+      f'The batch of {batch_size} sequences is not divisible by '
+      f'{process_count} processes: change --config.train.batch_size.'
+    )
+  count = num_windows(stream, seq_len)
+  if count < batch_size:
+    raise UserError(
+      f'The training data has {count} windows of {seq_len} tokens, fewer than '
+      f'a batch of {batch_size}: prepare more text, or lower '
+      '--config.train.batch_size or --config.train.seq_len.'
+    )
+
+
 class TrainIterator:
   """Yields int32 [batch_size // process_count, seq_len + 1] without end.
 
@@ -75,21 +104,10 @@ def train_iterator(
     The iterator.
 
   Raises:
-    UserError: If the stream has fewer windows than a batch, or the batch is
-      not divisible by the number of processes.
+    UserError: As of `check_enough`.
   """
-  if batch_size % process_count:
-    raise UserError(
-      f'The batch of {batch_size} sequences is not divisible by '
-      f'{process_count} processes: change --config.train.batch_size.'
-    )
+  check_enough(stream, seq_len, batch_size, process_count)
   count = num_windows(stream, seq_len)
-  if count < batch_size:
-    raise UserError(
-      f'The training data has {count} windows of {seq_len} tokens, fewer than '
-      f'a batch of {batch_size}: prepare more text, or lower '
-      '--config.train.batch_size or --config.train.seq_len.'
-    )
   dataset = _shuffled(stream, seq_len, seed).repeat(_MAX_RECORDS // count)
   dataset = dataset.batch(batch_size // process_count)
   return TrainIterator(dataset[process_index::process_count], start_step)
