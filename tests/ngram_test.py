@@ -122,6 +122,16 @@ class NgramTest(parameterized.TestCase):
     self.assertAlmostEqual(result.unigram, 8, places=6)
     self.assertLess(result.bigram, 1.1)
 
+  def test_enough_tokens_are_enough(self):
+    train = _windows(0, 9, (30, 5))
+    held = [(_windows(1, 9, (4, 5)), np.ones((4, 4), np.float32))]
+    arrays = iter(np.split(train, 10))
+    # 12 targets an array: the third reaches 25.
+    result = ngram.baselines(arrays, 9, held, max_tokens=25)
+    self.assertEqual(result, ngram.baselines([train[:9]], 9, held))
+    self.assertEqual(result.train_tokens, 36)
+    self.assertLen(list(arrays), 7)
+
   def test_no_training_text_is_uniform(self):
     held = _windows(1, 9, (4, 5))
     result = ngram.baselines([], 9, [(held, np.ones((4, 4), np.float32))])
