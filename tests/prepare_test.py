@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 import zstandard
 
-from train import encoding, prepare, readers, shards, staging, tokenizer
+from train import (
+  corpus,
+  encoding,
+  holdout,
+  prepare,
+  readers,
+  shards,
+  staging,
+  tokenizer,
+)
 from train.errors import Interrupted, UserError
 
 _BYTES = 240_000
@@ -64,6 +74,26 @@ def _texts(directory, split, subset):
   return [model.decode(part[:-1]) for part in parts[:-1]]
 
 
+def _hash(items):
+  digest = encoding.CorpusHash()
+  for split, subset, text in items:
+    digest.add(split, corpus.Document(subset, 'any', text))
+  return digest.hexdigest()
+
+
+def test_the_hash_sees_splits_subsets_texts_and_their_order():
+  one, two = ('train', 'a', 'bc'), ('train', 'a', 'd')
+  changed = [
+    [two, one],
+    [one],
+    [('validation', 'a', 'bc'), two],
+    [('train', 'A', 'bc'), two],
+    [('train', 'a', 'bc '), two],
+    [('train', 'ab', 'c'), two],  # The same characters, otherwise divided.
+  ]
+  assert len({_hash(c) for c in [[one, two], [one, two], *changed]}) == 7
+
+
 def test_bundled_shards_hold_the_corpus(bundled):
   documents = list(prepare.corpus.documents(_BYTES))
   train, validation = prepare.corpus.split(documents)
@@ -73,7 +103,12 @@ def test_bundled_shards_hold_the_corpus(bundled):
         d.text for d in expected if d.subset == subset
       ]
   manifest = shards.read_manifest(bundled)
-  assert manifest['corpus_hash'] == prepare.corpus.text_hash(documents)
+  assert manifest['corpus_hash'] == _hash(
+    [
+      *(('train', d.subset, d.text) for d in train),
+      *(('validation', d.subset, d.text) for d in validation),
+    ]
+  )
   assert manifest['versions'] == prepare.corpus.versions()
   total = sum(
     e['bytes'] for s in manifest['splits'].values() for e in s.values()
@@ -166,16 +201,17 @@ def _compress(kind, content):
   return content
 
 
-@pytest.mark.parametrize('kind', ['jsonl', 'gz', 'zst'])
-def test_json_lines_of_each_kind(kind, bpe, tmp_path):
+@pytest.mark.parametrize('name', ['json', 'jsonl'])
+@pytest.mark.parametrize('kind', ['', 'gz', 'zst'])
+def test_json_lines_of_each_kind(name, kind, bpe, tmp_path):
   records = _records(60)
-  suffix = {'jsonl': ''}.get(kind, f'.{kind}')
-  for name, part in (('a', records[:40]), ('b', records[40:])):
-    path = tmp_path / f'{name}.jsonl{suffix}'
+  suffix = f'.{name}.{kind}'.removesuffix('.')
+  for stem, part in (('a', records[:40]), ('b', records[40:])):
+    path = tmp_path / f'{stem}{suffix}'
     path.write_bytes(_compress(kind, _lines(part)))
   out = tmp_path / 'out'
   manifest = prepare.prepare_files(
-    out, f'{tmp_path}/*.jsonl*', bpe, validation_fraction=0.2, log=_quiet
+    out, f'{tmp_path}/*.json*', bpe, validation_fraction=0.2, log=_quiet
   )
   found = {}
   for subset in ('Books', 'Code (C)'):
@@ -205,6 +241,88 @@ def test_validation_files(bpe, tmp_path):
   )
   assert _texts(tmp_path / 'out', 'validation', 'text') == ['held out']
   assert sum(e['documents'] for e in manifest['splits']['train'].values()) == 9
+
+
+def test_what_is_held_out_is_not_trained_on(bpe, tmp_path):
+  def write(name, texts):
+    (tmp_path / name).write_bytes(_lines([{'text': t} for t in texts]))
+
+  write('a.jsonl', ['one', 'two', 'held out'])
+  write('val.jsonl', ['held out', 'this too'])
+  (tmp_path / 'link.jsonl').symlink_to(tmp_path / 'val.jsonl')
+  said = []
+  prepare.prepare_files(
+    tmp_path / 'out',
+    f'{tmp_path}/*.jsonl',
+    bpe,
+    validation_pattern=f'{tmp_path}/val.jsonl',
+    log=said.append,
+  )
+  assert _texts(tmp_path / 'out', 'train', 'text') == ['one', 'two']
+  found = _texts(tmp_path / 'out', 'validation', 'text')
+  assert found == ['held out', 'this too']
+  assert said[0].startswith('2 files that --input matches are held out')
+  assert 'Left out 1 copies of validation documents.' in said
+  with pytest.raises(UserError, match='nothing is left to train on'):
+    prepare.prepare_files(
+      tmp_path / 'none',
+      f'{tmp_path}/val.jsonl',
+      bpe,
+      validation_pattern=f'{tmp_path}/val.jsonl',
+    )
+
+
+def test_held_out_text_is_limited(bpe, tmp_path, monkeypatch):
+  monkeypatch.setattr(holdout, 'MAX_BYTES', 300)
+  records = _records(200)
+  (tmp_path / 'a.jsonl').write_bytes(_lines(records + records))
+  manifest = prepare.prepare_files(
+    tmp_path / 'out',
+    f'{tmp_path}/a.jsonl',
+    bpe,
+    validation_fraction=0.5,
+    log=_quiet,
+  )
+  size = {
+    split: sum(e['bytes'] for e in entries.values())
+    for split, entries in manifest['splits'].items()
+  }
+  assert 250 < size['validation'] <= 300
+  whole = sum(len(r['text'].encode()) for r in records)
+  # Both copies of each, but for those held out once.
+  assert size['train'] == 2 * (whole - size['validation'])
+
+
+def test_the_fraction_changes_the_corpus_hash(bpe, tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(_lines(_records(40)))
+  hashes = {
+    prepare.prepare_files(
+      tmp_path / f'out-{fraction}',
+      f'{tmp_path}/a.jsonl',
+      bpe,
+      validation_fraction=fraction,
+      log=_quiet,
+    )['corpus_hash']
+    for fraction in (0.1, 0.5)
+  }
+  assert len(hashes) == 2
+
+
+def test_an_edited_file_is_not_done(bpe, tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(_lines(_records(40)))
+
+  def run():
+    prepare.prepare_files(
+      tmp_path / 'out', str(path), bpe, validation_fraction=0.5, log=_quiet
+    )
+
+  run()
+  run()
+  path.write_bytes(path.read_bytes().replace(b'says', b'eats'))
+  os.utime(path, ns=(1, 1))  # Clocks of file systems are coarse.
+  with pytest.raises(UserError, match='with other files'):
+    run()
 
 
 def test_copies_of_a_document_are_in_one_split(bpe, tmp_path):
@@ -294,7 +412,11 @@ def test_bad_input_of_files(bpe, tmp_path):
     run('a.jsonl')
   (tmp_path / 'a.jsonl').write_bytes(_lines(_records(3)))
   with pytest.raises(UserError, match='no document for the validation'):
-    run('a.jsonl', validation_fraction=0.0)
+    run('a.jsonl', validation_fraction=1e-9)
+  for wrong in (0.0, 1.0, -1.0, float('nan')):
+    # Refused before it looks for files.
+    with pytest.raises(UserError, match='validation_fraction is'):
+      run('*.none', validation_fraction=wrong)
   assert not (tmp_path / 'out').exists()
   assert not (tmp_path / 'out.partial').exists()
 
@@ -302,11 +424,12 @@ def test_bad_input_of_files(bpe, tmp_path):
 def test_encoding_is_batched_and_keeps_the_order(bpe, tmp_path, monkeypatch):
   monkeypatch.setattr(encoding, '_BATCH_CHARACTERS', 50)
   (tmp_path / 'a.jsonl').write_bytes(_lines(_records(30)))
+  (tmp_path / 'val.jsonl').write_bytes(_lines([{'text': 'held out'}]))
   prepare.prepare_files(
     tmp_path / 'out',
     str(tmp_path / 'a.jsonl'),
     bpe,
-    validation_pattern=str(tmp_path / 'a.jsonl'),
+    validation_pattern=str(tmp_path / 'val.jsonl'),
     log=_quiet,
   )
   books = [r['text'] for r in _records(30)[1::2]]
@@ -326,6 +449,16 @@ def test_command_line(bundled, capsys):
       prepare.main(wrong)
     assert caught.value.code == 2
   assert prepare.main(['--input', 'a', '--output', 'x']) == 2
+
+
+@pytest.mark.parametrize('size', ['nan', 'inf', '-inf', '0', '-1'])
+def test_sizes_that_are_none(size, tmp_path, capsys):
+  arguments = ['--source=bundled', f'--output={tmp_path / "out"}']
+  assert prepare.main([*arguments, f'--max_mb={size}']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: max_mb is')
+  assert error.count('\n') == 1
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Encodes a stream of documents into shards, with progress."""
 
 import contextlib
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,23 @@ ShouldStop = Callable[[], bool]
 _BATCH_CHARACTERS = 2**20  # At once: bounds memory and the wait to stop.
 
 
+class CorpusHash:
+  """A hash of splits, subsets and texts, in order: of all that is encoded."""
+
+  def __init__(self) -> None:
+    self._digest = hashlib.sha256()
+
+  def add(self, split: str, document: Document) -> None:
+    for part in (split, document.subset, document.text):
+      data = part.encode()
+      # The length keeps ('ab', 'c') apart from ('a', 'bc').
+      self._digest.update(len(data).to_bytes(8, 'little'))
+      self._digest.update(data)
+
+  def hexdigest(self) -> str:
+    return self._digest.hexdigest()
+
+
 def write(
   directory: pathlib.Path,
   model: Tokenizer,
@@ -27,7 +45,6 @@ def write(
   total: int | None,
   should_stop: ShouldStop,
   log: Log,
-  corpus_hash: str | Callable[[], str],
   **extra: Any,
 ) -> dict[str, Any]:
   """Encodes documents into shards and writes their manifest.
@@ -39,8 +56,7 @@ def write(
     total: Bytes of text, if known, for the progress bar.
     should_stop: Polled; Interrupted is raised when it returns True.
     log: Receives a line at the end.
-    corpus_hash: Goes to the manifest; a function is called at the end.
-    **extra: What else goes to the manifest.
+    **extra: What else goes to the manifest, besides `corpus_hash`.
 
   Returns:
     The manifest's entry 'splits'.
@@ -50,6 +66,7 @@ def write(
   """
   start = time.monotonic()
   writer = shards.Writer(directory, model)
+  corpus_hash = CorpusHash()
   # disable=None: no bar where there is no terminal.
   bar = tqdm.tqdm(
     total=total, unit='B', unit_scale=True, desc='tokens', disable=None
@@ -59,13 +76,12 @@ def write(
       ids = model.encode_batch([document.text for _, document in batch])
       for (split, document), tokens in zip(batch, ids, strict=True):
         writer.add(split, document.subset, document.num_bytes, tokens)
+        corpus_hash.add(split, document)
         bar.update(document.num_bytes)
-    if callable(corpus_hash):
-      corpus_hash = corpus_hash()
-    writer.finish(corpus_hash=corpus_hash, **extra)
+    writer.finish(corpus_hash=corpus_hash.hexdigest(), **extra)
   counts = ', '.join(
     f'{split} {sum(e["tokens"] for e in entries.values()):,}'
-    for split, entries in writer.splits.items()
+    for split, entries in sorted(writer.splits.items())
   )
   log(f'Tokens: {counts} ({time.monotonic() - start:.1f} s).')
   return writer.splits

@@ -10,8 +10,7 @@ directory that exists is complete.
 """
 
 import argparse
-import glob
-import hashlib
+import math
 import pathlib
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from train import corpus, encoding, readers, signals, staging
+from train import holdout as holdout_lib
 from train import tokenizer as tokenizer_lib
 from train.corpus import Document
 from train.encoding import Log, ShouldStop
@@ -86,7 +86,6 @@ def prepare_bundled(
       should_stop=should_stop,
       log=log,
       settings=settings,
-      corpus_hash=corpus.text_hash(documents),
       versions=corpus.versions(),
     )
 
@@ -108,11 +107,13 @@ def prepare_files(
 
   Args:
     output: Directory to make.
-    pattern: Glob of .txt, .jsonl, .jsonl.gz or .jsonl.zst files.
+    pattern: Glob of files whose suffix is one of `readers.SUFFIXES`.
     tokenizer: A tokenizer.json or SentencePiece model.
-    validation_pattern: Glob of the validation files. Without it, validation
-      is the documents whose hash falls below validation_fraction.
-    validation_fraction: Share of the documents without a validation_pattern.
+    validation_pattern: Glob of the validation files, which are not trained on
+      even if `pattern` matches them, too, nor are copies of their documents.
+    validation_fraction: Without a validation_pattern, about the share of the
+      documents that are held out, chosen by hash, until these have
+      `holdout.MAX_BYTES`.
     max_bad_lines: Lines without a document that are skipped.
     should_stop: As for `prepare_bundled`.
     log: As for `prepare_bundled`.
@@ -125,30 +126,34 @@ def prepare_files(
       small for a validation split.
     Interrupted: If should_stop returned True; output then does not exist.
   """
-  files = _glob(pattern)
-  held_out = _glob(validation_pattern) if validation_pattern else []
+  if not 0 < validation_fraction < 1:
+    raise UserError(
+      f'--validation_fraction is {validation_fraction}, but must lie between 0 '
+      'and 1.'
+    )
+  held_out = readers.find(validation_pattern) if validation_pattern else []
+  files = readers.without(readers.find(pattern), held_out, log)
   model = tokenizer_lib.load(tokenizer)
   settings = {
     'source': 'files',
-    'files': [[f.name, f.stat().st_size] for f in files],
-    'validation': [[f.name, f.stat().st_size] for f in held_out]
-    or validation_fraction,
+    'files': readers.identities(files),
+    'validation': readers.identities(held_out) or validation_fraction,
     'tokenizer': model.fingerprint,
   }
 
   def build(directory: pathlib.Path) -> None:
     bad = readers.BadLines(max_bad_lines)
-    digest = hashlib.sha256()
+    holdout = holdout_lib.Holdout(0 if held_out else validation_fraction)
 
     def documents() -> Iterator[tuple[str, Document]]:
-      for split, paths in (('train', files), ('validation', held_out)):
-        for path in paths:
-          for document in readers.read_documents(path, bad):
-            key = hashlib.sha256(document.text.encode()).digest()
-            digest.update(key)
-            share = int.from_bytes(key[:8], 'little') / 2**64
-            chosen = not held_out and share < validation_fraction
-            yield 'validation' if chosen else split, document
+      for path in held_out:
+        for document in readers.read_documents(path, bad):
+          holdout.add(document)
+          yield 'validation', document
+      for path in files:
+        for document in readers.read_documents(path, bad):
+          if split := holdout.split(document):
+            yield split, document
 
     written = encoding.write(
       directory,
@@ -158,11 +163,12 @@ def prepare_files(
       should_stop=should_stop,
       log=log,
       settings=settings,
-      corpus_hash=lambda: digest.hexdigest(),
       versions={},
     )
     if bad.count:
       log(f'Skipped {bad.count} lines that hold no document.')
+    if holdout.dropped:
+      log(f'Left out {holdout.dropped} copies of validation documents.')
     for split in ('train', 'validation'):
       if split not in written:
         raise UserError(
@@ -172,6 +178,28 @@ def prepare_files(
         )
 
   return staging.prepare(pathlib.Path(output), settings, build)
+
+
+def bytes_of(max_mb: float | None) -> int | None:
+  """The bytes in that many MB; None is all there is.
+
+  Args:
+    max_mb: As the user gave it.
+
+  Returns:
+    What `prepare_bundled` takes.
+
+  Raises:
+    UserError: If it is not a positive number.
+  """
+  if max_mb is None:
+    return None
+  if not (math.isfinite(max_mb) and max_mb > 0):
+    raise UserError(
+      f'max_mb is {max_mb}, but must be a positive number of MB; leave it out '
+      'for all the text.'
+    )
+  return int(max_mb * 1e6)
 
 
 def _bpe_sample(train: list[Document]) -> Iterator[str]:
@@ -190,19 +218,6 @@ def _megabytes(documents: list[Document]) -> str:
   return f'{sum(d.num_bytes for d in documents) / 1e6:.1f}'
 
 
-def _glob(pattern: str) -> list[pathlib.Path]:
-  files = sorted(
-    path
-    for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
-    if (path := pathlib.Path(name)).is_file()
-  )
-  if not files:
-    raise UserError(
-      f'No file matches {pattern!r}: quote the pattern and check the path.'
-    )
-  return files
-
-
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   parser = argparse.ArgumentParser(
@@ -211,8 +226,19 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument('--source', choices=['bundled', 'files'])
   parser.add_argument('--input', help='glob of ' + ', '.join(readers.SUFFIXES))
-  parser.add_argument('--validation', help='glob of the validation files')
-  parser.add_argument('--validation_fraction', type=float, default=0.02)
+  parser.add_argument(
+    '--validation',
+    help='glob of the validation files; they, and copies of their documents, '
+    'are not trained on',
+  )
+  parser.add_argument(
+    '--validation_fraction',
+    type=float,
+    default=0.02,
+    help='without --validation: the share of documents to hold out (by hash; '
+    f'of the first ones, up to {holdout_lib.MAX_BYTES // 10**6} MB of text in '
+    'all; default %(default)s)',
+  )
   parser.add_argument('--max_bad_lines', type=int, default=1000)
   parser.add_argument('--tokenizer', help='tokenizer.json or .model')
   parser.add_argument('--vocab_size', type=int, default=4096)
@@ -237,11 +263,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
   if args.source == 'bundled':
-    max_bytes = None if args.max_mb is None else int(args.max_mb * 1e6)
     prepare_bundled(
       args.output,
       args.vocab_size,
-      max_bytes,
+      bytes_of(args.max_mb),
       tokenizer=args.tokenizer,
       should_stop=stop,
     )

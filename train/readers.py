@@ -1,12 +1,13 @@
-"""Documents out of .txt, .jsonl, .jsonl.gz and .jsonl.zst files, streamed."""
+"""Documents out of .txt and, also compressed, JSON lines files, streamed."""
 
 import contextlib
+import glob
 import gzip
 import io
 import json
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import zstandard
 
@@ -14,10 +15,52 @@ from train.corpus import Document
 from train.errors import UserError
 from train.tokenizer import END_OF_TEXT
 
-SUFFIXES = ('.txt', '.jsonl', '.jsonl.gz', '.jsonl.zst')
+# C4 calls its JSON lines .json.gz.
+_JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
+SUFFIXES = ('.txt', *_JSON)
 DEFAULT_SUBSET = 'text'
 _CHUNK = 2**20
 _TXT_CHARACTERS = 2**14
+
+
+def find(pattern: str) -> list[pathlib.Path]:
+  """The files that match a pattern, sorted; UserError if there is none."""
+  files = sorted(
+    path
+    for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
+    if (path := pathlib.Path(name)).is_file()
+  )
+  if not files:
+    raise UserError(
+      f'No file matches {pattern!r}: quote the pattern and check the path.'
+    )
+  return files
+
+
+def without(
+  files: list[pathlib.Path],
+  held_out: list[pathlib.Path],
+  log: Callable[[str], None],
+) -> list[pathlib.Path]:
+  """The files but those held out; UserError if that leaves none."""
+  unwanted = {path.resolve() for path in held_out}
+  kept = [path for path in files if path.resolve() not in unwanted]
+  if not kept:
+    raise UserError(
+      '--validation matches every file of --input: nothing is left to train on.'
+    )
+  if len(kept) < len(files):
+    log(
+      f'{len(files) - len(kept)} files that --input matches are held out for '
+      'validation.'
+    )
+  return kept
+
+
+def identities(files: list[pathlib.Path]) -> list[list[str | int]]:
+  """What changes when a file is edited, found without reading it."""
+  stats = [(f.name, f.stat()) for f in files]
+  return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
 
 
 class BadLines:
@@ -64,7 +107,7 @@ def read_documents(path: pathlib.Path, bad: BadLines) -> Iterator[Document]:
   try:
     if path.name.endswith('.txt'):
       yield from _text_documents(path)
-    elif path.name.endswith(SUFFIXES):
+    elif path.name.endswith(_JSON):
       with contextlib.closing(_open(path)) as file:
         yield from _json_documents(path, file, bad)
     else:

@@ -34,7 +34,7 @@ def prepare(
     return _check_same(output, settings)
   partial = output.with_name(f'{output.name}.partial')
   with _locked(partial):
-    if _exists(output):  # Another process finished while we waited.
+    if _exists(output):  # Finished by another before we had the lock.
       return _check_same(output, settings)
     work = partial / 'data'
     shutil.rmtree(work, ignore_errors=True)  # Of a killed preparation.
@@ -77,10 +77,17 @@ def _check_same(
   manifest = shards.read_manifest(output)
   found = manifest.get('settings', {})
   for name in settings | found:
-    if found.get(name) != settings.get(name):
+    was, now = found.get(name), settings.get(name)
+    if was != now:
+      # A list of files is long, and says little in which it differs.
+      what = (
+        f'other {name} (names, sizes or times of change differ)'
+        if isinstance(was, list) and isinstance(now, list)
+        else f'{name}={was}, not {now}'
+      )
       raise UserError(
-        f'{output} holds data prepared with {name}={found.get(name)}, not '
-        f'{settings.get(name)}: choose another directory or delete it.'
+        f'{output} holds data prepared with {what}: choose another directory '
+        'or delete it.'
       )
   return manifest
 
