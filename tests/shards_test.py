@@ -6,9 +6,10 @@ import os
 import chex
 import numpy as np
 import pytest
+import sentencepiece
 
-from train import shards, tokenizer
-from train.errors import UserError
+from train import checksums, shards, tokenizer
+from train.errors import Interrupted, UserError
 
 
 class _Fake:
@@ -20,6 +21,9 @@ class _Fake:
     self.vocab_size = vocab_size
     self.eot_id = eot_id
     self.fingerprint = f'fingerprint-{vocab_size}'
+
+  def token_bytes(self):
+    return np.full(self.vocab_size, 4, np.int32)
 
 
 _DOCUMENTS = [
@@ -68,6 +72,7 @@ def test_manifest(data):
   assert entry['documents'] == 3
   assert entry['tokens'] == 4 + 10 + 3
   assert entry['bytes'] == 140
+  assert entry['token_bytes'] == 4 * 14
   assert shards.subsets(manifest, 'train') == ['b', 'a']
   assert shards.subsets(manifest, 'validation') == ['b']
 
@@ -135,6 +140,7 @@ def test_damage_is_told(data):
   }
   for reason, content in damaged.items():
     file.write_bytes(content)
+    os.utime(file, ns=(1, 1))  # Clocks of file systems are coarse.
     with pytest.raises(UserError, match=reason) as caught:
       shards.open_split(data, 'train')
     assert str(file) in str(caught.value)
@@ -149,23 +155,67 @@ def test_damage_is_told(data):
     shards.open_split(data, 'train')
 
 
-def test_a_shard_is_hashed_once_and_again_when_it_changes(data, monkeypatch):
-  hashed = []
-  digest = shards.hashlib.file_digest
+@pytest.fixture(name='hashed')
+def _hashed(monkeypatch):
+  """Names of the files that are hashed, in order."""
+  names = []
+  hash_file = checksums._hash
 
-  def spy(file, name):
-    hashed.append(file.name)
-    return digest(file, name)
+  def spy(path, should_stop):
+    digest = hash_file(path, should_stop)
+    names.append(path.name)
+    return digest
 
-  monkeypatch.setattr(shards.hashlib, 'file_digest', spy)
+  monkeypatch.setattr(checksums, '_hash', spy)
+  return names
+
+
+def _touch(data):
+  for file in data.glob('*.bin'):
+    os.utime(file, ns=(1, 1))
+
+
+def test_a_shard_is_hashed_once_and_again_when_it_changes(data, hashed):
   shards.open_split(data, 'train')
-  assert len(hashed) == 2
+  assert not hashed  # The writer knows them to be good.
+  _touch(data)
+  for _ in range(2):
+    shards.open_split(data, 'train')
+    assert hashed == ['train-b-00000.bin', 'train-a-00000.bin']
+  (data / 'verified.json').unlink()
   shards.open_split(data, 'train')
-  assert len(hashed) == 2
-  (file,) = data.glob('train-a-*.bin')
-  os.utime(file, ns=(1, 1))
+  assert len(hashed) == 4
+
+
+def test_stopping_keeps_what_was_hashed(data, hashed):
+  _touch(data)
+  with pytest.raises(Interrupted):
+    shards.open_split(data, 'train', should_stop=lambda: len(hashed) == 1)
+  assert hashed == ['train-b-00000.bin']
   shards.open_split(data, 'train')
-  assert len(hashed) == 3
+  assert hashed == ['train-b-00000.bin', 'train-a-00000.bin']
+
+
+def test_long_hashing_is_announced(data, monkeypatch):
+  said = []
+  _touch(data)
+  monkeypatch.setattr(checksums, '_SAY_FROM', 2 * 20)
+  shards.open_split(data, 'train', say=said.append)
+  shards.open_split(data, 'train', say=said.append)
+  assert len(said) == 1
+  assert str(data) in said[0]
+  _touch(data)
+  shards.open_split(data, 'validation', say=said.append)  # Only 4 bytes.
+  assert len(said) == 1
+
+
+def test_byte_scales(data):
+  manifest = shards.read_manifest(data)
+  assert shards.byte_scales(manifest, 'train') == {'b': 2.5, 'a': 2.5}
+  manifest['splits']['train']['b']['token_bytes'] = 0  # All unknown tokens.
+  del manifest['splits']['train']['a']['token_bytes']  # An older directory.
+  assert shards.byte_scales(manifest, 'train') == {'b': 1, 'a': 1}
+  assert shards.byte_scales(manifest, 'test') == {}
 
 
 @pytest.mark.parametrize(
@@ -205,3 +255,28 @@ def test_the_tokenizer_lies_beside_the_shards(tmp_path):
   copy = tokenizer.load(data)
   shards.check_tokenizer(shards.read_manifest(data), copy)
   assert copy.fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize('rule', ['identity', 'nmt_nfkc_cf'])
+def test_scaled_token_bytes_are_the_bytes_of_the_text(rule, tmp_path):
+  text = 'The QUICK brown ﬁsh      jumps ½ way over — the lazy dog. '
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([text, text.lower()]),
+    model_prefix=str(tmp_path / 'tiny'),
+    vocab_size=60,
+    hard_vocab_limit=False,
+    normalization_rule_name=rule,
+    minloglevel=2,
+  )
+  model = tokenizer.load(tmp_path / 'tiny.model')
+  (ids,) = model.encode_batch([text])
+  size = len(text.encode())
+  counted = model.token_bytes()[ids].sum()
+  assert counted != size
+  (tmp_path / 'data').mkdir()
+  writer = shards.Writer(tmp_path / 'data', model)
+  writer.add('validation', 'text', size, ids)
+  writer.finish()
+  manifest = shards.read_manifest(tmp_path / 'data')
+  scale = shards.byte_scales(manifest, 'validation')['text']
+  assert counted * scale == pytest.approx(size)

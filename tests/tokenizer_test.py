@@ -115,6 +115,19 @@ def test_metaspace_json_counts_bytes(tmp_path):
   assert loaded.vocab_size == 5
 
 
+def test_wordpiece_marks_are_no_text(tmp_path):
+  vocabulary = {'[UNK]': 0, '[SEP]': 1, 'play': 2, '##ing': 3, '##\u00e9': 4}
+  model = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece(vocabulary, unk_token='[UNK]')
+  )
+  model.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  model.add_special_tokens(['[UNK]', '[SEP]'])
+  model.save(str(tmp_path / 'tokenizer.json'))
+  loaded = tokenizer.load(tmp_path)
+  assert loaded.encode_batch(['playing'])[0].tolist() == [2, 3]
+  assert loaded.token_bytes().tolist() == [0, 0, 4, 3, 2]
+
+
 def test_padding_and_truncation_in_the_file_do_not_act(bpe, tmp_path):
   model = tokenizers.Tokenizer.from_file(str(bpe.path))
   model.enable_truncation(3)

@@ -6,22 +6,21 @@ ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
 and uint32 otherwise.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from train import checksums
 from train.errors import UserError
 from train.tokenizer import Tokenizer
 
 MANIFEST = 'manifest.json'
-_VERIFIED = 'verified.json'
 _FORMAT = 1
 _TOKENS_PER_SHARD = 2**27
 _MAX_SUBSETS = 100  # Each keeps up to two files open.
@@ -70,7 +69,9 @@ class Writer:
     self._tokenizer = tokenizer
     self._limit = tokens_per_shard
     self._dtype = np.dtype('<u2' if tokenizer.vocab_size <= 65536 else '<u4')
+    self._token_bytes = tokenizer.token_bytes()
     self._open: dict[tuple[str, str], tuple[BinaryIO, Any]] = {}
+    self._stamps: checksums.Stamps = {}
     self.splits: dict[str, dict[str, dict[str, Any]]] = {}
 
   def add(self, split: str, subset: str, num_bytes: int, tokens: np.ndarray):
@@ -84,7 +85,8 @@ class Writer:
           f'The input names more than {_MAX_SUBSETS} subsets '
           f'({subset!r} is one more): give meta.pile_set_name fewer values.'
         )
-      subsets[subset] = {'documents': 0, 'bytes': 0, 'tokens': 0, 'shards': []}
+      counts = dict.fromkeys(('documents', 'bytes', 'token_bytes', 'tokens'), 0)
+      subsets[subset] = {**counts, 'shards': []}
     entry = subsets[subset]
     data = np.append(tokens, self._tokenizer.eot_id).astype(self._dtype)
     if (split, subset) not in self._open:
@@ -97,6 +99,7 @@ class Writer:
     entry['tokens'] += len(data)
     entry['documents'] += 1
     entry['bytes'] += num_bytes
+    entry['token_bytes'] += int(self._token_bytes[tokens].sum())
     if shard['tokens'] >= self._limit:
       self._end_shard(split, subset)
 
@@ -112,7 +115,11 @@ class Writer:
   def _end_shard(self, split: str, subset: str) -> None:
     file, digest = self._open.pop((split, subset))
     file.close()
-    self.splits[split][subset]['shards'][-1]['sha256'] = digest.hexdigest()
+    shard = self.splits[split][subset]['shards'][-1]
+    shard['sha256'] = digest.hexdigest()
+    self._stamps[shard['file']] = checksums.stamp(
+      self._directory / shard['file'], shard['sha256']
+    )
 
   def finish(self, **extra: Any) -> None:
     """Ends the shards and writes the tokenizer and the manifest.
@@ -126,6 +133,7 @@ class Writer:
     data = tokenizer.path.read_bytes()
     name = f'tokenizer.{"json" if data.lstrip()[:1] == b"{" else "model"}'
     (self._directory / name).write_bytes(data)
+    checksums.save(self._directory, self._stamps)
     manifest = {
       'format': _FORMAT,
       'dtype': self._dtype.str,
@@ -205,8 +213,34 @@ def subsets(manifest: dict[str, Any], split: str) -> list[str]:
   return list(manifest['splits'].get(split, {}))
 
 
+def byte_scales(manifest: dict[str, Any], split: str) -> dict[str, float]:
+  """What to multiply sums of a tokenizer's `token_bytes` with, by subset.
+
+  A tokenizer that normalises text has pieces with more or fewer bytes than the
+  text had. With this factor their sum over a whole subset is the true one.
+
+  Args:
+    manifest: As of `read_manifest`.
+    split: 'train' or 'validation'.
+
+  Returns:
+    Bytes of text / bytes of its tokens' pieces; exactly 1 for a byte-level
+    tokenizer, and where the manifest does not say.
+  """
+  scales = {}
+  for name, entry in manifest['splits'].get(split, {}).items():
+    counted = entry.get('token_bytes')
+    scales[name] = entry['bytes'] / counted if counted else 1.0
+  return scales
+
+
 def open_split(
-  directory: str | os.PathLike, split: str, *, subset: str | None = None
+  directory: str | os.PathLike,
+  split: str,
+  *,
+  subset: str | None = None,
+  should_stop: Callable[[], bool] = lambda: False,
+  say: Callable[[str], None] = lambda _: None,
 ) -> TokenStream:
   """Opens a split for reading; shards stay on disk (memory-mapped).
 
@@ -216,12 +250,15 @@ def open_split(
     directory: Where the shards are.
     split: 'train' or 'validation'.
     subset: One subset, or None for all in the manifest's order.
+    should_stop: Polled while checksums are computed.
+    say: Receives a line if that takes long.
 
   Returns:
     The tokens.
 
   Raises:
     UserError: If data is missing, empty, truncated or corrupt.
+    Interrupted: If should_stop returned True.
   """
   manifest = read_manifest(directory)
   entries = manifest['splits'].get(split, {})
@@ -239,50 +276,19 @@ def open_split(
   shards = [shard for entry in chosen for shard in entry['shards']]
   root = pathlib.Path(directory)
   dtype = np.dtype(manifest['dtype'])
-  _verify(root, shards, dtype)
+  files = {
+    s['file']: (s['tokens'] * dtype.itemsize, s['sha256']) for s in shards
+  }
+  try:
+    checksums.verify(root, files, should_stop=should_stop, say=say)
+  except checksums.Damaged as error:
+    raise UserError(
+      f'The shard {error}: delete {root} and make it again with '
+      f'{_PREPARE.format(root)}.'
+    ) from error
   # A mapping as a plain array: np.memmap's slices are slow to make.
   return TokenStream(
     [np.asarray(np.memmap(root / s['file'], dtype, 'r')) for s in shards]
-  )
-
-
-def _verify(
-  root: pathlib.Path, shards: list[dict[str, Any]], dtype: np.dtype
-) -> None:
-  """Compares size and checksum, and remembers files found good."""
-  stamps: dict[str, list] = {}
-  with contextlib.suppress(OSError, ValueError):
-    stamps = json.loads((root / _VERIFIED).read_text())
-  before = dict(stamps)
-  for shard in shards:
-    path = root / shard['file']
-    expected = shard['tokens'] * dtype.itemsize
-    try:
-      stat = path.stat()
-      if stat.st_size != expected:
-        raise _bad(path, f'has {stat.st_size} bytes, expected {expected}')
-      stamp = [shard['sha256'], stat.st_size, stat.st_mtime_ns]
-      if stamps.get(shard['file']) == stamp:
-        continue
-      with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
-      raise _bad(path, f'cannot be read ({error.strerror})') from error
-    if digest != shard['sha256']:
-      raise _bad(path, 'is corrupt (its checksum differs)')
-    stamps[shard['file']] = stamp
-  if stamps != before:
-    # The directory may be read-only; then each start verifies again.
-    with contextlib.suppress(OSError):
-      part = root / f'.{_VERIFIED}.{os.getpid()}'
-      part.write_text(json.dumps(stamps))
-      part.replace(root / _VERIFIED)
-
-
-def _bad(path: pathlib.Path, what: str) -> UserError:
-  return UserError(
-    f'The shard {path} {what}: delete {path.parent} and make it again with '
-    f'{_PREPARE.format(path.parent)}.'
   )
 
 

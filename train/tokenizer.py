@@ -57,7 +57,12 @@ class Tokenizer(Protocol):
     ...
 
   def token_bytes(self) -> np.ndarray:
-    """UTF-8 bytes each token stands for, int32 [V]; 0 for special tokens."""
+    """UTF-8 bytes of each token's piece, int32 [V]; 0 for special tokens.
+
+    Their sum over a text is its size only if the tokenizer is lossless. Where
+    it normalises (case, accents, white space), `shards.byte_scales` corrects
+    the sum.
+    """
     ...
 
 
@@ -170,8 +175,11 @@ class _Json:
     spec = json.loads(self._model.to_str())
     parts = json.dumps([spec['pre_tokenizer'], spec['decoder']])
     byte_level = '"ByteLevel"' in parts
+    # WordPiece's mark of a piece that does not begin a word; no text.
+    inside = spec['model'].get('continuing_subword_prefix') or ''
     sizes = np.zeros(self.vocab_size, np.int32)
     for piece, i in self._model.get_vocab(with_added_tokens=False).items():
+      piece = piece.removeprefix(inside)
       sizes[i] = len(piece) if byte_level else _piece_bytes(piece)
     for i, added in self._model.get_added_tokens_decoder().items():
       sizes[i] = 0 if added.special else len(added.content.encode())

@@ -1,0 +1,98 @@
+"""Checks files by size and SHA-256, and hashes only what has changed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+from train.errors import Interrupted
+
+_VERIFIED = 'verified.json'
+_READ_BYTES = 2**24
+_SAY_FROM = 10**9  # Bytes to hash that take long enough to say so.
+
+Stamps = dict[str, list]
+
+
+class Damaged(Exception):
+  """A file is not what was written; says which and how."""
+
+
+def verify(
+  root: pathlib.Path,
+  files: Mapping[str, tuple[int, str]],
+  *,
+  should_stop: Callable[[], bool],
+  say: Callable[[str], None],
+) -> None:
+  """Compares files with what was written, and remembers those found good.
+
+  Args:
+    root: The directory that holds them.
+    files: Name -> size in bytes and SHA-256.
+    should_stop: Polled while files are hashed.
+    say: Receives a line if that takes long.
+
+  Raises:
+    Damaged: If a file is missing, has another size or another hash.
+    Interrupted: If should_stop returned True.
+  """
+  stamps: Stamps = {}
+  with contextlib.suppress(OSError, ValueError):
+    stamps = dict(json.loads((root / _VERIFIED).read_text()))
+  unknown: Stamps = {}
+  for name, (size, sha256) in files.items():
+    with _readable(root / name):
+      found = stamp(root / name, sha256)
+    if found[1] != size:
+      raise Damaged(f'{root / name} has {found[1]} bytes, expected {size}')
+    if stamps.get(name) != found:
+      unknown[name] = found
+  total = sum(files[name][0] for name in unknown)
+  if total >= _SAY_FROM:
+    say(f'Checking {total / 1e9:.1f} GB of {root}; this is done once.')
+  try:
+    for name, found in unknown.items():
+      with _readable(root / name):
+        sha256 = _hash(root / name, should_stop)
+      if sha256 != files[name][1]:
+        raise Damaged(f'{root / name} is corrupt (its checksum differs)')
+      stamps[name] = found
+  finally:
+    if unknown:  # What was found good before an error stays so.
+      save(root, stamps)
+
+
+def stamp(path: pathlib.Path, sha256: str) -> list:
+  """Equal stamps mean a file that has not changed since it was good."""
+  stat = path.stat()
+  return [sha256, stat.st_size, stat.st_mtime_ns]
+
+
+def save(root: pathlib.Path, stamps: Stamps) -> None:
+  """Remembers files that are good, by name."""
+  # The directory may be read-only; then each start verifies again.
+  with contextlib.suppress(OSError):
+    part = root / f'.{_VERIFIED}.{os.getpid()}'
+    part.write_text(json.dumps(stamps))
+    part.replace(root / _VERIFIED)
+
+
+def _hash(path: pathlib.Path, should_stop: Callable[[], bool]) -> str:
+  digest = hashlib.sha256()
+  with open(path, 'rb') as file:
+    while data := file.read(_READ_BYTES):
+      if should_stop():
+        raise Interrupted
+      digest.update(data)
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path):
+  try:
+    yield
+  except OSError as error:
+    raise Damaged(f'{path} cannot be read ({error.strerror})') from error
