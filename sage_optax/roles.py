@@ -202,7 +202,7 @@ def _check(
     _check_role(default_role)
   named = []
   for rule in rules or ():
-    if not isinstance(rule, tuple) or len(rule) != 2:
+    if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise ValueError(
         f'rules must be (pattern, role) pairs in a list, got {rule!r}.'
       )
