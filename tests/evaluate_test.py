@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import axes
 
 from tests import runs
 from train import errors, evaluate, plot, sample, shards, tokenizer
@@ -66,6 +67,41 @@ def test_part_of_the_split_comes_from_every_subset(data):
   assert scores['prose'].tokens == scores['verse'].tokens == 2 * _SEQ_LEN
   everything = _open(data).score(_previous_token_costs, max_windows=10**6)
   assert everything == _open(data).score(_previous_token_costs)
+
+
+@pytest.mark.parametrize(
+  ('max_windows', 'trained', 'wanted'),
+  [
+    (None, 50, (50, 50)),
+    (50, 50, (50, 50)),
+    (10, 50, (10, 50)),
+    (None, 10**9, (39063, 39063)),  # 256 x 39062.5 = 10,000,000
+    (10**9, 10**9, (39063, 39063)),
+    (10, 10**9, (10, 39063)),
+    (50000, 10**9, (50000, 50000)),
+  ],
+)
+def test_windows_while_the_run_goes_on_and_at_its_end(
+  max_windows, trained, wanted
+):
+  assert wanted == evaluate.windows(max_windows, trained=trained, seq_len=256)
+
+
+def test_number_of_windows(data):
+  found = _open(data).batches()
+  rows = sum(int(weights.any(axis=1).sum()) for _, _, weights in found)
+  assert _open(data).num_windows == rows
+
+
+def test_bytes_are_scaled_where_the_tokenizer_normalises(data, monkeypatch):
+  plain = _open(data).score(_previous_token_costs)
+  scales = dict.fromkeys(runs.SUBSETS[:1], 2.0) | {runs.SUBSETS[1]: 1.0}
+  monkeypatch.setattr(shards, 'byte_scales', lambda *_: scales)
+  scaled = _open(data).score(_previous_token_costs)
+  first, second = (plain[name].bytes for name in runs.SUBSETS)
+  assert scaled[runs.SUBSETS[0]].bytes == 2 * first
+  assert scaled[runs.SUBSETS[1]].bytes == second
+  assert scaled['total'].bytes == 2 * first + second
 
 
 def test_stops_when_told(data):
@@ -168,3 +204,26 @@ def test_plot_without_records_or_with_strings_for_nan(tmp_path):
     plot.loss_curve(records, path, title='none')
     assert path.read_bytes().startswith(b'\x89PNG')
     assert [p.name for p in tmp_path.iterdir()] == ['loss.png']
+
+
+@pytest.mark.parametrize('tokens', [8, 16])
+def test_plot_keeps_a_sample_and_the_whole_apart(tmp_path, monkeypatch, tokens):
+  records = [
+    {'step': i, 'tokens': i, 'eval/loss': 3.0 - i, 'eval/tokens': 8}
+    for i in (0, 1)
+  ]
+  drawn = []
+  monkeypatch.setattr(
+    axes.Axes,
+    'plot',
+    lambda self, x, y, *_, label, **kwargs: drawn.append((y, label)),
+  )
+  final = evaluate.Score(nats=2.5 * tokens, tokens=tokens, bytes=tokens)
+  plot.loss_curve(records, tmp_path / 'x.png', title='', final=final)
+  *whole, (curve, label) = drawn
+  np.testing.assert_array_equal(curve, [3.0, 2.0])
+  if tokens == 8:
+    assert (whole, label) == ([], 'validation: 2.000 (perplexity 7.4)')
+  else:
+    assert whole == [(2.5, 'validation: 2.500 (perplexity 12.2)')]
+    assert label == 'validation, a sample: 2.000'

@@ -15,6 +15,11 @@ from train import mesh as mesh_lib
 
 SPLIT = 'validation'
 
+# Evaluations end here, about. The perplexity of this many tokens is known to
+# a few per thousand, and on large data all of the split could take as long as
+# a third of the training.
+MAX_TOKENS = 10_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -63,6 +68,27 @@ class Score:
     }
 
 
+def windows(
+  max_windows: int | None, *, trained: int, seq_len: int
+) -> tuple[int, int]:
+  """How many windows to evaluate at most.
+
+  Args:
+    max_windows: The configuration's; None or `trained` if it has no wish.
+    trained: Windows that the whole run trains on; an evaluation should not
+      take longer, so that a trial of two steps ends soon.
+    seq_len: Targets in a window.
+
+  Returns:
+    The number while the run goes on, and the number at its end: MAX_TOKENS,
+    unless `max_windows` asks for more.
+  """
+  limit = min(trained, -(-MAX_TOKENS // seq_len))
+  if max_windows is None or max_windows >= trained:
+    return limit, limit
+  return max_windows, max(limit, max_windows)
+
+
 class Validation:
   """The validation split of prepared data, subset by subset."""
 
@@ -73,6 +99,8 @@ class Validation:
     seq_len: int,
     batch_size: int,
     token_bytes: np.ndarray,
+    should_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
   ):
     """Opens the split.
 
@@ -81,12 +109,17 @@ class Validation:
       seq_len: Targets in a window.
       batch_size: Windows evaluated at a time.
       token_bytes: Bytes that each token stands for, [V].
+      should_stop: Polled while the files are checked.
+      say: Receives a line if that takes long.
 
     Raises:
       UserError: If the split is missing, empty or damaged.
+      Interrupted: If should_stop returned True.
     """
-    names = shards.subsets(shards.read_manifest(directory), SPLIT)
-    shards.open_split(directory, SPLIT)  # Says so if there is nothing in it.
+    manifest = shards.read_manifest(directory)
+    names = shards.subsets(manifest, SPLIT)
+    # Says so if there is nothing in it.
+    shards.open_split(directory, SPLIT, should_stop=should_stop, say=say)
     streams = {
       name: shards.open_split(directory, SPLIT, subset=name) for name in names
     }
@@ -99,11 +132,23 @@ class Validation:
     self._seq_len = seq_len
     self._batch_size = batch_size
     self._token_bytes = token_bytes
+    self._scales = shards.byte_scales(manifest, SPLIT)
 
   @property
   def num_tokens(self) -> int:
     """Targets in the whole split."""
     return sum(stream.num_tokens - 1 for stream in self._streams.values())
+
+  @property
+  def num_windows(self) -> int:
+    """Windows in the whole split, the last of each subset padded."""
+    return sum(self._counts().values())
+
+  def _counts(self) -> dict[str, int]:
+    return {
+      name: -(-(stream.num_tokens - 1) // self._seq_len)
+      for name, stream in self._streams.items()
+    }
 
   def batches(
     self, max_windows: int | None = None
@@ -114,10 +159,7 @@ class Validation:
       max_windows: About how many windows at most, each subset giving its
         share, but at least one; None for all.
     """
-    count = {
-      name: -(-(stream.num_tokens - 1) // self._seq_len)
-      for name, stream in self._streams.items()
-    }
+    count = self._counts()
     total = sum(count.values())
     for name, stream in self._streams.items():
       share = None
@@ -154,6 +196,10 @@ class Validation:
       size = (self._token_bytes[tokens[:, 1:]] * (weights > 0)).sum()
       batch = Score(float(nats), int((weights > 0).sum()), int(size))
       scores[name] = scores.get(name, Score()) + batch
+    scores = {
+      name: dataclasses.replace(s, bytes=round(s.bytes * self._scales[name]))
+      for name, s in scores.items()
+    }
     return {'total': sum(scores.values(), Score()), **scores}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from train.evaluate import Score
+
 
 def smooth(values: Sequence[float], width: float) -> np.ndarray:
   """A centred moving average, so that it does not lag behind a steep fall.
@@ -33,6 +35,7 @@ def loss_curve(
   path: pathlib.Path,
   *,
   title: str,
+  final: Score | None = None,
   levels: Mapping[str, float] | None = None,
 ) -> None:
   """Draws training loss, its average, and validation over the tokens seen.
@@ -41,6 +44,8 @@ def loss_curve(
     records: The run's metrics, as of `metrics.read`.
     path: The PNG to write.
     title: Above the picture.
+    final: What the run is reported with; it may be of more tokens than the
+      curve, and is then drawn apart from it.
     levels: Losses of baselines in nats per token, drawn as lines.
   """
   # Slow to import. An explicit canvas, for no global state and no display.
@@ -51,7 +56,9 @@ def loss_curve(
   records = list(records)
   train = [(r['tokens'], r['loss']) for r in records if _is(r, 'loss')]
   valid = [
-    (r['tokens'], r['eval/loss']) for r in records if _is(r, 'eval/loss')
+    (r['tokens'], r['eval/loss'], r['eval/tokens'])
+    for r in records
+    if _is(r, 'eval/loss')
   ]
   figure = Figure(figsize=(8, 4.8), dpi=150, layout='constrained')
   canvas = FigureCanvasAgg(figure)
@@ -62,9 +69,15 @@ def loss_curve(
     mean = smooth(y, max(len(y) / 100, 1))
     axes.plot(x, mean, color='C0', linewidth=1.8, label='training (smoothed)')
   if valid:
-    x, y = np.asarray(valid).T
+    x, y, of = np.asarray(valid).T
     perplexity = math.exp(min(y[-1], 700))
     label = f'validation: {y[-1]:.3f} (perplexity {perplexity:.1f})'
+    if final is not None and final.tokens != of[-1]:
+      label = f'validation, a sample: {y[-1]:.3f}'
+      whole = (
+        f'validation: {final.loss:.3f} (perplexity {final.perplexity:.1f})'
+      )
+      axes.plot(x[-1], final.loss, 'D', color='C1', label=whole)
     axes.plot(x, y, 'o-', color='C3', markersize=5, label=label)
   for i, (name, level) in enumerate((levels or {}).items()):
     style = ('--', ':', '-.')[i % 3]
