@@ -147,15 +147,40 @@ def test_workdir_of_another_run(tmp_path):
   checkpoint.check_workdir(workdir, _RUN)
   assert not workdir.exists()
   workdir.mkdir()
-  checkpoint.claim_workdir(workdir, _RUN)
+  checkpoint.claim_workdir(workdir, _RUN, {})
   assert [p.name for p in workdir.iterdir()] == [checkpoint.RUN_FILE]
   checkpoint.check_workdir(workdir, _RUN)
   for other, message in (
     (_RUN | {'model.hidden_size': 9}, r'model\.hidden_size is 8, now it is 9'),
-    (_RUN | {'new': 1}, 'new is None, now it is 1'),
+    (_RUN | {'new': 1}, 'new is not set, now it is 1'),
+    ({**_RUN, 'mesh': None}, r'mesh is \[1, 2\], now it is not set'),
+    (
+      {k: v for k, v in _RUN.items() if k != 'optimizer.recipe'},
+      r"optimizer\.recipe is 'sage', now it is not set",
+    ),
   ):
     with pytest.raises(errors.UserError, match=message):
       checkpoint.check_workdir(workdir, other)
+  early = {k: v for k, v in _RUN.items() if k != 'mesh'}
+  checkpoint.check_workdir(workdir, early, unknown=('mesh',))
+  checkpoint.check_workdir(workdir, _RUN | {'option': None})
   (workdir / checkpoint.RUN_FILE).write_text(json.dumps(_RUN)[:-1])
   with pytest.raises(errors.UserError, match='not readable'):
     checkpoint.check_workdir(workdir, _RUN)
+
+
+def test_warns_if_sums_are_rounded_otherwise_than_when_the_run_began(tmp_path):
+  def claim(**rounding):
+    return checkpoint.claim_workdir(tmp_path, _RUN, rounding)
+
+  assert claim(jax='1', remat='full') is None
+  # Nothing was computed yet, so the run begins here.
+  assert claim(jax='2', remat='none') is None
+  (tmp_path / checkpoint.DIRECTORY / '10').mkdir(parents=True)
+  assert claim(jax='2', remat='none') is None
+  for _ in range(2):  # What the run began with stays written down.
+    line = claim(jax='3', remat='none')
+    assert "jax was '2' and is '3'" in line
+    assert 'remat' not in line
+    assert 'rounding' in line
+  assert claim(jax='2', remat='none') is None

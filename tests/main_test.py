@@ -1,12 +1,26 @@
 """Tests of the command line, in this process but for one."""
 
+import functools
 import json
 import math
+import shlex
+import sys
 
+import jax
 import pytest
 
+from models import llama
 from tests import runs
-from train import lock, metrics, report
+from train import (
+  checkpoint,
+  config,
+  lock,
+  loop,
+  main,
+  metrics,
+  ngram,
+  report,
+)
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +76,15 @@ def test_results(finished, data):
     results['run']['data.tokenizer'] == (manifest['tokenizer']['fingerprint'])
   )
   assert results['tokens'] == 10 * 8 * 32
+  assert results['baseline_tokens'] == {'fitted': 2560, 'seen': 2560}
+
+
+def test_curve_is_of_one_sample_and_the_result_of_more(finished):
+  results = json.loads((finished / report.RESULTS).read_text())
+  records = metrics.read(finished / metrics.FILE)
+  curve = [r['eval/tokens'] for r in records if 'eval/loss' in r]
+  assert curve == [8 * 32, 8 * 32]  # eval.max_windows, seq_len
+  assert results['validation']['total']['tokens'] > 8 * 32
 
 
 def test_metrics_of_every_step(finished):
@@ -86,17 +109,23 @@ def test_files(finished):
   assert kept == ['10', '4', '8']
 
 
-def test_run_again_says_where_the_results_are(finished, data, capsys):
+@pytest.mark.parametrize('source', ['shards', 'bundled'])
+def test_run_again_says_where_the_results_are_without_data(
+  finished, tmp_path, capsys, source
+):
   before = runs.files(finished)
-  assert runs.call(*runs.command(data, finished, *_SHORT)) == 0
+  args = runs.command(
+    tmp_path / 'removed', finished, *_SHORT, f'data.source={source}'
+  )
+  assert runs.call(*args) == 0
+  assert not list(tmp_path.iterdir())
   out, err = capsys.readouterr()
   assert err == ''
   assert 'is complete: 10 steps of sage_hybrid' in out
   assert str(finished / report.RESULTS) in out
   assert 'bigram' in out
-  after = runs.files(finished)
-  before.pop(lock.FILE), after.pop(lock.FILE)
-  assert after == before
+  assert 'fitted on' not in out  # but on all that was seen
+  assert runs.files(finished) == before
 
 
 @pytest.mark.parametrize(
@@ -107,7 +136,7 @@ def test_run_again_says_where_the_results_are(finished, data, capsys):
       'optimizer.recipe=lion',
       "its optimizer.recipe is 'sage_hybrid', now it is 'lion'",
     ),
-    ('optimizer.b1=0.5', 'its optimizer.b1 is None, now it is 0.5'),
+    ('optimizer.b1=0.5', 'its optimizer.b1 is not set, now it is 0.5'),
     ('data.seed=7', 'its data.seed is 0, now it is 7'),
     ('train.seq_len=16', 'its train.seq_len is 32, now it is 16'),
   ],
@@ -120,20 +149,80 @@ def test_workdir_of_another_run(finished, data, capsys, override, message):
   assert runs.files(finished) == before
 
 
-def test_workdir_with_another_tokenizer(finished, data, tmp_path, capsys):
+def _begun(workdir, finished, **fields):
+  """A run that is not complete, which other fields identify."""
+  content = json.loads((finished / checkpoint.RUN_FILE).read_text())
+  content['run'] |= fields
+  workdir.mkdir()
+  (workdir / checkpoint.RUN_FILE).write_text(json.dumps(content))
+  return workdir
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [('b1', 0.5), ('paper', True), ('matrix', {'lr_scale': 9.0})],
+)
+def test_option_that_is_no_longer_given(
+  finished, data, tmp_path, capsys, name, value
+):
+  workdir = _begun(tmp_path / 'run', finished, **{f'optimizer.{name}': value})
+  before = runs.files(workdir)
+  line = _refused(capsys, *runs.command(data, workdir, *_SHORT))
+  assert f'its optimizer.{name} is {value}, now it is not set' in line
+  assert runs.files(workdir) == before
+
+
+def test_workdir_with_another_tokenizer(finished, tmp_path, capsys):
   other = runs.write_data(tmp_path / 'other', vocab_size=280)
-  before = runs.files(finished)
-  line = _refused(capsys, *runs.command(other, finished, *_SHORT))
+  workdir = _begun(tmp_path / 'run', finished)
+  before = runs.files(workdir)
+  line = _refused(capsys, *runs.command(other, workdir, *_SHORT))
   assert 'its data.tokenizer is' in line
-  assert runs.files(finished) == before
+  assert runs.files(workdir) == before
 
 
-def test_workdir_in_use(finished, data, capsys):
-  with lock.hold(finished):
-    before = runs.files(finished)
-    line = _refused(capsys, *runs.command(data, finished, *_SHORT))
+def test_workdir_in_use(data, tmp_path, capsys):
+  with lock.hold(tmp_path / 'run'):
+    before = runs.files(tmp_path)
+    line = _refused(capsys, *runs.command(data, tmp_path / 'run', *_SHORT))
     assert 'being written by another run' in line
-    assert runs.files(finished) == before
+    assert runs.files(tmp_path) == before
+
+
+def test_several_processes(data, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  line = _refused(capsys, *runs.command(data, tmp_path / 'run'))
+  assert 'one of 2 processes, and a run takes one' in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_known_chip_and_baselines_of_a_part(
+  data, tmp_path, capsys, monkeypatch
+):
+  calls = []
+  flops = llama.flops_per_token
+
+  def count(*args):
+    calls.append(args)
+    return flops(*args)
+
+  monkeypatch.setattr(metrics, 'peak_flops', lambda _: 1e12)
+  monkeypatch.setattr(llama, 'flops_per_token', count)
+  monkeypatch.setattr(
+    ngram, 'baselines', functools.partial(ngram.baselines, max_tokens=300)
+  )
+  args = runs.command(data, tmp_path / 'run', 'train.steps=4')
+  assert runs.call(*args) == 0
+  # Arrays of 8 windows: two of them have more than 300.
+  line = 'Unigram and bigram are fitted on 512 of 1,024 tokens seen.'
+  assert line in capsys.readouterr().out
+  assert len(calls) == 1
+  records = list(metrics.read(tmp_path / 'run' / metrics.FILE))
+  for timing in (r['timing'] for r in records if 'loss' in r):
+    if 'tokens_per_second' in timing:
+      wanted = timing['tokens_per_second'] * flops(*calls[0]) / 8e12
+      assert math.isclose(timing['mfu'], wanted)
+  assert 'mfu' in records[1]['timing']
 
 
 @pytest.mark.parametrize(
@@ -229,21 +318,34 @@ def test_data_without_a_validation_split(tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(
+  ('name', 'path', 'vocabulary'),
+  [
+    ('llama_270m', '', ('128256', 'Llama 3')),
+    ('llama_60m', 'my data', ('32000', 'spiece.model', '32100')),
+  ],
+)
 def test_published_configuration_without_data_explains(
-  tmp_path, capsys, monkeypatch
+  tmp_path, capsys, monkeypatch, name, path, vocabulary
 ):
   monkeypatch.chdir(tmp_path)
-  config = runs.ROOT / 'configs' / 'llama_270m.py'
+  file = runs.ROOT / 'configs' / f'{name}.py'
   cache = '--config.log.compilation_cache='
   batch = '--config.train.batch_size=8'  # of eight devices
-  assert runs.call(f'--config={config}', cache, batch) == 2
+  args = [f'--config={file}', cache, batch]
+  if path:
+    args.append(f'--config.data.path={path}')
+  monkeypatch.setattr(sys, 'argv', ['main.py', *args])
+  assert runs.call(*args) == 2
   err = capsys.readouterr().err
+  # What was typed, quoted for a shell, and the data's place once.
+  command = f'python -m train.main {shlex.join(args)}'
+  place = '' if path else f' --config.data.path=data/{name}'
   for text in (
     'python -m train.prepare --input',
-    'python -m train.main --config configs/llama_270m.py --config.data.path=',
-    '128256',
-    'Llama 3',
-    '--config.data.source=bundled',
+    f'  {command}{place}\n',
+    *vocabulary,
+    f'  {command} --config.data.source=bundled',
     '--config.train.batch_size=2 --config.train.steps=2',
     '(an estimate)',
   ):
@@ -276,6 +378,51 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
     f'last good checkpoint is {tmp_path}/run/checkpoints/{max(kept)}' in out
   )
   assert not (tmp_path / 'run' / report.RESULTS).exists()
+
+
+def test_the_loss_is_named_first():
+  values = {'grad_norm': math.nan, 'loss': math.inf, 'lr/matrix': 1.0}
+  assert loop.non_finite(values) == 'loss'
+  assert loop.non_finite(values | {'loss': 1.0}) == 'grad_norm'
+  assert loop.non_finite({'loss': 1.0}) is None
+
+
+def test_advice_leaves_out_what_is_set():
+  path = str(runs.CONFIG)
+  loose = ('train.grad_clip=none', 'schedule.warmup_fraction=0.1')
+  tight = ('train.grad_clip=0.5', 'schedule.warmup_fraction=0.3')
+  text = report.advice(config.load(path, *loose, 'data.seed=1'), None)
+  assert '\n  --config.train.grad_clip=1.0  (now None)\n' in text
+  assert '\n  --config.schedule.warmup_fraction=0.2  (now 0.1)\n' in text
+  assert '\n  --config.data.seed=2' in text
+  text = report.advice(config.load(path, *tight), None)
+  assert 'grad_clip' not in text
+  assert 'warmup' not in text
+  assert '\n  --config.optimizer.learning_rate=' in text
+
+
+@pytest.mark.parametrize('given', [True, False])
+def test_compilation_cache_of_the_environment(tmp_path, monkeypatch, given):
+  updates = {}
+  monkeypatch.setattr(jax.config, 'update', updates.__setitem__)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  if given:
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'mine'))
+  main._set_up_jax(config.load(str(runs.ROOT / 'configs' / 'quickstart.py')))
+  ours = {'jax_compilation_cache_dir': f'{tmp_path}/sage_optax/jax'}
+  assert updates == ({} if given else ours)
+
+
+def test_without_the_training_dependencies(tmp_path):
+  args = runs.command(tmp_path / 'data', tmp_path / 'run')
+  # Python without the directories of installed packages.
+  process = runs.start(args, options=('-S',))
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (2, '')
+  assert "has no module 'absl'" in err
+  assert '. .venv/bin/activate' in err
+  assert err.count('\n') == 1
 
 
 def test_a_process_of_its_own_prints_one_line_and_no_traceback(tmp_path):

@@ -53,7 +53,7 @@ def call(*args):
   return main.main(['main', *args])
 
 
-def start(args, **kwargs):
+def start(args, module='train.main', options=()):
   """Starts the command line in a process of its own, on one device."""
   environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   environment |= {
@@ -64,13 +64,12 @@ def start(args, **kwargs):
     'PYTHONWARNINGS': 'error',
   }
   return subprocess.Popen(
-    [sys.executable, '-m', 'train.main', *args],
+    [sys.executable, *options, '-m', module, *args],
     cwd=ROOT,
     env=environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    **kwargs,
   )
 
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -13,62 +13,120 @@ from train import errors
 from train.state import TrainState
 
 RUN_FILE = 'run.json'
+DIRECTORY = 'checkpoints'
 
 # A killed run leaves these; Orbax ignores them, but they fill the disk.
 _UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 
 def check_same(
-  saved: Mapping[str, Any], now: Mapping[str, Any], where: str
+  saved: Mapping[str, Any],
+  now: Mapping[str, Any],
+  where: str,
+  unknown: Collection[str] = (),
 ) -> None:
   """Raises UserError at the first field in which two descriptions differ.
 
   Args:
     saved: What a working directory or a checkpoint says of its run.
-    now: The same of this run, as far as it is known yet.
+    now: The same of this run.
     where: Where `saved` comes from.
+    unknown: Fields that are not in `now` because it is too early to tell.
 
   Raises:
-    UserError: It names the field and both values.
+    UserError: It names the field and both values; None and a field that is
+      not there are the same, not set.
   """
-  # As JSON reads them back: tuples are lists there.
-  now = json.loads(json.dumps(now))
-  for name, value in now.items():
-    before = saved.get(name)
-    if before != value:
+  for name, (before, value) in _differences(saved, now).items():
+    if name not in unknown:
       raise errors.UserError(
-        f'{where} belongs to another run: its {name} is {before!r}, now it is '
-        f'{value!r}; give another --config.workdir, or the old value, or '
-        'remove that directory'
+        f'{where} belongs to another run: its {name} is {_words(before)}, now '
+        f'it is {_words(value)}; give another --config.workdir, or the old '
+        'value, or remove that directory'
       )
 
 
+def _differences(
+  saved: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  # As JSON reads them back: tuples are lists there.
+  now = json.loads(json.dumps(now))
+  return {
+    name: (saved.get(name), now.get(name))
+    for name in {**now, **saved}
+    if saved.get(name) != now.get(name)
+  }
+
+
+def _words(value: Any) -> str:
+  return 'not set' if value is None else repr(value)
+
+
 def check_workdir(
-  workdir: pathlib.Path, description: Mapping[str, Any]
+  workdir: pathlib.Path,
+  description: Mapping[str, Any],
+  unknown: Collection[str] = (),
 ) -> None:
   """Raises UserError if the directory holds a run that is not this one.
 
   Nothing is written; a directory without a run is fine.
+
+  Args:
+    workdir: The directory of a run.
+    description: What makes the run what it is; see `check_same`.
+    unknown: As for `check_same`.
   """
   path = workdir / RUN_FILE
   if path.exists():
-    check_same(_load(path), description, str(workdir))
+    check_same(_load(path)['run'], description, str(workdir), unknown)
 
 
 def claim_workdir(
-  workdir: pathlib.Path, description: Mapping[str, Any]
-) -> None:
-  """Checks, and writes down, which run the directory holds."""
+  workdir: pathlib.Path,
+  description: Mapping[str, Any],
+  rounding: Mapping[str, Any],
+) -> str | None:
+  """Checks, and writes down, which run the directory holds.
+
+  Args:
+    workdir: The directory of a run.
+    description: What makes the run what it is; see `check_same`.
+    rounding: What may change while the run is interrupted, and changes how
+      sums are rounded; the values that the run began with are kept.
+
+  Returns:
+    A line that warns if `rounding` is not as it was when the run began.
+  """
   check_workdir(workdir, description)
+  path = workdir / RUN_FILE
+  steps = (workdir / DIRECTORY).glob('*')
+  if path.exists() and any(step.name.isdigit() for step in steps):
+    return _warning(_load(path)['rounding'], rounding)
   part = workdir / f'{RUN_FILE}.part'
-  part.write_text(json.dumps(description, indent=2) + '\n')
-  part.replace(workdir / RUN_FILE)
+  content = {'run': dict(description), 'rounding': dict(rounding)}
+  part.write_text(json.dumps(content, indent=2) + '\n')
+  part.replace(path)
+  return None
+
+
+def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+  changes = [
+    f'{name} was {_words(old)} and is {_words(new)}'
+    for name, (old, new) in _differences(before, now).items()
+  ]
+  if not changes:
+    return None
+  return (
+    f'Since the run began, {", ".join(changes)}: from here on its numbers may '
+    'differ in rounding.'
+  )
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    content = json.loads(path.read_text())
+    return {name: dict(content[name]) for name in ('run', 'rounding')}
+  except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
       f'{path} is not readable ({error}): give another --config.workdir, or '
       'remove that directory'

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,9 @@ from train import tokenizer as tokenizer_lib
 from train.config import Config, model_config
 from train.errors import UserError
 from train.signals import Stop
+
+# The names of `Inputs.hashes`.
+HASHES = ('data.corpus', 'data.tokenizer')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +42,8 @@ class Inputs:
   @property
   def hashes(self) -> dict[str, str]:
     """What tells this data from other data."""
-    return {
-      'data.corpus': self.manifest['corpus_hash'],
-      'data.tokenizer': self.tokenizer.fingerprint,
-    }
+    values = (self.manifest['corpus_hash'], self.tokenizer.fingerprint)
+    return dict(zip(HASHES, values, strict=True))
 
 
 def open_inputs(
@@ -83,8 +86,10 @@ def open_inputs(
     seq_len=config.train.seq_len,
     batch_size=config.eval.batch_size,
     token_bytes=tokenizer.token_bytes(),
+    should_stop=stop,
+    say=say,
   )
-  train = shards.open_split(directory, 'train')
+  train = shards.open_split(directory, 'train', should_stop=stop, say=say)
   return Inputs(directory, manifest, tokenizer, train, validation)
 
 
@@ -101,15 +106,17 @@ def _directory(config: Config) -> pathlib.Path:
 def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
   """A line that says what is missing, and below it the ways to get it."""
   vocabulary = config.model.vocab_size
-  command = f'python -m train.main --config configs/{config.name}.py'
+  command = f'python -m train.main {shlex.join(sys.argv[1:])}'
+  path = '' if config.data.path else f' --config.data.path={directory}'
   known = {
-    32000: 'those of Llama 2, of Mistral 7B v0.1, and of T5 trained on C4',
+    32000: "Llama 2's and Mistral 7B v0.1's tokenizer.json,\nand T5's "
+    'SentencePiece spiece.model (its tokenizer.json has 32100 entries)',
     128256: "Llama 3's, 3.1's, 3.2's and 3.3's tokenizer.json",
   }.get(vocabulary, 'any whose vocabulary is at most that')
   return f"""no prepared data in {directory}: it takes two commands
   python -m train.prepare --input 'TEXTS/*.jsonl.zst' \\
     --tokenizer tokenizer.json --output {directory}
-  {command} --config.data.path={directory}
+  {command}{path}
 TEXTS are .txt, .jsonl, .jsonl.gz or .jsonl.zst files. Tokenizers with the
 {vocabulary} entries of this model: {known}.
 To see it run on this machine, on text that needs no download:

@@ -20,7 +20,7 @@ from train import (
   signals,
 )
 from train.config import Config
-from train.inputs import Inputs, open_inputs
+from train.inputs import HASHES, Inputs, open_inputs
 
 
 class NonFinite(Exception):
@@ -52,21 +52,30 @@ def run(config: Config) -> int:
 
 def _run(config: Config, stop: signals.Stop) -> int:
   """As `run`, with what a signal sets."""
+  if jax.process_count() > 1:
+    raise errors.UserError(
+      f'this is one of {jax.process_count()} processes, and a run takes one: '
+      'start it once, on one host, without jax.distributed'
+    )
   workdir = pathlib.Path(config.workdir)
   compiled = program.build(config)
   identity = program.describe(config, compiled)
   # Checked before anything is written: without the data that may have to be
   # prepared, and then with it.
-  checkpoint.check_workdir(workdir, identity)
+  checkpoint.check_workdir(workdir, identity, unknown=HASHES)
+  if (workdir / report.RESULTS).exists():
+    print(report.complete(workdir))
+    return 0
   inputs = open_inputs(config, stop, print)
   identity |= inputs.hashes
-  data.train_iterator(inputs.train, **_order(config), start_step=0)
+  data.check_enough(inputs.train, config.train.seq_len, config.train.batch_size)
   checkpoint.check_workdir(workdir, identity)
   with lock.hold(workdir):
-    checkpoint.claim_workdir(workdir, identity)
-    if (workdir / report.RESULTS).exists():
-      print(report.complete(workdir))
-      return 0
+    warning = checkpoint.claim_workdir(
+      workdir, identity, report.rounding(config, compiled)
+    )
+    if warning:
+      print(warning)
     run = Trainer(config, workdir, compiled, inputs, identity, stop)
     try:
       run.all()
@@ -85,6 +94,12 @@ def _order(config: Config) -> dict[str, int]:
     'batch_size': config.train.batch_size,
     'seed': config.data.seed,
   }
+
+
+def non_finite(values: dict[str, float]) -> str | None:
+  """The name of a value that is not finite: the loss, if it is one."""
+  bad = [name for name, value in values.items() if not math.isfinite(value)]
+  return 'loss' if 'loss' in bad else next(iter(bad), None)
 
 
 class Trainer:
@@ -112,7 +127,7 @@ class Trainer:
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self.state: Any = None
     self._checkpoints = checkpoint.Checkpoints(
-      workdir / 'checkpoints',
+      workdir / checkpoint.DIRECTORY,
       identity,
       keep=config.checkpoint.keep,
       asynchronous=config.checkpoint.async_,
@@ -131,6 +146,12 @@ class Trainer:
     )
     self._clock = metrics.Clock(
       config.train.batch_size * config.train.seq_len, self._log.seconds
+    )
+    self._peak = report.peak_tokens_per_second(config, compiled)
+    self._sample, self._all = evaluate.windows(
+      config.eval.max_windows,
+      trained=config.train.steps * config.train.batch_size,
+      seq_len=config.train.seq_len,
     )
 
   def all(self) -> None:
@@ -233,25 +254,18 @@ class Trainer:
     """
     found = {k: float(v) for k, v in jax.device_get(values).items()}
     every = self._config.log.every
-    bad = [k for k, v in found.items() if not math.isfinite(v)]
+    bad = non_finite(found)
     logged = step % every == 0 or step in (1, self._config.train.steps)
     if logged or bad:
       timing = self._clock.read(step)
-      self._add_mfu(timing)
+      if self._peak is not None and 'tokens_per_second' in timing:
+        timing['mfu'] = timing['tokens_per_second'] / self._peak
       self._write(step, found, timing)
       self._progress.update(
         step, found['loss'], timing.get('tokens_per_second', 0.0)
       )
     if bad:
-      raise NonFinite(step, bad[0], found[bad[0]])
-
-  def _add_mfu(self, timing: dict[str, float]) -> None:
-    device = self._program.mesh.devices.flat[0]
-    peak = metrics.peak_flops(device.device_kind)
-    if peak is not None and 'tokens_per_second' in timing:
-      flops = report.flops_per_token(self._program, self._config)
-      peak *= self._program.mesh.devices.size
-      timing['mfu'] = flops * timing['tokens_per_second'] / peak
+      raise NonFinite(step, bad, found[bad])
 
   def _write(
     self, step: int, values: dict[str, float], timing: dict[str, float]
@@ -267,22 +281,18 @@ class Trainer:
     )
     return self._inputs.validation.score(losses, max_windows, self._stop.check)
 
-  def _evaluate(self) -> None:
-    """Evaluates on part of the validation split, once for each step."""
+  def _evaluate(self) -> dict[str, evaluate.Score] | None:
+    """Evaluates on the same sample each time, once for each step."""
     if self._log.evaluated == self.step:
-      return
-    scores = self._score(self._config.eval.max_windows)
+      return None
+    scores = self._score(self._sample)
     self._write(self.step, evaluate.flatten(scores), self._clock.elapsed())
     total = scores['total']
     self._progress.say(
       f'step {self.step}  validation: perplexity {total.perplexity:.2f}, '
       f'{total.bits_per_byte:.3f} bits per byte ({total.tokens:,} tokens)'
     )
-
-  def _record(self, scores: dict[str, evaluate.Score]) -> None:
-    if self._log.evaluated != self.step:
-      values = evaluate.flatten(scores)
-      self._write(self.step, values, self._clock.elapsed())
+    return scores
 
   def _save(self) -> None:
     """Saves the state; what came before it has been found to be finite."""
@@ -302,10 +312,12 @@ class Trainer:
     """Evaluates and reports; the run is complete when this is done."""
     self._checkpoints.wait()
     self._progress.close()
-    trained = self._config.train.steps * self._config.train.batch_size
-    # Not longer than the training was: a trial of two steps ends soon.
-    scores = self._score(trained)
-    self._record(scores)
+    # The curve's last point is of the same sample as the others.
+    scores = self._evaluate()
+    if scores is None or self._sample < min(
+      self._all, self._inputs.validation.num_windows
+    ):
+      scores = self._score(self._all)
     report.write(
       self._workdir,
       self._config,
@@ -313,7 +325,7 @@ class Trainer:
       self._inputs,
       self.state.params,
       scores,
-      max_windows=trained,
+      max_windows=self._all,
       stop=self._stop,
     )
 
@@ -321,24 +333,8 @@ class Trainer:
     """What to say when the loss is not finite."""
     self._checkpoints.wait()
     latest = self._checkpoints.latest
-    good = (
-      'there is no checkpoint yet'
-      if latest is None
-      else f'the last good checkpoint is {self._checkpoints.path(latest)}'
-    )
-    rate = program.describe(self._config, self._program)[
-      'optimizer.learning_rate'
-    ]
-    return (
-      f'{error}: stopped; {good}, and nothing later was saved.\n'
-      'The same command would repeat this. Try, with another '
-      '--config.workdir:\n'
-      f'  --config.optimizer.learning_rate={rate / 3:.1g}  (now {rate:g})\n'
-      '  --config.schedule.warmup_fraction=0.2  '
-      f'(now {self._config.schedule.warmup_fraction:g})\n'
-      f'  --config.train.grad_clip=1.0  (now {self._config.train.grad_clip})\n'
-      '  --config.data.seed=1, if it always happens at the same batch'
-    )
+    good = None if latest is None else self._checkpoints.path(latest)
+    return f'{error}: stopped; {report.advice(self._config, good)}'
 
   def close(self) -> None:
     """Ends what runs beside the process."""

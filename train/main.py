@@ -20,16 +20,24 @@ from train import signals
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   signals.quit_at_once()
-  # After the line above: the imports take seconds, and nothing is to be saved.
-  from absl import flags
-
-  from train import config as config_lib
-  from train import errors, loop
-
   argv = sys.argv if argv is None else argv
   if {'-h', '--help'} & set(argv[1:]):
     print(__doc__)
     return 0
+  # Not earlier: the imports take seconds, and nothing is to be saved.
+  try:
+    from absl import flags
+
+    from train import config as config_lib
+    from train import errors, loop
+  except ModuleNotFoundError as error:
+    print(
+      f'error: {sys.executable} has no module {error.name!r}: activate the '
+      'environment (`. .venv/bin/activate` after `make train`), or pip install '
+      "-e '.[train]'",
+      file=sys.stderr,
+    )
+    return 2
   try:
     flag_values = flags.FlagValues()
     config_lib.define_flag(flag_values, argv)
@@ -55,7 +63,7 @@ def _set_up_jax(config) -> None:
   if config.train.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
   cache = config.log.compilation_cache
-  if cache is None:
+  if cache is None and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     cache = str(pathlib.Path(home) / 'sage_optax' / 'jax')
   if cache:

@@ -11,7 +11,7 @@ import jax
 
 import sage_optax
 from models import llama
-from train import data, evaluate, metrics, ngram, plot, sample
+from train import data, evaluate, metrics, ngram, plot, sample, validate
 from train import program as program_lib
 from train.config import Config
 from train.inputs import Inputs
@@ -28,9 +28,59 @@ _MAX_SAMPLES = 3
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
-def flops_per_token(program: program_lib.Program, config: Config) -> float:
-  """Returns the operations to train on one token."""
-  return llama.flops_per_token(program.model, config.train.seq_len)
+def peak_tokens_per_second(
+  config: Config, program: program_lib.Program
+) -> float | None:
+  """The speed of devices that do nothing but the model's useful products."""
+  devices = program.mesh.devices
+  peak = metrics.peak_flops(devices.flat[0].device_kind)
+  if peak is None:
+    return None
+  flops = llama.flops_per_token(program.model, config.train.seq_len)
+  return peak * devices.size / flops
+
+
+def rounding(config: Config, program: program_lib.Program) -> dict[str, Any]:
+  """What changes the order of sums, but not what is summed."""
+  return {
+    'mesh': dict(program.mesh.shape),
+    'device': program.mesh.devices.flat[0].device_kind,
+    'train.microbatch': config.train.microbatch,
+    'model.remat': config.model.remat,
+    **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
+  }
+
+
+def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
+  """What to try when the loss is not finite.
+
+  Args:
+    config: The configuration.
+    checkpoint: The last one, if there is one.
+
+  Returns:
+    Lines; what is set already is left out.
+  """
+  good = (
+    'there is no checkpoint yet'
+    if checkpoint is None
+    else f'the last good checkpoint is {checkpoint}'
+  )
+  rate = validate.learning_rate(config)
+  warmup, clip = config.schedule.warmup_fraction, config.train.grad_clip
+  lines = [
+    f'{good}, and nothing later was saved.\n'
+    'The same command would repeat this. Try, with another --config.workdir:',
+    f'optimizer.learning_rate={rate / 3:.1g}  (now {rate:g})',
+  ]
+  if warmup < 0.2:
+    lines.append(f'schedule.warmup_fraction=0.2  (now {warmup:g})')
+  if clip is None or clip > 1:
+    lines.append(f'train.grad_clip=1.0  (now {clip})')
+  lines.append(
+    f'data.seed={config.data.seed + 1}, if it always happens at the same batch'
+  )
+  return '\n  --config.'.join(lines)
 
 
 def write(
@@ -56,7 +106,8 @@ def write(
     max_windows: How much of it was evaluated at most.
     stop: May end this early; the run is then not complete.
   """
-  baselines = _baselines(config, inputs, max_windows, stop)
+  found, seen = _baselines(config, inputs, max_windows, stop)
+  baselines = {'unigram': found.unigram, 'bigram': found.bigram}
   records = list(metrics.read(workdir / metrics.FILE))
   samples = _samples(config, program, inputs, params, stop)
   text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
@@ -66,6 +117,7 @@ def write(
     workdir / PLOT,
     title=f'{config.name}: {program.optimizer.recipe}, '
     f'{llama.num_params(program.model):,} parameters',
+    final=scores['total'],
     levels={
       name: math.log(perplexity) for name, perplexity in baselines.items()
     },
@@ -80,6 +132,7 @@ def write(
     'validation': {name: score.as_dict() for name, score in scores.items()},
     'validation_tokens': inputs.validation.num_tokens,
     'baselines': baselines,
+    'baseline_tokens': {'fitted': found.train_tokens, 'seen': seen},
     'model_parameters': llama.num_params(program.model),
     'optimizer_state_bytes': program.explanation.totals['all'].state_bytes,
     'seconds': records[-1]['timing']['seconds'],
@@ -105,8 +158,11 @@ def complete(workdir: pathlib.Path) -> str:
   share = (
     'all of it'
     if total['tokens'] == results['validation_tokens']
-    else f'of {results["validation_tokens"]:,}, for the run was short'
+    else f'of {results["validation_tokens"]:,}: at most as many as were '
+    f'trained on, and about {evaluate.MAX_TOKENS:,}'
   )
+  fitted, seen = results['baseline_tokens'].values()
+  note = f'Unigram and bigram are fitted on {fitted:,} of {seen:,} tokens seen.'
   return '\n'.join(
     [
       f'{workdir} is complete: {results["steps"]} steps of '
@@ -118,6 +174,7 @@ def complete(workdir: pathlib.Path) -> str:
       f'tokenizer {run["data.tokenizer"][:12]}).',
       '',
       *_table(results),
+      *([note] if fitted < seen else []),
       '',
       f'results     {workdir / RESULTS}',
       f'loss curve  {workdir / PLOT}',
@@ -155,8 +212,8 @@ def _table(results: Mapping[str, Any]) -> list[str]:
 
 def _baselines(
   config: Config, inputs: Inputs, max_windows: int, stop: Stop
-) -> dict[str, float]:
-  """Perplexity of n-gram models of the tokens that the run has seen."""
+) -> tuple[ngram.Baselines, int]:
+  """N-gram models of the tokens that the run has seen, and their number."""
   seen = data.seen_windows(
     inputs.train,
     seq_len=config.train.seq_len,
@@ -170,7 +227,11 @@ def _baselines(
     inputs.tokenizer.vocab_size,
     ((tokens, weights) for _, tokens, weights in stop.watch(validation)),
   )
-  return {'unigram': found.unigram, 'bigram': found.bigram}
+  windows = min(
+    config.train.steps * config.train.batch_size,
+    data.num_windows(inputs.train, config.train.seq_len),
+  )
+  return found, windows * config.train.seq_len
 
 
 def _samples(
