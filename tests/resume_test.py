@@ -1,26 +1,18 @@
 """A run that is killed again and again ends as one that never was."""
 
+import json
 import os
 import random
 import signal
-import time
 
 import chex
 import orbax.checkpoint as ocp
 import pytest
 
 from tests import runs
-from train import metrics, report
+from train import checkpoint, metrics, report
 
-# Steps of some 30 ms, so that a signal meets the step it is meant for.
-_SLOWER = (
-  'model.hidden_size=64',
-  'train.batch_size=16',
-  'train.seq_len=128',
-  'train.microbatch=2',
-)
 _STEPS = 60
-_PATIENCE = 120  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +23,6 @@ def _trace(workdir):
   return [{k: v for k, v in r.items() if k != 'timing'} for r in records]
 
 
-def _last_step(workdir):
-  """The last step that the metrics tell of, whole lines only."""
-  path = workdir / metrics.FILE
-  records = list(metrics.read(path)) if path.exists() else []
-  return max((record['step'] for record in records), default=0)
-
-
 def _parameters(workdir):
   with ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(
@@ -45,16 +30,9 @@ def _parameters(workdir):
     )
 
 
-def _interrupt(args, number, condition):
-  """Starts a run, sends it a signal once `condition()`; returns its end."""
-  process = runs.start(args)
+def _end(process):
   try:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition() and process.poll() is None:
-      assert time.monotonic() < deadline
-      time.sleep(0.001)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=_PATIENCE)
+    out, err = process.communicate(timeout=120)
   finally:
     process.kill()
     process.wait()
@@ -62,66 +40,79 @@ def _interrupt(args, number, condition):
 
 
 def _complete(args):
-  process = runs.start(args)
-  out, err = process.communicate(timeout=_PATIENCE)
-  assert (process.returncode, err) == (0, ''), out + err
+  status, out, err = _end(runs.start(args))
+  assert (status, err) == (0, ''), out + err
   return out
 
 
 def test_interrupted_runs_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
   data = runs.write_data(tmp_path / 'data')
   whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-  args = runs.command(data, torn, *_SLOWER)
+  args = runs.command(data, torn)
   checkpoints = torn / 'checkpoints'
   rng = random.Random(0)
-  _complete(runs.command(data, whole, *_SLOWER))
+  _complete(runs.command(data, whole))
 
-  # While it compiles: nothing to save.
-  status, out, err = _interrupt(
-    args, signal.SIGINT, (torn / 'optimizer.txt').exists
-  )
-  assert status == 130, out + err
-  assert 'SIGINT' in err
-  assert 'The same command goes on' in out
-  assert not os.listdir(checkpoints)
+  def stop(moment, number, restored):
+    """Returns what a run said that had to stop there; checks what it left."""
+    process = runs.start(
+      [moment, number.name, *args], module='tests.interrupted'
+    )
+    status, out, err = _end(process)
+    killed = number == signal.SIGKILL
+    assert status == (-number if killed else 128 + number), out + err
+    assert (err == '') == killed, err
+    assert ('The same command goes on' in out) != killed
+    going_on = f'Going on from the checkpoint of step {restored}.'
+    assert (going_on in out) == (restored > 0), out
+    assert 'rounding' not in out
+    assert not (torn / report.RESULTS).exists()
+    return out
 
-  # At random steps after the first checkpoint, and in the middle of one.
-  def passed(step):
-    first = (checkpoints / '10').exists
-    return lambda: _last_step(torn) >= step and (step > 20 or first())
+  def kept():
+    return sorted(os.listdir(checkpoints))
 
-  def saving():
-    return any(p.name.startswith('30.') for p in checkpoints.iterdir())
+  # There is nothing to save yet.
+  stop('compile', signal.SIGINT, restored=0)
+  assert kept() == []
 
-  moments = (
-    passed(rng.randint(11, 18)),
-    saving,
-    passed(rng.randint(37, 46)),
-  )
-  for i, moment in enumerate(moments):
-    status, out, err = _interrupt(args, signal.SIGKILL, moment)
-    assert (status, err) == (-signal.SIGKILL, '')
-    assert ('Going on from the checkpoint' in out) == (i > 0)
-    assert _last_step(torn) < _STEPS
+  stop(f'step:{rng.randint(11, 18)}', signal.SIGKILL, restored=0)
+  assert kept() == ['10']
 
-  # SIGTERM saves the step it meets, whatever its number.
-  status, out, err = _interrupt(
-    args, signal.SIGTERM, passed(rng.randint(48, 53))
-  )
-  assert status == 143, out + err
-  saved = max(map(int, os.listdir(checkpoints)))
-  assert 48 <= saved == _last_step(torn) < _STEPS
+  # While it evaluates at step 20, which is done again.
+  out = stop('evaluate:1', signal.SIGTERM, restored=10)
+  assert 'The state of step 20 is in' in out
+  assert _trace(torn)[-1] == _trace(whole)[19]
+
+  # The middle of a save leaves what is ignored, and then removed.
+  stop('save:30', signal.SIGKILL, restored=20)
+  assert kept()[:2] == ['10', '20']
+  assert [name.startswith('30.') for name in kept()[2:]] == [True]
+
+  stop(f'step:{rng.randint(41, 48)}', signal.SIGKILL, restored=20)
+  assert '40' in kept()  # Which are removed at the same time varies.
+
+  # The step that the signal meets is saved, whatever its number.
+  out = stop('step:53', signal.SIGTERM, restored=40)
+  saved = _trace(torn)[-1]['step']
   assert f'The state of step {saved} is in' in out
+  assert saved in (53, 54)  # One step is dispatched ahead.
+  assert {'50', str(saved)} < set(kept())
 
-  # During what comes after the last step.
-  status, out, err = _interrupt(
-    args, signal.SIGTERM, (checkpoints / str(_STEPS)).exists
-  )
-  assert status == 143, out + err
-  assert f'Going on from the checkpoint of step {saved}' in out
-  assert not (torn / report.RESULTS).exists()
+  # After the last step, in both of the last evaluations.
+  stop('evaluate:1', signal.SIGTERM, restored=saved)
+  assert len(_trace(torn)) == _STEPS + 2
+  stop('evaluate:2', signal.SIGTERM, restored=_STEPS)
+  assert len(_trace(torn)) == _STEPS + 3
 
-  _complete(args)
+  # A claim that another version began this changes what it says, no more.
+  path = torn / checkpoint.RUN_FILE
+  content = json.loads(path.read_text())
+  content['rounding']['jax'] = '0.0.1'
+  path.write_text(json.dumps(content))
+  out = _complete(args)
+  assert f'Going on from the checkpoint of step {_STEPS}.' in out
+  assert "jax was '0.0.1' and is" in out
   assert len(_trace(torn)) == _STEPS + 3  # evaluations at 20, 40 and the end
   assert _trace(torn) == _trace(whole)
   chex.assert_trees_all_equal(_parameters(torn), _parameters(whole))
