@@ -137,6 +137,7 @@ class CommandLineTest(parameterized.TestCase):
       '--config.train.steps=7',
       '--config.model.num_kv_heads=2',
       '--config.train.grad_clip=none',
+      '--config.train.dtype=none',
       '--config.optimizer.recipe=lion',
       '--config.optimizer.learning_rates.lion=2e-4',
       '--config.optimizer.matrix.lr_scale=0.5',
@@ -145,6 +146,7 @@ class CommandLineTest(parameterized.TestCase):
     self.assertEqual(config.train.steps, 7)
     self.assertEqual(config.model.num_kv_heads, 2)
     self.assertIsNone(config.train.grad_clip)
+    self.assertIsNone(config.train.dtype)
     self.assertEqual(config.optimizer.learning_rates['lion'], 2e-4)
     self.assertEqual(
       optimizer.recipe_options(config)['matrix'], {'lr_scale': 0.5}

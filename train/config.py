@@ -74,6 +74,17 @@ class _IntegerOrNone(flags.IntegerParser):
     return None if none else super().convert(argument)
 
 
+class _TextOrNone(flags.ArgumentParser):
+  """As _FloatOrNone, for text."""
+
+  syntactic_help = 'a string, or none'
+
+  def parse(self, argument: Any) -> Any:
+    none = str(argument).lower() == 'none'
+    return None if none else str(argument)
+
+
+config_flags.register_flag_parser_for_type(str, _TextOrNone())
 config_flags.register_flag_parser_for_type(float, _FloatOrNone())
 config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
 

@@ -69,7 +69,7 @@ def open_inputs(
     manifest = prepare.prepare_bundled(
       directory,
       config.data.vocab_size,
-      None if max_mb is None else int(max_mb * 1e6),
+      prepare.bytes_of(max_mb),
       tokenizer=config.data.tokenizer or None,
       should_stop=stop,
       log=say,

@@ -110,7 +110,7 @@ class EvalConfig:
   """Evaluation on the validation split, also done after the last step."""
 
   every: int = 1000  # steps; 0: at the end only
-  # None: the whole split. Never more sequences than the run trains on.
+  # None: as many as make 10M tokens. Never more than the run trains on.
   max_windows: Optional[int] = None
   batch_size: int = 0  # sequences; 0: as many as a training microbatch
 
@@ -133,7 +133,8 @@ class LogConfig:
   progress: bool = True
   profile_start: int = 10
   profile_steps: int = 0  # 0: no profile
-  # Directory; None: one in the user's cache; '': no persistent cache.
+  # Directory; None: JAX_COMPILATION_CACHE_DIR, or one in the user's cache; '':
+  # none but that variable's.
   compilation_cache: Optional[str] = None
 
 
