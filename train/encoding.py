@@ -5,16 +5,14 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import tqdm
 
-from train import shards
+from train import shards, signals
 from train.corpus import Document
-from train.errors import Interrupted
 from train.tokenizer import Tokenizer
 
-_T = TypeVar('_T')
 Log = Callable[[str], None]
 ShouldStop = Callable[[], bool]
 _BATCH_CHARACTERS = 2**20  # At once: bounds memory and the wait to stop.
@@ -72,7 +70,7 @@ def write(
     total=total, unit='B', unit_scale=True, desc='tokens', disable=None
   )
   with bar, contextlib.closing(writer):
-    for batch in _batches(watch(documents, should_stop)):
+    for batch in _batches(signals.watch(documents, should_stop)):
       ids = model.encode_batch([document.text for _, document in batch])
       for (split, document), tokens in zip(batch, ids, strict=True):
         writer.add(split, document.subset, document.num_bytes, tokens)
@@ -100,13 +98,3 @@ def _batches(
       batch, size = [], 0
   if batch:
     yield batch
-
-
-def watch(items: Iterable[_T], should_stop: ShouldStop) -> Iterator[_T]:
-  """Yields the items; raises Interrupted once should_stop is True."""
-  for item in items:
-    if should_stop():
-      raise Interrupted
-    yield item
-  if should_stop():
-    raise Interrupted

@@ -62,7 +62,7 @@ def prepare_bundled(
 
   def build(directory: pathlib.Path) -> None:
     start = time.monotonic()
-    documents = list(encoding.watch(corpus.documents(max_bytes), should_stop))
+    documents = list(signals.watch(corpus.documents(max_bytes), should_stop))
     train, validation = corpus.split(documents)
     log(
       f'Text: {len(documents)} documents, {_megabytes(documents)} MB, of '
@@ -72,7 +72,7 @@ def prepare_bundled(
     model = given
     if model is None:
       path = directory / 'tokenizer.json'
-      texts = encoding.watch(_bpe_sample(train), should_stop)
+      texts = signals.watch(_bpe_sample(train), should_stop)
       model = tokenizer_lib.train_bpe(texts, vocab_size, path)
       log(
         f'Tokenizer: byte-level BPE of {vocab_size} entries trained '

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from train import errors
@@ -37,21 +37,30 @@ class Stop:
       raise errors.Interrupted
 
   def watch(self, iterable: Iterable[_T]) -> Iterator[_T]:
-    """Yields from `iterable`, with a `check` before each item and at the end.
+    """Walks through `iterable`, with a `check` before each item and at the end.
 
     Args:
       iterable: Anything that takes long to walk through.
 
-    Yields:
-      Its items.
+    Returns:
+      An iterator over its items.
 
     Raises:
       Interrupted: Once the run was asked to stop.
     """
-    for item in iterable:
-      self.check()
-      yield item
-    self.check()
+    return watch(iterable, self)
+
+
+def watch(
+  iterable: Iterable[_T], should_stop: Callable[[], bool]
+) -> Iterator[_T]:
+  """Yields from `iterable`; raises `Interrupted` once should_stop is True."""
+  for item in iterable:
+    if should_stop():
+      raise errors.Interrupted
+    yield item
+  if should_stop():
+    raise errors.Interrupted
 
 
 def quit_at_once() -> None:
