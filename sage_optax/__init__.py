@@ -1,6 +1,6 @@
 """Memory-efficient optimizers for language-model pre-training, for Optax."""
 
-from sage_optax import memory, roles, sharding
+from sage_optax import memory, roles, rounding, sharding
 from sage_optax._adam import scale_by_adam
 from sage_optax._lion import ScaleByLionState, scale_by_lion
 from sage_optax._sage import ScaleBySageState, scale_by_sage
@@ -17,6 +17,7 @@ from sage_optax.recipes import (
   sinkgd,
   sinkgd_pure,
 )
+from sage_optax.rounding import stochastic_round_updates
 
 __version__ = '0.1.0'
 
@@ -32,6 +33,7 @@ __all__ = [
   'recipe',
   'recipe_names',
   'roles',
+  'rounding',
   'sage',
   'sage_hybrid',
   'scale_by_adam',
@@ -41,4 +43,5 @@ __all__ = [
   'sharding',
   'sinkgd',
   'sinkgd_pure',
+  'stochastic_round_updates',
 ]

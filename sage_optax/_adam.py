@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _momentum
+from sage_optax import _momentum, rounding
 
 
 def scale_by_adam(
   b1: jax.typing.ArrayLike = 0.9,
   b2: jax.typing.ArrayLike = 0.999,
   eps: jax.typing.ArrayLike = 1e-8,
+  state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
   r"""`optax.scale_by_adam`, whose moments are float32 also for bf16 parameters.
 
@@ -29,6 +30,8 @@ def scale_by_adam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
 
   Returns:
     A `GradientTransformation` with an `optax.ScaleByAdamState`; updates have
@@ -57,4 +60,5 @@ def scale_by_adam(
     scaled, state = adam.update(grads, state)
     return optax.tree.cast_like(scaled, updates), state
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  return rounding.low_precision_state(tx, state_dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum
+from sage_optax import _matrix, _momentum, rounding
 
 
 class ScaleByLionState(NamedTuple):
@@ -22,7 +22,11 @@ class ScaleByLionState(NamedTuple):
 
 
 def scale_by_lion(
-  b1: jax.typing.ArrayLike = 0.9, b2: jax.typing.ArrayLike = 0.99
+  b1: jax.typing.ArrayLike = 0.9,
+  b2: jax.typing.ArrayLike = 0.99,
+  state_dtype: jax.typing.DTypeLike | None = None,
+  *,
+  mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
   r"""Replaces gradients by the sign of an interpolated momentum.
 
@@ -38,6 +42,9 @@ def scale_by_lion(
   Args:
     b1: weight of the old momentum in the update.
     b2: decay of the momentum.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    mu_dtype: the same under Optax's name.
 
   Returns:
     A `GradientTransformation` whose updates have entries -1, 0 and 1, in the
@@ -69,4 +76,6 @@ def scale_by_lion(
     count = optax.safe_increment(state.count)
     return optax.tree.cast_like(signs, updates), ScaleByLionState(count, mu)
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  dtype = mu_dtype if state_dtype is None else state_dtype
+  return rounding.low_precision_state(tx, dtype)

@@ -6,6 +6,7 @@ independent units, so layers stacked on a leading axis are treated one by one.
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,6 +58,27 @@ def check_static(
     )
 
 
+def check_positive(name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is a Python integer of at least 1."""
+  if isinstance(value, jax.core.Tracer):
+    raise ValueError(
+      f'{name} must be a Python integer, got a traced value: with '
+      f"optax.inject_hyperparams, name it in static_args=('{name}', ...)."
+    )
+  if operator.index(value) < 1:
+    raise ValueError(f'{name} must be at least 1, got {value}.')
+
+
+def check_matrix(x: Any, method: str) -> None:
+  """Raises ValueError unless `x` has the two axes of a matrix."""
+  if jnp.ndim(x) < 2:
+    raise ValueError(
+      f'{method} needs matrices [..., fan_in, fan_out], got an array of '
+      f'{jnp.ndim(x)} axes: give this leaf another method, as recipes do with '
+      "the role 'vector'."
+    )
+
+
 def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
   """`x` in float32, or in its own type where that is wider."""
   return jnp.asarray(x).astype(stat_dtype(x))
@@ -82,6 +104,118 @@ def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
   """Euclidean norm over `axes`, which are kept with size 1."""
   return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Product over the last two axes, in full precision on accelerators too."""
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def aligned_zeros(param: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  """Zeros of `shape`, sharded as `param` on the axes where the sizes agree.
+
+  Args:
+    param: array or `ShapeDtypeStruct`.
+    shape: as many axes as `param` has, each of its size or another.
+    dtype: of the zeros.
+
+  Returns:
+    An array. Only explicit sharding is known here; under automatic sharding
+    the caller's `out_shardings` decide (`sage_optax.sharding.state_specs`).
+  """
+
+  def make(p):
+    sharding = jax.typeof(p).sharding
+    if not _explicit(sharding.mesh):
+      return jnp.zeros(shape, dtype)
+    spec = tuple(sharding.spec) + (None,) * (p.ndim - len(sharding.spec))
+    names = (
+      name if size == param_size else None
+      for name, size, param_size in zip(spec, shape, p.shape, strict=True)
+    )
+    return jnp.zeros(shape, dtype, out_sharding=jax.P(*names))
+
+  return jnp.zeros_like(jax.eval_shape(make, param))
+
+
+def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+  """`function`, whose products need no sharding rule under explicit sharding.
+
+  Under explicit sharding a contraction over sharded axes is an error unless
+  its result's sharding is said; here the compiler chooses, and only the
+  results are placed.
+
+  Args:
+    function: takes and returns trees of arrays.
+    like: tree like the result, whose leaves have the results' shardings.
+  """
+  leaves = jax.tree.leaves(like)
+  if not any(_explicit(jax.typeof(x).sharding.mesh) for x in leaves):
+    return function
+  shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
+  return jax.sharding.auto_axes(function, out_sharding=shardings)
+
+
+def _explicit(mesh: Any) -> bool:
+  return jax.sharding.AxisType.Explicit in (mesh.axis_types or ())
+
+
+def limit_growth(
+  x: jax.Array,
+  old_norm: jax.Array,
+  limit: jax.typing.ArrayLike | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Scales matrices whose norm has grown too fast (Fira, APOLLO).
+
+  Args:
+    x: matrices [..., fan_in, fan_out].
+    old_norm: [..., 1, 1], their norms as they left this function a step
+      before; 0: none yet, so they are not limited.
+    limit: largest ratio of the two norms; None: no limit.
+
+  Returns:
+    The matrices and their norms. Where `x` is zero the old norm is kept: the
+    released codes store the zero, and can never leave it again.
+  """
+  if limit is None:
+    return x, old_norm
+  now = norm(x, (FAN_IN, FAN_OUT))
+  excess = jnp.maximum(now / (old_norm + 1e-8) / limit, 1.0)
+  excess = jnp.where(old_norm > 0, excess, 1.0)
+  return x / excess, jnp.where(now > 0, now / excess, old_norm)
+
+
+def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
+  """Moves the singular values of matrices towards 1 (Jordan et al. 2024).
+
+  `ns_steps` times X = 3.4445 X - 4.7750 (XX^T)X + 2.0315 (XX^T)^2 X, from
+  X = x / (norm2(x) + 1e-7), with the Gram matrix of the smaller side. In
+  bfloat16 on accelerators, in the type of `x` on CPU.
+
+  Args:
+    x: matrices [..., fan_in, fan_out], float32 or wider.
+    ns_steps: number of iterations, at least 1.
+
+  Returns:
+    Matrices in the shape and dtype of `x`; singular values end within about
+    0.7 to 1.2, but those that were zero or very small.
+  """
+  unit = x / (norm(x, (FAN_IN, FAN_OUT)) + 1e-7)
+  wide = x.shape[FAN_OUT] >= x.shape[FAN_IN]
+
+  def step(_, y):
+    gram = y @ y.mT if wide else y.mT @ y
+    poly = -4.7750 * gram + 2.0315 * (gram @ gram)
+    return 3.4445 * y + (poly @ y if wide else y @ poly)
+
+  def iterate(y):
+    return jax.lax.fori_loop(0, ns_steps, step, y)
+
+  return jax.lax.platform_dependent(
+    unit,
+    cpu=iterate,
+    default=lambda y: iterate(y.astype(jnp.bfloat16)).astype(y.dtype),
+  )
 
 
 def sinkhorn(

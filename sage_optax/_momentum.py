@@ -1,4 +1,4 @@
-"""The sign of an interpolated momentum: what Lion and SAGE have in common."""
+"""Moving averages, and the steps that several methods make of them."""
 
 from typing import Any
 
@@ -29,6 +29,47 @@ def interpolated_sign(
     sign(b1 * mu + (1 - b1) * grad), in the shape and dtype of `grad`.
   """
   return jnp.sign(ema(grad, mu, b1))
+
+
+def raw_adam(
+  grad: jax.Array,
+  mu: jax.Array,
+  nu: jax.Array,
+  b1: jax.typing.ArrayLike,
+  b2: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Adam's step before its bias correction, with eps inside the correction.
+
+  So it stands in the code of GaLore, APOLLO, Fira and SPAM; the whole step is
+  this times `adam_correction`.
+
+  Args:
+    grad: gradient, in the dtype of the moments.
+    mu: first moment from before this step.
+    nu: second moment from before this step.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+
+  Returns:
+    mu / (sqrt(nu) + eps) of the new moments, and the new moments.
+  """
+  mu = ema(grad, mu, b1)
+  nu = ema(jnp.square(grad), nu, b2)
+  return mu / (jnp.sqrt(nu) + eps), mu, nu
+
+
+def adam_correction(
+  count: jax.Array,
+  b1: jax.typing.ArrayLike,
+  b2: jax.typing.ArrayLike,
+  dtype: Any,
+) -> jax.Array:
+  """sqrt(1 - b2^t) / (1 - b1^t) for t = `count`, counted from 1."""
+  return jnp.sqrt(1 - jnp.asarray(b2, dtype) ** count) / (
+    1 - jnp.asarray(b1, dtype) ** count
+  )
 
 
 def zeros(params: optax.Params) -> optax.Updates:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum
+from sage_optax import _matrix, _momentum, rounding
 
 
 class ScaleBySageState(NamedTuple):
@@ -28,7 +28,9 @@ def scale_by_sage(
   b1: jax.typing.ArrayLike = 0.9,
   b2: jax.typing.ArrayLike = 0.99,
   eps: jax.typing.ArrayLike = 1e-8,
+  state_dtype: jax.typing.DTypeLike | None = None,
   *,
+  mu_dtype: jax.typing.DTypeLike | None = None,
   axis: int = -2,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
@@ -60,6 +62,9 @@ def scale_by_sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    mu_dtype: the same for the momentum alone, Optax's name.
     axis: the axis that is averaged away in matrices, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
       for dense kernels [fan_in, fan_out] and heads [feature, vocab].
@@ -131,4 +136,7 @@ def scale_by_sage(
     new_state = ScaleBySageState(count, mu, abs_mean)
     return optax.tree.cast_like(scaled, updates), new_state
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  if state_dtype is None:
+    return rounding.low_precision_state(tx, mu_dtype, slot='mu')
+  return rounding.low_precision_state(tx, state_dtype)

@@ -17,29 +17,42 @@ class Case:
   Attributes:
     name: of the test case.
     method: key of `recipes.METHODS`.
-    make: core_ndim -> transformation.
+    make: core_ndim and further arguments -> transformation.
     oracle: gradients of all steps -> updates of all steps, for one unit.
     matrix_state: elements of state for a matrix [m, n], counters left out.
-    vector_state: the same for a vector [d].
+    vector_state: the same for a vector [d]; None: the method is for matrices
+      only.
+    has_state_dtype: whether the method takes `state_dtype`.
+    rank: size that an axis of the state may have beside the parameter's and 1.
+    steps: gradients to compare over: enough to pass a refresh or a reset.
   """
 
   name: str
   method: str
-  make: Callable[[int | None], optax.GradientTransformation]
+  make: Callable[..., optax.GradientTransformation]
   oracle: Callable
   matrix_state: Callable[[int, int], int]
-  vector_state: Callable[[int], int]
+  vector_state: Callable[[int], int] | None
+  has_state_dtype: bool = True
+  steps: int = 4
+  rank: int = 1
 
 
 def _make(method, **kwargs):
-  return lambda core_ndim: method(core_ndim=core_ndim, **kwargs)
+  """core_ndim and further arguments -> transformation."""
+  return lambda core_ndim, **more: method(core_ndim=core_ndim, **kwargs, **more)
+
+
+def _free(method, **kwargs):
+  """The same for a method that has no units, or knows them itself."""
+  return lambda core_ndim, **more: method(**kwargs, **more)
 
 
 CASES = (
   Case(
     'adamw',
     'adamw',
-    lambda core_ndim: sage_optax.scale_by_adam(b2=0.95),
+    _free(sage_optax.scale_by_adam, b2=0.95),
     functools.partial(oracles.adamw, b2=0.95),
     lambda m, n: 2 * m * n,
     lambda d: 2 * d,
@@ -47,7 +60,7 @@ CASES = (
   Case(
     'lion',
     'lion',
-    lambda core_ndim: sage_optax.scale_by_lion(b1=0.8, b2=0.95),
+    _free(sage_optax.scale_by_lion, b1=0.8, b2=0.95),
     functools.partial(oracles.lion, b1=0.8, b2=0.95),
     lambda m, n: m * n,
     lambda d: d,
@@ -75,6 +88,7 @@ CASES = (
     oracles.sinkgd,
     lambda m, n: 0,
     lambda d: 0,
+    has_state_dtype=False,
   ),
   Case(
     'sinkgd_unit_norm',
@@ -83,5 +97,6 @@ CASES = (
     functools.partial(oracles.sinkgd, num_iters=2, eps=1e-3, unit_norm=True),
     lambda m, n: 0,
     lambda d: 0,
+    has_state_dtype=False,
   ),
 )

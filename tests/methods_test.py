@@ -9,7 +9,6 @@ from absl.testing import parameterized
 import sage_optax
 from tests import cases
 
-_STEPS = 4
 _ROWS = tuple((case.name, case) for case in cases.CASES)
 _UNITS = tuple(
   (f'{case.name}_{unit}', case, shape, core_ndim)
@@ -22,10 +21,11 @@ _UNITS = tuple(
     ('stacked_vector', (3, 5), 1),
     ('twice_stacked', (2, 3, 4, 5), 2),
   )
+  if core_ndim == 2 or case.vector_state
 )
 
 
-def _grads(shape, steps=_STEPS, seed=0):
+def _grads(shape, steps=4, seed=0):
   """Heavy-tailed gradients; units differ by orders of magnitude."""
   rng = np.random.default_rng(seed)
   grads = rng.standard_t(3, size=(steps, *shape))
@@ -48,8 +48,8 @@ class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*_UNITS)
   def test_agrees_unit_by_unit(self, case, shape, core_ndim):
     # Units one after the other, each alone, make the oracle of the stack too.
-    grads = _grads(shape)
-    units = grads.reshape(_STEPS, -1, *shape[-core_ndim:])
+    grads = _grads(shape, case.steps)
+    units = grads.reshape(case.steps, -1, *shape[-core_ndim:])
     expected = [
       np.stack(case.oracle(list(units[:, i]))) for i in range(units.shape[1])
     ]
@@ -74,18 +74,22 @@ class PromisesTest(parameterized.TestCase):
     m, n = 6, 4
     matrix = jax.ShapeDtypeStruct((m, n), jnp.bfloat16)
     vector = jax.ShapeDtypeStruct((n,), jnp.float32)
-    for core_ndim, leaf, elements in (
-      (2, matrix, case.matrix_state(m, n)),
-      (1, vector, case.vector_state(n)),
-    ):
+    rows = [(2, matrix, case.matrix_state(m, n))]
+    if case.vector_state:
+      rows.append((1, vector, case.vector_state(n)))
+    for core_ndim, leaf, elements in rows:
       state = jax.eval_shape(case.make(core_ndim).init, leaf)
-      arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+      arrays = [
+        leaf
+        for leaf in jax.tree.leaves(state)
+        if leaf.ndim and leaf.dtype != jnp.uint32  # a random key
+      ]
       self.assertEqual(sum(a.size for a in arrays), elements)
       for array in arrays:
-        # Axis by axis the parameter's size or 1, so that one rule shards it.
+        # Axis by axis the parameter's size, 1 or the rank: one rule shards it.
         self.assertEqual(array.ndim, leaf.ndim)
         for size, param_size in zip(array.shape, leaf.shape, strict=True):
-          self.assertIn(size, (1, param_size))
+          self.assertIn(size, (1, case.rank, param_size))
 
   @parameterized.named_parameters(*_ROWS)
   def test_updates_keep_the_dtype_and_statistics_are_float32(self, case):
@@ -99,7 +103,7 @@ class PromisesTest(parameterized.TestCase):
       jax.tree.map(lambda x: (x.shape, x.dtype), state),
     )
     for leaf in jax.tree.leaves(state):
-      self.assertIn(leaf.dtype, (jnp.float32, jnp.int32))
+      self.assertIn(leaf.dtype, (jnp.float32, jnp.int32, jnp.uint32))
     wide, _ = tx.update(grads.astype(jnp.float32), tx.init(grads), None)
     np.testing.assert_array_equal(updates, wide.astype(jnp.bfloat16))
 
@@ -138,10 +142,51 @@ class PromisesTest(parameterized.TestCase):
   )
   def test_empty_arrays_and_python_numbers(self, case, leaf):
     tx = case.make(None)
+    if not case.vector_state and not jnp.ndim(leaf):
+      with self.assertRaisesRegex(ValueError, 'matrices .*role'):
+        tx.init(leaf)
+      return
     updates, state = tx.update(leaf, tx.init(leaf), leaf)
     self.assertEqual(jnp.shape(updates), jnp.shape(leaf))
     for array in jax.tree.leaves((updates, state)):
       self.assertTrue(np.isfinite(array).all())
+
+
+class StateDtypeTest(parameterized.TestCase):
+  _KEEP = tuple(row for row in _ROWS if row[1].has_state_dtype)
+
+  @parameterized.named_parameters(*_KEEP)
+  def test_every_slot_has_it(self, case):
+    grads = jnp.asarray(_grads((3, 6, 4), 3), jnp.float32)
+    for dtype in ('bfloat16', jnp.float32):
+      tx = case.make(2, state_dtype=dtype)
+      state = tx.init(grads[0].astype(jnp.bfloat16))
+      self.assertEqual(
+        jax.tree.map(jnp.shape, state),
+        jax.tree.map(jnp.shape, case.make(2).init(grads[0])),
+      )
+      _, new_state = jax.lax.scan(
+        lambda s, g, tx=tx: tx.update(g, s)[::-1], state, grads
+      )[::-1]
+      for leaf in jax.tree.leaves((state, new_state)):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+          self.assertEqual(leaf.dtype, dtype)
+
+  @parameterized.named_parameters(*_KEEP)
+  def test_float32_is_the_default(self, case):
+    grads = jnp.asarray(_grads((3, 6, 4), case.steps), jnp.float32)
+    np.testing.assert_array_equal(
+      _run(case.make(2, state_dtype='float32'), grads),
+      _run(case.make(2), grads),
+    )
+
+  @parameterized.named_parameters(*_KEEP)
+  def test_bfloat16_is_near(self, case):
+    grads = jnp.asarray(_grads((16, 12), case.steps), jnp.float32)
+    wide = np.asarray(_run(case.make(2), grads))
+    narrow = np.asarray(_run(case.make(2, state_dtype='bfloat16'), grads))
+    apart = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
+    self.assertLess(apart, 0.05)
 
 
 class SageTest(parameterized.TestCase):
@@ -282,10 +327,15 @@ class ShardedTest(parameterized.TestCase):
         lambda s: jax.sharding.NamedSharding(mesh, s), specs
       )
       state = jax.jit(tx.init, out_shardings=shardings)(sharded[0])
-      update = jax.jit(tx.update)
+      # Under automatic sharding the results' shardings are the caller's to say.
+      explicit = axis_type == jax.sharding.AxisType.Explicit
+      update = jax.jit(
+        tx.update, out_shardings=None if explicit else (sharding, shardings)
+      )
       for grad, ref in zip(sharded, expected, strict=True):
         ours, state = update(grad, state)
         np.testing.assert_allclose(ours, ref, rtol=1e-6, atol=1e-6)
+        self.assertTrue(ours.sharding.is_equivalent_to(sharding, ours.ndim))
         for leaf, wanted in zip(
           jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True
         ):
