@@ -24,6 +24,8 @@ class Case:
       only.
     has_state_dtype: whether the method takes `state_dtype`.
     rank: size that an axis of the state may have beside the parameter's and 1.
+    equivariant: whether permuting an axis of the gradients permutes the
+      updates; not so where something is drawn.
     steps: gradients to compare over: enough to pass a refresh or a reset.
   """
 
@@ -36,6 +38,7 @@ class Case:
   has_state_dtype: bool = True
   steps: int = 4
   rank: int = 1
+  equivariant: bool = True
 
 
 def _make(method, **kwargs):
