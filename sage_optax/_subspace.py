@@ -26,6 +26,23 @@ _POWER_ITERATIONS = 2
 _PROJECTORS = ('gaussian', 'svd', 'subspace')
 
 
+def raw_key(key: int | jax.Array) -> jax.Array:
+  """What a random method keeps of its argument `key`: uint32[2], threefry's.
+
+  Args:
+    key: a seed (traced too, as `optax.inject_hyperparams` has it), a typed key
+      of any kind, or the two numbers themselves.
+  """
+  if not isinstance(key, int):
+    key = jnp.asarray(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      return jax.random.bits(key, (2,), jnp.uint32)
+    if key.shape == (2,):
+      return key.astype(jnp.uint32)
+    key = key.astype(jnp.uint32)
+  return jax.random.key_data(jax.random.key(key, impl='threefry2x32'))
+
+
 def check(rank: Any, update_proj_gap: Any, projector: Any) -> None:
   """Raises ValueError unless these are what their names say."""
   _matrix.check_positive('rank', rank)
