@@ -77,3 +77,15 @@ def zeros(params: optax.Params) -> optax.Updates:
   return jax.tree.map(
     lambda p: jnp.zeros_like(p, dtype=_matrix.stat_dtype(p)), params
   )
+
+
+def unzip(tree: Any, like: Any, number: int) -> tuple[Any, ...]:
+  """Turns a tree of tuples into a tuple of trees.
+
+  Args:
+    tree: what mapping a function of `number` results over `like` gave.
+    like: tree whose leaves are where `tree` has tuples.
+    number: length of the tuples.
+  """
+  inner = jax.tree.structure((0,) * number)
+  return jax.tree.transpose(jax.tree.structure(like), inner, tree)
