@@ -2,6 +2,7 @@
 #   make train     train the small Llama of configs/quickstart.py
 #   make test      run the test suite
 #   make lint      formatting, lint and types
+#   make docs      write docs/methods and docs/conformance.md again
 # PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed on.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +19,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 # Huge pages: XLA on CPU allocates its temporaries anew in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -32,6 +33,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(BIN)/python -m docs.generate
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(CREATE)

@@ -48,6 +48,14 @@ class Replay:
   deviates: str = ''
   tolerance: float = 1e-9
 
+  @property
+  def method(self):
+    """Key of `recipes.METHODS`."""
+    folder = self.case.split('/')[0]
+    return {'stablespam': 'stable_spam', 'sgdsai': 'sgd_sai'}.get(
+      folder, folder
+    )
+
 
 class Recording:
   """One case as recorded: hyperparameters and arrays in our layout."""
@@ -127,6 +135,17 @@ def _decay(hyper):
   }
 
 
+def _adamw(recording):
+  hyper = recording.hyper
+  return sage_optax.adamw(
+    hyper['lr'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    **_betas(hyper),
+    **_decay(hyper),
+  )
+
+
 def _lion(recording):
   hyper = recording.hyper
   return sage_optax.lion(
@@ -182,10 +201,38 @@ def _sinkgd_pure(recording):
   )
 
 
+def _sinkgd_unnamed(recording):
+  """The embedding is a matrix, too."""
+  hyper = recording.hyper
+  return sage_optax.sinkgd(
+    hyper['lr'],
+    roles={**_roles(recording), 'embed': 'matrix'},
+    eps=hyper['eps'],
+    num_iters=hyper['sinkhorn_iter'],
+    matrix={'lr_scale': hyper['linear_lr_scale']},
+    **_betas(hyper),
+    **_decay(hyper),
+  )
+
+
+def _axolotl(recording):
+  hyper = recording.hyper
+  return sage_optax.sinkgd_pure(
+    hyper['lr_times_scale'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    num_iters=hyper['iters'],
+    weight_decay=hyper['weight_decay'],
+  )
+
+
 _MOMENTUM_FIRST = 'the code moves the momentum before it takes the sign'
 _OTHER_AXES = "the code takes the embedding's axes in the other order"
 
 REPLAYS = (
+  Replay('adamw/torch_a_std', _adamw, ALL),
+  Replay('adamw/torch_b_std', _adamw, ALL),
+  Replay('adamw/torch_a_edge', _adamw, ALL),
   Replay('lion/lionpytorch_a_std', _lion, ALL),
   Replay('lion/lionpytorch_b_std', _lion, ALL),
   Replay('lion/lionpytorch_decoupledwd_std', _lion, ALL),
@@ -197,6 +244,14 @@ REPLAYS = (
   Replay('sinkgd/official_a_edge', _sinkgd, ALL),
   Replay('sinkgd/official_simple_L5_std', _sinkgd_pure, (*DENSE, 'vec8')),
   Replay('sinkgd/official_simple_L5_edge', _sinkgd_pure, (*DENSE, 'vec8')),
+  Replay('sinkgd/official_unnamed_a_std', _sinkgd_unnamed, (*DENSE, 'vec8')),
+  Replay(
+    'sinkgd/official_unnamed_a_std',
+    _sinkgd_unnamed,
+    ('embed',),
+    deviates=_OTHER_AXES,
+  ),
+  Replay('sinkgd/axolotl_f32_a_std', _axolotl, DENSE, tolerance=2e-6),
   Replay(
     'sinkgd/official_simple_L5_std',
     _sinkgd_pure,
@@ -204,4 +259,19 @@ REPLAYS = (
     deviates=_OTHER_AXES,
   ),
   Replay('sage/official_pure_a_std', _sage, ALL, deviates=_MOMENTUM_FIRST),
+  Replay('sage/official_pure_a_edge', _sage, ALL, deviates=_MOMENTUM_FIRST),
+  Replay('sage/official_hybrid_a_std', _sage_hybrid, DENSE),
+  Replay('sage/official_hybrid_a_edge', _sage_hybrid, DENSE),
+  Replay(
+    'sage/official_hybrid_a_std',
+    _sage_hybrid,
+    ('embed', 'vec8'),
+    deviates=_MOMENTUM_FIRST,
+  ),
+  Replay(
+    'sage/official_hybrid_a_edge',
+    _sage_hybrid,
+    ('embed', 'vec8'),
+    deviates=_MOMENTUM_FIRST,
+  ),
 )

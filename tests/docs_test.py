@@ -1,0 +1,65 @@
+"""The generated pages are what the code says today."""
+
+import pathlib
+import re
+
+import pytest
+from absl.testing import parameterized
+
+from docs import choices, conformance, pages
+from sage_optax import recipes
+from tests import replays
+
+_DOCS = pathlib.Path(conformance.__file__).parent
+_AGAIN = 'python -m docs.generate writes them again'
+
+
+class PagesTest(parameterized.TestCase):
+  def test_are_up_to_date(self):
+    made = pages.all_pages()
+    files = {p.stem: p.read_text() for p in (_DOCS / 'methods').glob('*.md')}
+    self.assertEqual(set(files), set(made), _AGAIN)
+    for name, text in made.items():
+      self.assertEqual(files[name], text, f'{name}: {_AGAIN}')
+
+  @parameterized.parameters(*recipes.METHODS)
+  def test_are_whole(self, name):
+    text = pages.page(name, recipes.METHODS[name])
+    for part in (
+      '```math',
+      '## Learning rates',
+      '## Arguments',
+      '## Returns',
+      '## Example',
+      '## References',
+    ):
+      self.assertIn(part, text)
+    self.assertRegex(text, 'State', 'what it keeps per parameter')
+    self.assertNotIn('.. math::', text)
+    self.assertNotIn(':math:', text)
+
+  def test_arguments_are_all_told(self):
+    for name, function in recipes.METHODS.items():
+      told = re.findall(
+        r'^\| `(\w+)` \|', pages.page(name, function), re.MULTILINE
+      )
+      expected = list(pages.inspect.signature(function).parameters)
+      self.assertEqual(told, expected, name)
+
+
+class ConformanceTest(parameterized.TestCase):
+  def test_every_method_has_its_choices_and_replays(self):
+    self.assertEqual(set(choices.CHOICES), set(recipes.METHODS))
+    self.assertEqual({r.method for r in replays.REPLAYS}, set(recipes.METHODS))
+
+  @pytest.mark.slow
+  def test_table_is_measured(self):
+    told = (_DOCS / 'conformance.md').read_text().splitlines()
+    measured = conformance.page().splitlines()
+    self.assertEqual(len(told), len(measured), _AGAIN)
+    for told_line, line in zip(told, measured, strict=True):
+      for cell, ours in zip(told_line.split('|'), line.split('|'), strict=True):
+        if cell == ours:
+          continue
+        # The last digit shown may fall on its other side elsewhere.
+        self.assertAlmostEqual(float(cell) / float(ours), 1.0, delta=0.5)
