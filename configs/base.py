@@ -63,7 +63,14 @@ def get_config() -> Config:
       b1=None,
       b2=None,
       eps=None,
+      momentum=None,
       num_iters=None,
+      ns_steps=None,
+      rank=None,
+      update_proj_gap=None,
+      projector=None,
+      reset_interval=None,
+      state_dtype=None,
       paper=False,
       embedding=RoleConfig(lr_scale=None, weight_decay=None),
       head=RoleConfig(lr_scale=None, weight_decay=None),
@@ -105,4 +112,7 @@ def _learning_rates() -> dict[str, float]:
     'lion_hybrid': 3e-3,
     'sinkgd': 2e-2,  # SinkGD's paper (arXiv 2502.06742)
     'sinkgd_pure': 1e-3,  # the matrices' rate of the hybrids, no trial yet
+    'stable_spam': 8e-4,  # its paper at 130M (arXiv 2502.17055)
+    'spam': 3e-3,  # as adamw, no trial yet
+    'sgd_sai': 1e-2,  # no trial yet
   }

@@ -20,7 +20,10 @@ AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
   (('embed',), 'vector'),  # the last norm's scale
 )
 
-_SHARED = ('b1', 'b2', 'eps', 'num_iters')
+_SHARED = (
+  *('b1', 'b2', 'eps', 'momentum', 'num_iters', 'ns_steps', 'rank'),
+  *('update_proj_gap', 'projector', 'reset_interval', 'state_dtype'),
+)
 _ROLES = ('embedding', 'head', 'matrix', 'vector')
 
 

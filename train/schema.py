@@ -77,7 +77,14 @@ class OptimizerConfig:
   b1: Optional[float] = None
   b2: Optional[float] = None
   eps: Optional[float] = None
-  num_iters: Optional[int] = None
+  momentum: Optional[float] = None
+  num_iters: Optional[int] = None  # SinkGD
+  ns_steps: Optional[int] = None  # Muon, SWAN
+  rank: Optional[int] = None  # APOLLO, GaLore, Fira; as the two below
+  update_proj_gap: Optional[int] = None
+  projector: Optional[str] = None  # 'gaussian', 'svd' or 'subspace'
+  reset_interval: Optional[int] = None  # SPAM, Stable-SPAM
+  state_dtype: Optional[str] = None  # 'float32' or 'bfloat16'
   paper: bool = False  # the authors' released form, where it differs
   embedding: RoleConfig = dataclasses.field(default_factory=RoleConfig)
   head: RoleConfig = dataclasses.field(default_factory=RoleConfig)

@@ -15,6 +15,8 @@ _CHOICES = {
   'schedule.kind': ('cosine', 'linear', 'wsd', 'constant'),
   'train.platform': ('auto', 'cpu', 'gpu', 'tpu'),
   'train.dtype': (None, 'float32', 'bfloat16', 'float64'),
+  'optimizer.projector': (None, 'gaussian', 'svd', 'subspace'),
+  'optimizer.state_dtype': (None, 'float32', 'bfloat16'),
 }
 
 _AT_LEAST = {
@@ -34,6 +36,10 @@ _AT_LEAST = {
   'train.microbatch': 1,
   'optimizer.weight_decay': 0,
   'optimizer.num_iters': 1,
+  'optimizer.ns_steps': 1,
+  'optimizer.rank': 1,
+  'optimizer.update_proj_gap': 1,
+  'optimizer.reset_interval': 1,
   **{f'optimizer.{role}.lr_scale': 0 for role in sage_optax.roles.ROLES},
   **{f'optimizer.{role}.weight_decay': 0 for role in sage_optax.roles.ROLES},
   'eval.every': 0,
@@ -62,7 +68,7 @@ _MORE_THAN_ZERO = (
   'optimizer.eps',
 )
 
-_DECAY_RATES = ('optimizer.b1', 'optimizer.b2')
+_DECAY_RATES = ('optimizer.b1', 'optimizer.b2', 'optimizer.momentum')
 
 _FRACTIONS = (
   'schedule.warmup_fraction',
