@@ -115,4 +115,16 @@ def _learning_rates() -> dict[str, float]:
     'stable_spam': 8e-4,  # its paper at 130M (arXiv 2502.17055)
     'spam': 3e-3,  # as adamw, no trial yet
     'sgd_sai': 1e-2,  # no trial yet
+    'scale': 1e-3,  # its paper, 60M to 350M (arXiv 2506.16659)
+    'apollo': 1e-2,  # its paper, 60M to 1B (arXiv 2412.05270)
+    'apollo_mini': 1e-2,  # as apollo
+    'galore': 1e-2,  # its paper, 60M to 1B (arXiv 2403.03507)
+    'fira': 1e-2,  # its paper, 60M to 1B (arXiv 2410.01623)
+    'swan': 1e-3,  # as sinkgd_pure, no trial yet
+    # Its authors' 0.02 is for the matrices alone, AdamW has the rest here; no
+    # trial yet.
+    'muon': 1e-2,
+    'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
+    'sage_muon': 5e-3,  # nobody's yet, no trial yet
+    'sage_scale': 1e-3,  # nobody's yet, no trial yet
   }

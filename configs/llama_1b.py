@@ -16,4 +16,6 @@ def get_config() -> Config:
   config.train.steps = 100000
   # Customary for this size; the rest as llama_60m.
   config.optimizer.learning_rates |= {'adamw': 5e-4, 'lion': 5e-5, 'sage': 5e-5}
+  # Published: SCALE's paper, MuonEq's script.
+  config.optimizer.learning_rates |= {'scale': 2e-4, 'muon_eq': 5e-4}
   return config

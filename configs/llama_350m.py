@@ -13,4 +13,5 @@ def get_config() -> Config:
   config.model.num_layers = 24
   config.model.num_heads = 16
   config.train.steps = 60000
+  config.optimizer.learning_rates |= {'muon_eq': 3e-3}  # MuonEq's script
   return config

@@ -18,4 +18,34 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     'eps added to the norms; two of three classes without the square roots',
     'eps added to the norms; `unit_norm=True` for the form without roots',
   ),
+  'muon': (
+    'Newton-Schulz of the Nesterov momentum; MuonEq divides by norms first',
+    'in bfloat16; MuonEq adds 1e-8 to the squared norms of summed gradients',
+    'bfloat16 on accelerators, float32 or wider on CPU; 1e-8 added to norms',
+  ),
+  'scale': (
+    'division by the L2 norm',
+    'division by the rms, at least 1e-8',
+    'the code; `unit_norm=True` for the paper',
+  ),
+  'swan': (
+    'exact inverse root of the Gram matrix',
+    'an independent one: Newton-Schulz from the Gram matrix over its trace',
+    'Newton-Schulz from the Gram matrix over its Frobenius norm',
+  ),
+  'stable_spam': (
+    "zero moments at a reset, before use; the averages' count goes on",
+    'old moments at a reset; the count starts again for the averages too',
+    'the paper',
+  ),
+  'spam': (
+    'clip by the second moment; momentum on a random part of the entries',
+    'entries without a second moment set to zero, and frozen; no decay there',
+    'the code, but such entries are not clipped; decay as everywhere',
+  ),
+  'sgd_sai': (
+    'zero momentum at the start; ratios over their maximum',
+    'momentum starts as the first gradient; ratios as they are',
+    'the code; `normalize_by_max=True`; ratio of the first non-zero gradient',
+  ),
 }

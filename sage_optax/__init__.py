@@ -1,21 +1,47 @@
 """Memory-efficient optimizers for language-model pre-training, for Optax."""
 
-from sage_optax import memory, roles, rounding, sharding
+from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax._adam import scale_by_adam
+from sage_optax._apollo import ScaleByApolloState, scale_by_apollo
+from sage_optax._fira import ScaleByFiraState, scale_by_fira
+from sage_optax._galore import ScaleByGaloreState, scale_by_galore
 from sage_optax._lion import ScaleByLionState, scale_by_lion
+from sage_optax._muon import ScaleByMuonState, scale_by_muon
 from sage_optax._sage import ScaleBySageState, scale_by_sage
+from sage_optax._scale import ScaleByColumnNormState, scale_by_column_norm
+from sage_optax._sgd_sai import ScaleBySgdSaiState, scale_by_sgd_sai
 from sage_optax._sinkgd import scale_by_sinkgd
+from sage_optax._spam import ScaleBySpamState, scale_by_spam
+from sage_optax._stable_spam import (
+  ScaleByStableSpamState,
+  scale_by_stable_spam,
+)
+from sage_optax._swan import scale_by_swan
 from sage_optax.explain import Explanation, explain
+from sage_optax.layout import with_matrix_axes
 from sage_optax.recipes import (
   adamw,
+  apollo,
+  apollo_mini,
+  fira,
+  galore,
   lion,
   lion_hybrid,
+  muon,
+  muon_eq,
   recipe,
   recipe_names,
   sage,
   sage_hybrid,
+  sage_muon,
+  sage_scale,
+  scale,
+  sgd_sai,
   sinkgd,
   sinkgd_pure,
+  spam,
+  stable_spam,
+  swan,
 )
 from sage_optax.rounding import stochastic_round_updates
 
@@ -23,25 +49,57 @@ __version__ = '0.1.0'
 
 __all__ = [
   'Explanation',
+  'ScaleByApolloState',
+  'ScaleByColumnNormState',
+  'ScaleByFiraState',
+  'ScaleByGaloreState',
   'ScaleByLionState',
+  'ScaleByMuonState',
   'ScaleBySageState',
+  'ScaleBySgdSaiState',
+  'ScaleBySpamState',
+  'ScaleByStableSpamState',
   'adamw',
+  'apollo',
+  'apollo_mini',
   'explain',
+  'fira',
+  'galore',
+  'layout',
   'lion',
   'lion_hybrid',
   'memory',
+  'muon',
+  'muon_eq',
   'recipe',
   'recipe_names',
   'roles',
   'rounding',
   'sage',
   'sage_hybrid',
+  'sage_muon',
+  'sage_scale',
+  'scale',
   'scale_by_adam',
+  'scale_by_apollo',
+  'scale_by_column_norm',
+  'scale_by_fira',
+  'scale_by_galore',
   'scale_by_lion',
+  'scale_by_muon',
   'scale_by_sage',
+  'scale_by_sgd_sai',
   'scale_by_sinkgd',
+  'scale_by_spam',
+  'scale_by_stable_spam',
+  'scale_by_swan',
+  'sgd_sai',
   'sharding',
   'sinkgd',
   'sinkgd_pure',
+  'spam',
+  'stable_spam',
   'stochastic_round_updates',
+  'swan',
+  'with_matrix_axes',
 ]

@@ -146,14 +146,35 @@ def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
   results are placed.
 
   Args:
-    function: takes and returns trees of arrays.
+    function: takes and returns trees of arrays; it may also take numbers, and
+      has to if they may be traced: it cannot close over these.
     like: tree like the result, whose leaves have the results' shardings.
   """
   leaves = jax.tree.leaves(like)
   if not any(_explicit(jax.typeof(x).sharding.mesh) for x in leaves):
     return function
   shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
-  return jax.sharding.auto_axes(function, out_sharding=shardings)
+
+  def call(*args):
+    values, structure = jax.tree.flatten(args)
+
+    def on_arrays(*arrays):
+      # A Python number stays one, as without a mesh: 1 - 0.999 is another
+      # number in float32.
+      rest = iter(arrays)
+      inside = [next(rest) if isinstance(x, jax.Array) else x for x in values]
+      return function(*jax.tree.unflatten(structure, inside))
+
+    arrays = [x for x in values if isinstance(x, jax.Array)]
+    return jax.sharding.auto_axes(on_arrays, out_sharding=shardings)(*arrays)
+
+  return call
+
+
+def explicit_sharding(x: Any) -> jax.sharding.NamedSharding | None:
+  """The sharding that is part of the type of `x`, if it has one."""
+  sharding = jax.typeof(x).sharding
+  return sharding if _explicit(sharding.mesh) else None
 
 
 def _explicit(mesh: Any) -> bool:
@@ -182,40 +203,8 @@ def limit_growth(
   now = norm(x, (FAN_IN, FAN_OUT))
   excess = jnp.maximum(now / (old_norm + 1e-8) / limit, 1.0)
   excess = jnp.where(old_norm > 0, excess, 1.0)
-  return x / excess, jnp.where(now > 0, now / excess, old_norm)
-
-
-def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
-  """Moves the singular values of matrices towards 1 (Jordan et al. 2024).
-
-  `ns_steps` times X = 3.4445 X - 4.7750 (XX^T)X + 2.0315 (XX^T)^2 X, from
-  X = x / (norm2(x) + 1e-7), with the Gram matrix of the smaller side. In
-  bfloat16 on accelerators, in the type of `x` on CPU.
-
-  Args:
-    x: matrices [..., fan_in, fan_out], float32 or wider.
-    ns_steps: number of iterations, at least 1.
-
-  Returns:
-    Matrices in the shape and dtype of `x`; singular values end within about
-    0.7 to 1.2, but those that were zero or very small.
-  """
-  unit = x / (norm(x, (FAN_IN, FAN_OUT)) + 1e-7)
-  wide = x.shape[FAN_OUT] >= x.shape[FAN_IN]
-
-  def step(_, y):
-    gram = y @ y.mT if wide else y.mT @ y
-    poly = -4.7750 * gram + 2.0315 * (gram @ gram)
-    return 3.4445 * y + (poly @ y if wide else y @ poly)
-
-  def iterate(y):
-    return jax.lax.fori_loop(0, ns_steps, step, y)
-
-  return jax.lax.platform_dependent(
-    unit,
-    cpu=iterate,
-    default=lambda y: iterate(y.astype(jnp.bfloat16)).astype(y.dtype),
-  )
+  kept = jnp.where(now > 0, now / excess, old_norm)
+  return x / excess, kept.astype(old_norm.dtype)
 
 
 def sinkhorn(

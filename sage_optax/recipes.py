@@ -7,14 +7,38 @@ from typing import Any, NamedTuple
 
 import optax
 
-from sage_optax import _adam, _lion, _sage, _sinkgd
+from sage_optax import (
+  _adam,
+  _apollo,
+  _fira,
+  _galore,
+  _lion,
+  _muon,
+  _sage,
+  _scale,
+  _sgd_sai,
+  _sinkgd,
+  _spam,
+  _stable_spam,
+  _swan,
+  layout,
+)
 from sage_optax import roles as roles_lib
 
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adamw': _adam.scale_by_adam,
+  'apollo': _apollo.scale_by_apollo,
+  'fira': _fira.scale_by_fira,
+  'galore': _galore.scale_by_galore,
   'lion': _lion.scale_by_lion,
+  'muon': _muon.scale_by_muon,
   'sage': _sage.scale_by_sage,
+  'scale': _scale.scale_by_column_norm,
   'sinkgd': _sinkgd.scale_by_sinkgd,
+  'swan': _swan.scale_by_swan,
+  'stable_spam': _stable_spam.scale_by_stable_spam,
+  'spam': _spam.scale_by_spam,
+  'sgd_sai': _sgd_sai.scale_by_sgd_sai,
 }
 
 
@@ -62,7 +86,7 @@ def _uniform(summary: str, method: str) -> Recipe:
 
 
 # Keyword arguments of every recipe.
-_COMMON = ('roles', 'weight_decay', *roles_lib.ROLES)
+_COMMON = ('roles', 'matrix_axes', 'weight_decay', *roles_lib.ROLES)
 
 RECIPES: dict[str, Recipe] = {
   'adamw': _uniform("AdamW, Optax's with float32 state.", 'adamw'),
@@ -98,6 +122,73 @@ RECIPES: dict[str, Recipe] = {
     _ADAMW,
   ),
   'sinkgd_pure': _uniform('SinkGD on every role, no state at all.', 'sinkgd'),
+  'stable_spam': _uniform('Stable-SPAM on every role.', 'stable_spam'),
+  'spam': _uniform('SPAM on every role.', 'spam'),
+  'sgd_sai': _uniform('SGD-SaI on every role.', 'sgd_sai'),
+  'scale': Recipe(
+    'SCALE, with momentum on the head; AdamW on vectors.',
+    Part('scale'),
+    Part('scale', {'momentum': 0.9}),
+    Part('scale'),
+    _ADAMW,
+  ),
+  'apollo': Recipe(
+    'APOLLO on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('apollo', {'rank': 256}),
+    _ADAMW,
+  ),
+  'apollo_mini': Recipe(
+    'APOLLO-Mini, of rank 1, on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('apollo', {'rank': 1, 'per_unit': False, 'scale': 128.0}),
+    _ADAMW,
+  ),
+  'galore': Recipe(
+    'GaLore on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('galore', {'rank': 256}),
+    _ADAMW,
+  ),
+  'fira': Recipe(
+    'Fira on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('fira', {'rank': 256}),
+    _ADAMW,
+  ),
+  'swan': Recipe(
+    'SWAN on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('swan'), _ADAMW
+  ),
+  'muon': Recipe(
+    'Muon on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('muon'), _ADAMW
+  ),
+  'muon_eq': Recipe(
+    'MuonEq on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('muon', {'equilibrate': 'fan_out', 'consistent_rms': 0.2}),
+    _ADAMW,
+  ),
+  'sage_muon': Recipe(
+    'SAGE on embedding, head and vectors, Muon on matrices: a combination that '
+    'nobody has published, without known learning rates.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    Part('muon'),
+    Part('sage'),
+  ),
+  'sage_scale': Recipe(
+    'SAGE on embedding, head and vectors, SCALE on matrices: a combination '
+    'that nobody has published, without known learning rates.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    Part('scale'),
+    Part('sage'),
+  ),
 }
 
 
@@ -111,6 +202,7 @@ def recipe(
   learning_rate: optax.ScalarOrSchedule,
   *,
   roles: Any = None,
+  matrix_axes: layout.MatrixAxes | None = None,
   weight_decay: float = 0.0,
   embedding: Mapping[str, Any] | None = None,
   head: Mapping[str, Any] | None = None,
@@ -131,6 +223,10 @@ def recipe(
     roles: tree of roles (or a prefix of one), or a callable that makes it from
       parameters, such as `functools.partial(sage_optax.roles.assign,
       rules=...)`. None: the default rules of `sage_optax.roles.assign`.
+    matrix_axes: for leaves that are not [..., fan_in, fan_out], as
+      `sage_optax.with_matrix_axes` takes it: [(pattern, (axes of fan_in, axes
+      of fan_out)), ...] or a function of the path. Leaves with role 'vector'
+      take ((), axes). None: all leaves are.
     weight_decay: decay of embedding, head and matrix.
     embedding: overrides for this role: `lr_scale`, `weight_decay`, and the
       arguments of its method.
@@ -166,7 +262,7 @@ def recipe(
   )
   transforms = {
     role: optax.chain(
-      build_method(part, role),
+      build_method(part, role, matrix_axes),
       optax.scale(part.lr_scale),
       *(
         []
@@ -182,13 +278,18 @@ def recipe(
   )
 
 
-def build_method(part: Part, role: str) -> optax.GradientTransformation:
+def build_method(
+  part: Part, role: str, matrix_axes: layout.MatrixAxes | None = None
+) -> optax.GradientTransformation:
   """The method of a part alone, with the units of its role."""
   method = METHODS[part.method]
   kwargs = dict(part.kwargs)
   if 'core_ndim' in inspect.signature(method).parameters:
     kwargs.setdefault('core_ndim', 1 if role == 'vector' else 2)
-  return method(**kwargs)
+  tx = method(**kwargs)
+  if matrix_axes is None:
+    return tx
+  return layout.with_matrix_axes(tx, layout.axes_function(matrix_axes, role))
 
 
 def resolve(
@@ -317,7 +418,7 @@ def _public(name: str) -> Callable[..., optax.GradientTransformation]:
     )
     + f"\n\nThe same as `sage_optax.recipe('{name}', learning_rate, ...)`,\n"
     'whose docstring tells of the arguments. With optax.inject_hyperparams,\n'
-    "static_args=('roles', 'axis') keeps a callable and an integer whole.\n"
+    "static_args=('roles', 'matrix_axes', 'axis') keeps them as they are.\n"
   )
   return build
 
@@ -329,3 +430,16 @@ sage_hybrid = _public('sage_hybrid')
 lion_hybrid = _public('lion_hybrid')
 sinkgd = _public('sinkgd')
 sinkgd_pure = _public('sinkgd_pure')
+stable_spam = _public('stable_spam')
+spam = _public('spam')
+sgd_sai = _public('sgd_sai')
+scale = _public('scale')
+apollo = _public('apollo')
+apollo_mini = _public('apollo_mini')
+galore = _public('galore')
+fira = _public('fira')
+swan = _public('swan')
+muon = _public('muon')
+muon_eq = _public('muon_eq')
+sage_muon = _public('sage_muon')
+sage_scale = _public('sage_scale')

@@ -21,11 +21,30 @@ _LEARNING_RATES = {
   'lion_hybrid': 1e-3,
   'sinkgd': 1e-2,
   'sinkgd_pure': 1e-3,
+  'stable_spam': 1e-3,
+  'spam': 1e-3,
+  'sgd_sai': 1e-3,
+  'scale': 1e-3,
+  'apollo': 1e-3,
+  'apollo_mini': 1e-3,
+  'galore': 1e-2,
+  'fira': 1e-3,
+  'swan': 1e-3,
+  'muon': 1e-3,
+  'muon_eq': 1e-3,
+  'sage_muon': 1e-3,
+  'sage_scale': 1e-3,
 }
+# SWAN's centring keeps the mean of a unit where it is, which is not where the
+# targets are.
+_ARGUMENTS = {'swan': {'center': False}}
 _ROWS = tuple(
   {
     'opt_name': name,
-    'opt_kwargs': {'learning_rate': _LEARNING_RATES[name]},
+    'opt_kwargs': {
+      'learning_rate': _LEARNING_RATES[name],
+      **_ARGUMENTS.get(name, {}),
+    },
     'wrapper_name': None,
     'wrapper_kwargs': None,
   }

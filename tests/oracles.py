@@ -66,3 +66,255 @@ def adamw(grads, b1=0.9, b2=0.999, eps=1e-8):
     mu_hat, nu_hat = mu / (1 - b1**t), nu / (1 - b2**t)
     updates.append(mu_hat / (np.sqrt(nu_hat) + eps))
   return updates
+
+
+def scale(grads, momentum=None, eps=1e-8, unit_norm=False):
+  mu, updates = np.zeros_like(grads[0]), []
+  for g in grads:
+    mu = g if momentum is None else momentum * mu + (1 - momentum) * g
+    x = mu.reshape(len(g), -1).copy()  # a vector is one column
+    for j in range(x.shape[1]):
+      size = np.linalg.norm(x[:, j]) if unit_norm else _rms(x[:, j])
+      x[:, j] /= max(size, eps)
+    updates.append(x.reshape(g.shape))
+  return updates
+
+
+def swan(grads, ns_steps=10, center=True, rescale=True, size_of=np.linalg.norm):
+  updates = []
+  for g in grads:
+    x = g.copy()
+    for j in range(x.shape[1]):
+      x[:, j] -= x[:, j].mean() if center else 0
+      x[:, j] /= np.sqrt(np.mean(x[:, j] ** 2) + 1e-8)
+    # The inverse root by its effect on each singular value: in the basis of
+    # its eigenvectors the iteration is one of numbers.
+    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    size = size_of(s**2)
+    y, z = s**2 / size, np.ones_like(s)
+    for _ in range(ns_steps):
+      t = (3 - z * y) / 2
+      y, z = y * t, t * z
+    w = u @ np.diag(z * s / np.sqrt(size)) @ vh
+    if rescale:
+      w *= np.linalg.norm(x) / np.linalg.norm(w)
+    updates.append(w)
+  return updates
+
+
+def muon(
+  grads,
+  momentum=0.95,
+  ns_steps=5,
+  nesterov=True,
+  consistent_rms=None,
+  equilibrate=None,
+):
+  mu, updates = np.zeros_like(grads[0]), []
+  for g in grads:
+    mu = momentum * mu + (1 - momentum) * g
+    x = (1 - momentum) * g + momentum * mu if nesterov else mu
+    fan_in, fan_out = x.shape
+    left, right = np.eye(fan_in), np.eye(fan_out)
+    if equilibrate in ('fan_out', 'both'):
+      right = np.diag([1 / (np.linalg.norm(c) + 1e-8) for c in x.T])
+    if equilibrate in ('fan_in', 'both'):
+      left = np.diag([1 / (np.linalg.norm(r) + 1e-8) for r in x])
+    x = left @ x @ right
+    # An odd polynomial of a matrix is that of its singular values.
+    u, s, vh = np.linalg.svd(x / (np.linalg.norm(x) + 1e-7), False)
+    for _ in range(ns_steps):
+      s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    if consistent_rms is None:
+      factor = np.sqrt(max(1, fan_out / fan_in))
+    else:
+      factor = consistent_rms * np.sqrt(max(fan_in, fan_out))
+    updates.append(factor * (u @ np.diag(s) @ vh))
+  return updates
+
+
+def stable_spam(
+  grads,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-8,
+  gammas=(0.7, 0.9, 0.999),
+  reset_interval=None,
+  total_steps=None,
+  min_scale=0.5,
+):
+  adam, updates = 0, []
+  m = v = np.zeros_like(grads[0])
+  sums = {'max': 0.0, 'norm': 0.0, 'square': 0.0}
+  for t, g in enumerate(grads, 1):
+    scale = 1.0
+    if total_steps is not None:
+      angle = np.pi * t / (total_steps + 1)
+      scale = min_scale + (1 - min_scale) * (1 + np.cos(angle)) / 2
+      scale = scale if t < total_steps else min_scale
+    gamma1, gamma2, gamma3 = gammas[0] * scale, *gammas[1:]
+
+    def average(name, new, gamma, t=t):
+      sums[name] = gamma * sums[name] + (1 - gamma) * new
+      return sums[name] / (1 - gamma**t)
+
+    flat = g.ravel().copy()
+    peak = max(abs(x) for x in flat)
+    limit = average('max', peak, gamma3)
+    for i, x in enumerate(flat):
+      if abs(x) > limit:
+        flat[i] = x / peak * limit
+    size = np.sqrt(sum(x * x for x in flat))
+    mean = average('norm', size, gamma1)
+    square = average('square', size**2, gamma2)
+    if size > 0:
+      flat = flat / size * mean / (np.sqrt(square) + eps)
+    g = flat.reshape(g.shape)
+    if reset_interval and t % reset_interval == 0:
+      adam, m, v = 0, np.zeros_like(g), np.zeros_like(g)
+    adam += 1
+    m = b1 * scale * m + (1 - b1 * scale) * g
+    v = b2 * v + (1 - b2) * g**2
+    m_hat, v_hat = m / (1 - (b1 * scale) ** adam), v / (1 - b2**adam)
+    updates.append(m_hat / (np.sqrt(v_hat) + eps))
+  return updates
+
+
+def spam(
+  grads,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-6,
+  threshold=5000.0,
+  reset_interval=500,
+  warmup_steps=150,
+  grace_steps=20,
+):
+  m = v = np.zeros_like(grads[0])
+  last_reset, updates = 0, []
+  for t, g in enumerate(grads, 1):
+    factor = 1.0
+    if t % reset_interval == 0:
+      m = v = np.zeros_like(g)
+      last_reset = t
+    since = t - last_reset
+    if last_reset and since < warmup_steps:
+      factor = 1 - 0.99 * (1 + np.cos(np.pi * since / (warmup_steps + 1))) / 2
+    if since >= grace_steps:
+      g = g.copy()
+      for i in np.ndindex(g.shape):
+        if v[i] > 0 and g[i] ** 2 > threshold * v[i]:
+          g[i] = np.sign(g[i]) * np.sqrt(threshold * v[i])
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * g**2
+    correction = np.sqrt(1 - b2**t) / (1 - b1**t)
+    updates.append(factor * m / (np.sqrt(v) + eps) * correction)
+  return updates
+
+
+def sgd_sai(grads, momentum=0.9, eps=1e-8):
+  gsnr = m = None
+  updates = []
+  for g in grads:
+    if gsnr is None and g.any():
+      gsnr = np.linalg.norm(g) / (np.std(g, ddof=1) + eps)
+      m = g
+    elif gsnr is not None:
+      m = momentum * m + (1 - momentum) * g
+    updates.append(np.zeros_like(g) if gsnr is None else gsnr * m)
+  return updates
+
+
+def projection(key, matrix, count):
+  """A projector of rank 2 that knows gradient and step, in JAX and NumPy.
+
+  Its columns belong to the smaller side's indices: permuted, they go with them.
+  """
+  del key
+  wide = matrix.shape[1] >= matrix.shape[0]
+  total = matrix.sum(1 if wide else 0, keepdims=True).reshape(1, -1)
+  share = total / (1 + abs(total))
+  signs = np.array([[0.7], [-0.4]])
+  return 1 + count % 5 * signs + share * (signs - 0.5) + share**2 * signs
+
+
+def _low_rank_adam(grads, gap, b1, b2, eps, project=projection):
+  """For each step: gradient, P, R, N and the correction; smaller side first."""
+  mu = nu = 0
+  for t, g in enumerate(grads):
+    if t % gap == 0:
+      p = project(None, g, t)
+    g = g if g.shape[1] >= g.shape[0] else g.T
+    low = p @ g
+    mu = b1 * mu + (1 - b1) * low
+    nu = b2 * nu + (1 - b2) * low**2
+    correction = np.sqrt(1 - b2 ** (t + 1)) / (1 - b1 ** (t + 1))
+    yield g, p, low, mu / (np.sqrt(nu) + eps), correction
+
+
+def _limited(x, old, limit):
+  """`x` and its norm, which exceeds `old` by a factor `limit` at most."""
+  size = np.linalg.norm(x)
+  if size == 0:
+    return x, old
+  if old and limit and size > limit * (old + 1e-8):
+    return x * (limit * (old + 1e-8) / size), limit * (old + 1e-8)
+  return x, size
+
+
+def apollo(
+  grads,
+  update_proj_gap,
+  scale=1.0,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-6,
+  norm_growth_limit=1.01,
+  per_unit=True,
+  scale_front=False,
+):
+  old, updates = 0, []
+  steps = _low_rank_adam(grads, update_proj_gap, b1, b2, eps)
+  for g, _, low, direction, correction in steps:
+    x = g.copy()
+    for j in range(g.shape[1]):
+      at = slice(j, j + 1) if per_unit else slice(None)
+      size = np.linalg.norm(low[:, at]) + 1e-8
+      x[:, j] *= np.linalg.norm(direction[:, at]) / size
+    x *= np.sqrt(scale) if scale_front else 1
+    x, old = _limited(x, old, norm_growth_limit)
+    x = x * (1 if scale_front else np.sqrt(scale)) * correction
+    updates.append(x if x.shape == grads[0].shape else x.T)
+  return updates
+
+
+def galore(grads, update_proj_gap, scale=0.25, b1=0.9, b2=0.999, eps=1e-6):
+  updates = []
+  steps = _low_rank_adam(grads, update_proj_gap, b1, b2, eps)
+  for _, p, _, direction, correction in steps:
+    x = scale * correction * (p.T @ direction)
+    updates.append(x if x.shape == grads[0].shape else x.T)
+  return updates
+
+
+def fira(
+  grads,
+  update_proj_gap,
+  alpha=0.25,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-6,
+  norm_growth_limit=1.01,
+  exact_residual=False,
+):
+  old, updates = 0, []
+  steps = _low_rank_adam(grads, update_proj_gap, b1, b2, eps)
+  for g, p, low, direction, correction in steps:
+    residual = g - (1 if exact_residual else alpha) * (p.T @ low)
+    for j in range(g.shape[1]):
+      size = np.linalg.norm(low[:, j]) + 1e-8
+      residual[:, j] *= np.linalg.norm(direction[:, j]) / size
+    residual, old = _limited(residual, old, norm_growth_limit)
+    x = correction * (alpha * (p.T @ direction) + residual)
+    updates.append(x if x.shape == grads[0].shape else x.T)
+  return updates

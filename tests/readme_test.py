@@ -1,6 +1,8 @@
 """What the README says about the library is true."""
 
+import ast
 import functools
+import inspect
 import math
 import pathlib
 import re
@@ -66,15 +68,28 @@ class TableTest(parameterized.TestCase):
     for method, (_, transformation, matrix, vector, _) in rows.items():
       name = transformation.strip('`').removeprefix('optax.')
       self.assertEqual(name, recipes.METHODS[method].__name__)
-      # 'mn + n (axis -2), mn + m (axis -1)': a formula per value of axis.
-      formulas = re.findall(r'([^,(]+?)(?: \(axis (-\d)\))?(?:, |$)', matrix)
-      for formula, axis in formulas:
-        kwargs = {'axis': int(axis)} if axis else {}
-        value = _evaluate(formula, m=m, n=n)
+      for formula, kwargs in _formulas(matrix):
+        value = _evaluate(formula, m=m, n=n, r=3, l=m, s=n)
+        if 'rank' in inspect.signature(recipes.METHODS[method]).parameters:
+          kwargs = {'rank': 3, **kwargs}
         self.assertEqual(_elements(method, (m, n), 2, kwargs), value, method)
-      value = _evaluate(vector, d=d)
-      self.assertEqual(_elements(method, (d,), 1, {}), value, method)
+      takes_vectors = any(
+        case.vector_state for case in cases.CASES if case.method == method
+      )
+      self.assertEqual(vector != '-', takes_vectors, method)
+      for formula, kwargs in _formulas(vector) if takes_vectors else ():
+        value = _evaluate(formula, d=d)
+        self.assertEqual(_elements(method, (d,), 1, kwargs), value, method)
     self.assertLen({case.name for case in cases.CASES}, len(cases.CASES))
+
+
+def _formulas(cell):
+  """'mn + n (axis -2), mn (axis -1)': a formula per value of an argument."""
+  found = re.findall(r'([^,(]+?)(?: \((\w+) ([-\d.]+)\))?(?:, |$)', cell)
+  return [
+    (formula, {name: ast.literal_eval(value)} if name else {})
+    for formula, name, value in found
+  ]
 
 
 def _evaluate(formula, **values):

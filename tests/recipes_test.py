@@ -128,7 +128,9 @@ class PartsTest(parameterized.TestCase):
     per_layer = {
       f'{i}/{k}': v[i] for k, v in stacked.items() for i in range(layers)
     }
-    tx = sage_optax.recipe(name, _LR, weight_decay=0.1)
+    # Other leaves have other random projections, so none are taken.
+    kwargs = {'projector': 'svd'} if name.startswith('apollo') else {}
+    tx = sage_optax.recipe(name, _LR, weight_decay=0.1, **kwargs)
     states = tx.init(stacked), tx.init(per_layer)
     for _ in range(3):
       grads = {
@@ -155,6 +157,19 @@ class PartsTest(parameterized.TestCase):
     ('lion_hybrid', 'lion', 'lion', 'sinkgd', 'adamw'),
     ('sinkgd', 'adamw', 'adamw', 'sinkgd', 'adamw'),
     ('sinkgd_pure', 'sinkgd', 'sinkgd', 'sinkgd', 'sinkgd'),
+    ('stable_spam', 'stable_spam', 'stable_spam', 'stable_spam', 'stable_spam'),
+    ('spam', 'spam', 'spam', 'spam', 'spam'),
+    ('sgd_sai', 'sgd_sai', 'sgd_sai', 'sgd_sai', 'sgd_sai'),
+    ('scale', 'scale', 'scale', 'scale', 'adamw'),
+    ('apollo', 'adamw', 'adamw', 'apollo', 'adamw'),
+    ('apollo_mini', 'adamw', 'adamw', 'apollo', 'adamw'),
+    ('galore', 'adamw', 'adamw', 'galore', 'adamw'),
+    ('fira', 'adamw', 'adamw', 'fira', 'adamw'),
+    ('swan', 'adamw', 'adamw', 'swan', 'adamw'),
+    ('muon', 'adamw', 'adamw', 'muon', 'adamw'),
+    ('muon_eq', 'adamw', 'adamw', 'muon', 'adamw'),
+    ('sage_muon', 'sage -2', 'sage -1', 'muon', 'sage'),
+    ('sage_scale', 'sage -2', 'sage -1', 'scale', 'sage'),
   )
   def test_table(self, name, *expected):
     def described(part):

@@ -39,6 +39,7 @@ class Replay:
       lr * weight_decay, which the replay does in its place.
     deviates: why these leaves differ; empty: they must not.
     tolerance: largest difference in float64.
+    steps: how many of the recorded steps are compared; None: all.
   """
 
   case: str
@@ -47,6 +48,7 @@ class Replay:
   decay_after: tuple[str, ...] = ()
   deviates: str = ''
   tolerance: float = 1e-9
+  steps: int | None = None
 
   @property
   def method(self):
@@ -107,7 +109,7 @@ def differences(replay, dtype):
   )
   recorded = recording.tree('params')
   return {
-    leaf: float(np.abs(ours[leaf] - recorded[leaf]).max())
+    leaf: float(np.abs(ours[leaf] - recorded[leaf])[: replay.steps].max())
     for leaf in replay.leaves
   }
 
@@ -226,8 +228,155 @@ def _axolotl(recording):
   )
 
 
+def _scale(recording):
+  hyper = recording.hyper
+  roles = {**_roles(recording), **dict.fromkeys(hyper['secondary'], 'head')}
+  return sage_optax.scale(
+    hyper['lr'],
+    roles=roles,
+    weight_decay=hyper['wd'],
+    head={'momentum': hyper['momentum']},
+    vector={
+      'lr_scale': (hyper['adam_lr'] or hyper['lr']) / hyper['lr'],
+      'b1': hyper['adamw_betas'][0],
+      'b2': hyper['adamw_betas'][1],
+      'eps': hyper['adamw_eps'],
+      'weight_decay': hyper['wd'],
+    },
+  )
+
+
+def _swan(recording):
+  hyper = recording.hyper
+  return sage_optax.swan(
+    hyper['lr'],
+    roles=dict.fromkeys(recording.leaves, 'matrix'),
+    ns_steps=hyper['ns_steps'],
+    rescale=hyper['post_norm'],
+    weight_decay=hyper['weight_decay'],
+  )
+
+
+def _muon(recording):
+  hyper = recording.hyper
+  adam = {}
+  if 'aux_adam' in hyper:
+    aux = hyper['aux_adam']
+    adam = {
+      'lr_scale': aux['lr'] / hyper['lr'],
+      'eps': aux['eps'],
+      **_betas(aux),
+    }
+  return sage_optax.muon(
+    hyper['lr'],
+    roles=_roles(recording),
+    momentum=hyper['momentum'],
+    nesterov=hyper['nesterov'],
+    ns_steps=hyper['ns_steps'],
+    weight_decay=hyper['weight_decay'],
+    embedding=adam,
+    vector=adam,
+  )
+
+
+def _stable_spam(recording):
+  hyper = recording.hyper
+  return sage_optax.stable_spam(
+    hyper['lr'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    gamma1=hyper['gamma1'],
+    gamma2=hyper['gamma2'],
+    gamma3=hyper['gamma3'],
+    reset_interval=hyper['update_proj_gap'] or None,
+    total_steps=hyper['total_T'],
+    min_scale=hyper['eta_min'],
+    **_betas(hyper),
+    **_decay(hyper),
+  )
+
+
+def _spam(recording):
+  hyper = recording.hyper
+  return sage_optax.spam(
+    hyper['lr'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    threshold=hyper['threshold'],
+    reset_interval=hyper['DeltaT'],
+    warmup_steps=hyper['warmup_steps'],
+    grace_steps=hyper['grad_accu_steps'],
+    density=hyper['density'] or 1.0,
+    **_betas(hyper),
+  )
+
+
+def _sgd_sai(recording):
+  hyper = recording.hyper
+  return sage_optax.sgd_sai(
+    hyper['lr'],
+    roles=_roles(recording),
+    momentum=hyper['momentum'],
+    eps=hyper['eps'],
+    **_decay(hyper),
+  )
+
+
+def _low_rank(recording, **names):
+  """Arguments that APOLLO, GaLore and Fira share; `names`: ours -> theirs."""
+  hyper = recording.hyper
+  group = hyper['lowrank_group']
+  return {
+    'learning_rate': hyper['lr'],
+    'roles': _roles(recording),
+    'matrix': {
+      'rank': group['rank'],
+      'update_proj_gap': group['update_proj_gap'],
+      'eps': hyper['eps'],
+      'projector': recording.projector,
+      **{ours: group[theirs] for ours, theirs in names.items()},
+    },
+    **_betas(hyper),
+  }
+
+
+def _apollo(recording):
+  kwargs = _low_rank(recording, scale='scale')
+  kwargs['matrix']['per_unit'] = (
+    recording.hyper['lowrank_group']['scale_type'] == 'channel'
+  )
+  if recording.hyper.get('disable_nl'):
+    kwargs['matrix']['norm_growth_limit'] = None
+  return sage_optax.apollo(**kwargs)
+
+
+def _galore(recording):
+  return sage_optax.galore(**_low_rank(recording, scale='scale'))
+
+
+def _fira(recording):
+  return sage_optax.fira(**_low_rank(recording, alpha='alpha'))
+
+
 _MOMENTUM_FIRST = 'the code moves the momentum before it takes the sign'
 _OTHER_AXES = "the code takes the embedding's axes in the other order"
+_EPS_FIRST = 'the code adds eps before it corrects the bias'
+_TRACE = (
+  'the code divides the Gram matrix by its trace, and where the iteration has '
+  'not converged gets less far'
+)
+_BFLOAT16 = 'Newton-Schulz in bfloat16, as here on accelerators only'
+
+_FROZEN = 'the code freezes entries that had no gradient in the grace period'
+_STALE = (
+  'the code uses the old moments at a reset, with the correction of step 1'
+)
+_RESTARTED = 'the code restarts the count of the averages at a reset'
+_STUCK = (
+  'after a zero gradient the code lets the residual grow from a norm of 1e-8, '
+  '1 % a step'
+)
+_UNCLIPPED = (*DENSE, 'vec8')  # each entry has had a gradient before the clip
 
 REPLAYS = (
   Replay('adamw/torch_a_std', _adamw, ALL),
@@ -273,5 +422,108 @@ REPLAYS = (
     _sage_hybrid,
     ('embed', 'vec8'),
     deviates=_MOMENTUM_FIRST,
+  ),
+  Replay('scale/official_a_std', _scale, (*DENSE, 'embed')),
+  Replay('scale/official_a_edge', _scale, (*DENSE, 'embed')),
+  Replay('scale/official_b_std', _scale, (*DENSE, 'embed')),
+  Replay('scale/official_b_std', _scale, ('vec8',), deviates=_EPS_FIRST),
+  Replay('scale/official_noname_std', _scale, DENSE),
+  Replay('scale/official_noname_std', _scale, ('embed',), deviates=_OTHER_AXES),
+  Replay('swan/ethansmith_ns10_wd_std', _swan, ('w6x4', 'w4x12')),
+  Replay('swan/ethansmith_ns10_wd_std', _swan, ('w8x8',), deviates=_TRACE),
+  Replay('swan/ethansmith_default_std', _swan, DENSE, deviates=_TRACE),
+  Replay('swan/ethansmith_nopost_std', _swan, DENSE, deviates=_TRACE),
+  Replay(
+    'swan/ethansmith_ns10_wd_std', _swan, ('embed',), deviates=_OTHER_AXES
+  ),
+  Replay('muon/kj_f64_a_std', _muon, ALL),
+  Replay('muon/torch_f64_a_original_std', _muon, DENSE, tolerance=1e-5),
+  Replay('muon/torch_f64_c_nonesterov_std', _muon, DENSE, tolerance=1e-5),
+  Replay('muon/kj_bf16_a_std', _muon, ('embed', 'vec8')),
+  Replay('muon/kj_bf16_a_std', _muon, DENSE, deviates=_BFLOAT16),
+  Replay('stablespam/official_default_std', _stable_spam, ALL),
+  Replay('stablespam/official_totalT30_gap0_long', _stable_spam, ALL),
+  Replay('stablespam/patched_reset10_equations_long', _stable_spam, ALL),
+  Replay(
+    'stablespam/official_reset10_long', _stable_spam, ALL, deviates=_STALE
+  ),
+  Replay(
+    'stablespam/patched_reset10_buffers_long',
+    _stable_spam,
+    ALL,
+    deviates=_RESTARTED,
+  ),
+  Replay('spam/official_default_long', _spam, _UNCLIPPED),
+  Replay('spam/official_clip_nodelta_long', _spam, _UNCLIPPED),
+  Replay(
+    'spam/official_thr50_reset10_long', _spam, _UNCLIPPED, decay_after=ALL
+  ),
+  Replay(
+    'spam/official_density1_reset10_long',
+    _spam,
+    _UNCLIPPED,
+    decay_after=('embed', 'vec8'),
+  ),
+  Replay(
+    'spam/official_default_long',
+    _spam,
+    ('embed',),
+    deviates=_FROZEN,
+  ),
+  Replay(
+    'spam/official_clip_nodelta_long',
+    _spam,
+    ('embed',),
+    deviates=_FROZEN,
+  ),
+  Replay(
+    'spam/official_thr50_reset10_long',
+    _spam,
+    ('embed',),
+    decay_after=ALL,
+    deviates=_FROZEN,
+  ),
+  Replay(
+    'spam/official_density1_reset10_long',
+    _spam,
+    ('embed',),
+    decay_after=('embed', 'vec8'),
+    deviates=_FROZEN,
+  ),
+  Replay('sgdsai/pypi_a_std', _sgd_sai, ALL),
+  Replay('sgdsai/pypi_a_edge', _sgd_sai, ALL),
+  Replay('apollo/official_apollo_channel_r2_gap5', _apollo, DENSE),
+  Replay('apollo/official_apollo_channel_r2_nonl', _apollo, DENSE),
+  Replay(
+    'apollo/official_apollo_channel_r3_gap200_wd',
+    _apollo,
+    DENSE,
+    decay_after=DENSE,
+  ),
+  Replay('apollo/official_apollo_svd_r2_gap5', _apollo, DENSE),
+  Replay('apollo/official_mini_tensor_r1_gap5', _apollo, DENSE),
+  Replay('apollo/official_mini_tensor_r1_gap10_long', _apollo, DENSE),
+  Replay('galore/official_r2_gap5', _galore, DENSE),
+  Replay('galore/official_r2_gap4_edge', _galore, DENSE, decay_after=DENSE),
+  Replay('fira/official_r2_gap5', _fira, DENSE),
+  Replay(
+    'fira/official_r2_gap4_edge',
+    _fira,
+    ('w6x4', 'w4x12'),
+    decay_after=DENSE,
+  ),
+  Replay(
+    'fira/official_r2_gap4_edge',
+    _fira,
+    ('w8x8',),
+    decay_after=DENSE,
+    steps=7,
+  ),
+  Replay(
+    'fira/official_r2_gap4_edge',
+    _fira,
+    ('w8x8',),
+    decay_after=DENSE,
+    deviates=_STUCK,
   ),
 )
