@@ -113,8 +113,8 @@ def _learning_rates() -> dict[str, float]:
     'sinkgd': 2e-2,  # SinkGD's paper (arXiv 2502.06742)
     'sinkgd_pure': 1e-3,  # the matrices' rate of the hybrids, no trial yet
     'stable_spam': 8e-4,  # its paper at 130M (arXiv 2502.17055)
-    'spam': 3e-3,  # as adamw, no trial yet
-    'sgd_sai': 1e-2,  # no trial yet
+    'spam': 3e-3,  # as adamw
+    'sgd_sai': 1e-2,  # best of 3e-3, 1e-2 and 3e-2 on 0.2M parameters
     'scale': 1e-3,  # its paper, 60M to 350M (arXiv 2506.16659)
     'apollo': 1e-2,  # its paper, 60M to 1B (arXiv 2412.05270)
     'apollo_mini': 1e-2,  # as apollo

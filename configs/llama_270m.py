@@ -39,6 +39,7 @@ def get_config() -> Config:
     'sage_hybrid': 2e-3,
     'lion_hybrid': 1e-4,
     'sinkgd': 2e-4,
+    'apollo': 1e-4,
   }
   config.optimizer.matrix_lr_scales |= {
     'sinkgd': 3.1,  # the script's 100 / sqrt(1024)

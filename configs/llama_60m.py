@@ -24,13 +24,18 @@ def get_config() -> Config:
   config.train.batch_size = 512
   config.train.steps = 10000
 
-  # Published for this suite: SinkGD 0.02, with 0.05 on matrices. AdamW's and
-  # Lion's are customary for the size; the rest are base.py's own.
+  # Published for this suite: SinkGD 0.02, with 0.05 on matrices; APOLLO, GaLore
+  # and Fira 0.01. AdamW's and Lion's are customary for the size; the rest are
+  # base.py's own.
   config.optimizer.learning_rates |= {
     'adamw': 1e-3,
     'lion': 1e-4,
     'sage': 1e-4,
     'sinkgd': 2e-2,
+    'apollo': 1e-2,
+    'apollo_mini': 1e-2,
+    'galore': 1e-2,
+    'fira': 1e-2,
   }
   config.optimizer.weight_decay = 0.0
   config.schedule.kind = 'cosine'

@@ -48,4 +48,21 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     'momentum starts as the first gradient; ratios as they are',
     'the code; `normalize_by_max=True`; ratio of the first non-zero gradient',
   ),
+  'apollo': (
+    'Adam of a projected gradient gives the factors; a norm may grow by 1 %',
+    'the root of `scale`; limited before the bias correction; a zero gradient '
+    'leaves 0 as the norm to grow from',
+    'the code, but a zero gradient leaves the norm from before',
+  ),
+  'galore': (
+    'Adam in the leading subspace of the gradient',
+    'eps added before the bias correction; moments kept at a refresh',
+    "the code; `projector='subspace'` instead of an SVD for TPUs",
+  ),
+  'fira': (
+    'the residual is the gradient less its projection',
+    'less `alpha` times its projection; norms as in APOLLO',
+    'the code, zero gradients as in APOLLO; `exact_residual=True` for the '
+    'paper',
+  ),
 }

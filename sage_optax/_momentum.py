@@ -72,6 +72,27 @@ def adam_correction(
   )
 
 
+def unbiased(
+  average: jax.Array, decay: jax.typing.ArrayLike, count: jax.Array
+) -> jax.Array:
+  """The average over its weights so far: average / (1 - decay^count)."""
+  return average / (1 - jnp.asarray(decay, average.dtype) ** count)
+
+
+def cosine(
+  count: jax.Array,
+  steps: jax.typing.ArrayLike,
+  start: Any,
+  end: Any,
+) -> jax.Array:
+  """From `start` at count 0 to `end`, where it stays from count `steps` on.
+
+  Half a cosine of steps + 1 counts, as the code of SPAM and Stable-SPAM has it.
+  """
+  wave = (1 + jnp.cos(jnp.pi * count / (steps + 1))) / 2
+  return jnp.where(count < steps, end + (start - end) * wave, end)
+
+
 def zeros(params: optax.Params) -> optax.Updates:
   """A momentum of zeros: the shapes of `params`, float32 or wider."""
   return jax.tree.map(
@@ -87,5 +108,7 @@ def unzip(tree: Any, like: Any, number: int) -> tuple[Any, ...]:
     like: tree whose leaves are where `tree` has tuples.
     number: length of the tuples.
   """
-  inner = jax.tree.structure((0,) * number)
-  return jax.tree.transpose(jax.tree.structure(like), inner, tree)
+  return tuple(
+    jax.tree.map(lambda _, results, i=i: results[i], like, tree)
+    for i in range(number)
+  )

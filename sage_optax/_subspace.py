@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sage_optax import _matrix
+from sage_optax import _matrix, rounding
 
 # 'gaussian', 'svd', 'subspace', or (key, matrix[fan_in, fan_out], count) ->
 # P[rank, smaller side].
@@ -59,6 +59,20 @@ def projects_fan_in(shape: tuple[int, ...]) -> bool:
   return shape[-1] >= shape[-2]
 
 
+def rank_axis(shape: tuple[int, ...]) -> int:
+  """The axis of the projected gradient that has the rank's size."""
+  return -2 if projects_fan_in(shape) else -1
+
+
+def projector_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+  """Shape of the projectors of matrices of this shape."""
+  *batch, fan_in, fan_out = shape
+  rank = min(rank, fan_in, fan_out)
+  if projects_fan_in(shape):
+    return (*batch, fan_in, rank)
+  return (*batch, rank, fan_out)
+
+
 def projected_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
   """Shape of the projected gradient; `rank` never exceeds the smaller side."""
   *batch, fan_in, fan_out = shape
@@ -66,15 +80,6 @@ def projected_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
   if projects_fan_in(shape):
     return (*batch, rank, fan_out)
   return (*batch, fan_in, rank)
-
-
-def projector_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-  """Shape of the projector of a matrix of this shape."""
-  *batch, fan_in, fan_out = shape
-  rank = min(rank, fan_in, fan_out)
-  if projects_fan_in(shape):
-    return (*batch, fan_in, rank)
-  return (*batch, rank, fan_out)
 
 
 def project(grad: jax.Array, projector: jax.Array) -> jax.Array:
@@ -93,82 +98,156 @@ def back(
   return _matrix.matmul(low, projector)
 
 
-def rank_axis(shape: tuple[int, ...]) -> int:
-  """The axis of the projected gradient that has the rank's size."""
-  return -2 if projects_fan_in(shape) else -1
+def init_moments(params: Any, rank: int) -> Any:
+  """Zeros in the shapes of the projected gradients."""
+  return jax.tree.map(
+    lambda p: _matrix.aligned_zeros(
+      p, projected_shape(p.shape, rank), _matrix.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def init_projectors(params: Any, rank: int) -> Any:
+  """Zeros in the shapes of the projectors; the first update draws them."""
+  return jax.tree.map(
+    lambda p: _matrix.aligned_zeros(
+      p, projector_shape(p.shape, rank), _matrix.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def init_norms(params: Any) -> Any:
+  """A zero [..., 1, 1] for each matrix, for `_matrix.limit_growth`."""
+  return jax.tree.map(
+    lambda p: _matrix.aligned_zeros(
+      p, (*p.shape[:-2], 1, 1), _matrix.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def renew(
+  kind: Projector, rank: int, update_proj_gap: int, state: Any, grads: Any
+) -> Any:
+  """The projectors of this step, new ones every `update_proj_gap` steps.
+
+  Args:
+    kind: which projectors.
+    rank: of the projectors.
+    update_proj_gap: static number of steps between two refreshes; the first
+      step is one.
+    state: NamedTuple with `count` (updates before this one), `rng_key` and
+      `projector`: a tree, or None for 'gaussian' ones that are drawn again
+      from their key in each step and never kept.
+    grads: tree of gradients, float32 or wider.
+
+  Returns:
+    A tree like `grads`, in the layout of this module.
+  """
+  key = jax.random.wrap_key_data(state.rng_key, impl='threefry2x32')
+  refresh = state.count // update_proj_gap
+
+  def draw_leaf(path, grad, old):
+    leaf_key = jax.random.fold_in(rounding.leaf_key(key, path), refresh)
+
+    def new(leaf_key, count, grad, old):
+      return draw(kind, rank, leaf_key, count, grad, old).astype(old.dtype)
+
+    new = _matrix.in_auto_axes(new, old)
+    return new(leaf_key, state.count, grad, old)
+
+  def draw_all(grads, old):
+    return jax.tree_util.tree_map_with_path(draw_leaf, grads, old)
+
+  if state.projector is None:
+    return draw_all(grads, init_projectors(grads, rank))
+  return jax.lax.cond(
+    state.count % update_proj_gap == 0,
+    draw_all,
+    lambda grads, old: old,
+    grads,
+    state.projector,
+  )
 
 
 def draw(
   kind: Projector,
   rank: int,
   key: jax.Array,
-  grad: jax.Array,
-  old: jax.Array | None,
   count: jax.Array,
+  grad: jax.Array,
+  old: jax.Array,
 ) -> jax.Array:
   """A new projector for each unit of `grad`, in the layout of this module.
 
   Args:
-    kind: which projector.
-    rank: its rank; the smaller side where that is less.
+    kind: which projectors.
+    rank: their rank; the smaller side where that is less.
     key: a key of this leaf and refresh.
+    count: int32 scalar, updates before this one.
     grad: gradients [..., fan_in, fan_out], float32 or wider.
     old: the projectors so far, from which 'subspace' goes on.
-    count: int32 scalar, updates before this one.
+
+  Raises:
+    ValueError: a callable returns another shape than [rank, smaller side].
   """
-  shape = grad.shape
+  if 0 in old.shape:
+    return old
+  if kind == 'gaussian':
+    return _gaussian(key, grad.shape, rank)
   if kind == 'svd':
-    new = _leading_vectors(grad, rank)
-  elif kind == 'subspace':
-    assert old is not None
-    first = _gaussian(key, shape, rank, grad.dtype)
-    new = _power_iteration(grad, jnp.where(count == 0, first, old))
-  elif kind == 'gaussian':
-    new = _gaussian(key, shape, rank, grad.dtype)
-  else:
-    new = _called(kind, key, grad, count)  # type: ignore[arg-type]
-    if new.shape != projector_shape(shape, rank):
-      raise ValueError(
-        'The projector must return [rank, smaller side] for each matrix '
-        f'{shape[-2:]} and rank {rank}.'
-      )
-  return new.astype(grad.dtype)
+    return _singular_vectors(grad, rank)
+  if kind == 'subspace':
+    first = _gaussian(key, grad.shape, rank).astype(old.dtype)
+    return _orthogonal_iteration(grad, jnp.where(count == 0, first, old))
+  return _called(kind, rank, key, count, grad)
 
 
-def _gaussian(key, shape, rank, dtype):
+def _gaussian(key, shape, rank):
   """Entries N(0, 1/rank), the rank being the one that is really used."""
-  shape = projector_shape(shape, rank)
-  rank = min(shape[-2:]) if 0 in shape else min(rank, *shape[-2:])
-  # Drawn in float32: the same numbers whatever the statistics' type.
-  drawn = jax.random.normal(key, shape, jnp.float32)
-  return (drawn / max(rank, 1) ** 0.5).astype(dtype)
+  drawn = jax.random.normal(key, projector_shape(shape, rank), jnp.float32)
+  return drawn / min(rank, *shape[-2:]) ** 0.5
 
 
-def _leading_vectors(grad, rank):
-  """Singular vectors of the smaller side, in float32 as the authors have it."""
+def _singular_vectors(grad, rank):
+  """Those of the smaller side, in float32 as the authors have it."""
   u, _, vh = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
   rank = min(rank, *grad.shape[-2:])
-  if projects_fan_in(grad.shape):
-    return u[..., :, :rank]
-  return vh[..., :rank, :]
+  return u[..., :, :rank] if projects_fan_in(grad.shape) else vh[..., :rank, :]
 
 
-def _power_iteration(grad, old):
-  """Orthogonal iteration with the Gram matrix of the smaller side."""
-  matmul, fan_in = _matrix.matmul, projects_fan_in(grad.shape)
-  grad = grad / jnp.maximum(_matrix.norm(grad, (-2, -1)), 1e-30)
-  grad, basis = (grad, old) if fan_in else (grad.mT, old.mT)
+def _orthogonal_iteration(grad, start):
+  """Turns the subspace `start` towards the leading singular vectors."""
+  fan_in = projects_fan_in(grad.shape)
+  peak = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
+  grad = grad / jnp.where(peak > 0, peak, 1.0)
+  grad, start = (grad, start) if fan_in else (grad.mT, start.mT)
+  start, _ = jnp.linalg.qr(start)
+  basis = start
   for _ in range(_POWER_ITERATIONS):
-    basis, _ = jnp.linalg.qr(matmul(grad, matmul(grad.mT, basis)))
+    # Orthonormal after either product: the Gram matrix alone would lose what
+    # lies below 3e-4 of the largest singular value.
+    larger, _ = jnp.linalg.qr(_matrix.matmul(grad.mT, basis))
+    basis, _ = jnp.linalg.qr(_matrix.matmul(grad, larger))
+  # A zero gradient has no direction to turn to.
+  basis = jnp.where(peak > 0, basis, start)
   return basis if fan_in else basis.mT
 
 
-def _called(function, key, grad, count):
-  batch, shape = grad.shape[:-2], grad.shape[-2:]
+def _called(function, rank, key, count, grad):
+  *batch, fan_in, fan_out = grad.shape
   units = math.prod(batch)
-  keys = jax.random.split(key, units)
   new = jax.vmap(function, (0, 0, None))(
-    keys, grad.reshape(units, *shape), count
+    jax.random.split(key, units), grad.reshape(units, fan_in, fan_out), count
   )
-  new = new.reshape(*batch, *new.shape[-2:])
-  return new.mT if projects_fan_in(shape) else new
+  smaller = min(fan_in, fan_out)
+  expected = (min(rank, smaller), smaller)
+  if new.shape[1:] != expected:
+    raise ValueError(
+      f'The projector must return {list(expected)} ([rank, smaller side]) for '
+      f'a matrix {[fan_in, fan_out]}, got {list(new.shape[1:])}.'
+    )
+  new = new.reshape(*batch, *expected)
+  return new.mT if projects_fan_in(grad.shape) else new

@@ -97,10 +97,10 @@ class ConfigFilesTest(parameterized.TestCase):
 
   @parameterized.parameters('llama_270m', 'llama_0_6b', 'llama_1_3b')
   def test_published_learning_rates(self, name):
-    # Lee and Kim's script: 1e-4, SAGE 2e-3, SinkGD 2e-4.
+    # Lee and Kim's script: 1e-4 (APOLLO too), SAGE 2e-3, SinkGD 2e-4.
     rates = importlib.import_module(f'configs.{name}').get_config()
     rates = rates.optimizer.learning_rates
-    for recipe in ('adamw', 'lion', 'lion_hybrid'):
+    for recipe in ('adamw', 'lion', 'lion_hybrid', 'apollo'):
       self.assertEqual(rates[recipe], 1e-4)
     self.assertEqual((rates['sage_hybrid'], rates['sinkgd']), (2e-3, 2e-4))
 
