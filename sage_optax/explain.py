@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sage_optax import memory, recipes, sharding
+from sage_optax import layout, memory, recipes, sharding
 from sage_optax import roles as roles_lib
 
 _HEADER = (
@@ -132,6 +132,7 @@ def explain(
   params: Any,
   *,
   roles: Any = None,
+  matrix_axes: layout.MatrixAxes | None = None,
   param_specs: Any = None,
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
   **overrides: Any,
@@ -144,6 +145,7 @@ def explain(
     recipe_name: one of `sage_optax.recipe_names()`.
     params: tree of arrays or `ShapeDtypeStruct`s.
     roles: as in `sage_optax.recipe`.
+    matrix_axes: as in `sage_optax.recipe`.
     param_specs: tree like `params` of the `PartitionSpec`s wished for; with
       `mesh`, rows list the axes that cannot be sharded so.
     mesh: the mesh of `param_specs`.
@@ -166,30 +168,36 @@ def explain(
   by_role = {role: overrides.pop(role, None) for role in roles_lib.ROLES}
   parts = recipes.resolve(recipe_name, overrides=by_role, **overrides)
   rows = [
-    _row(match, parts[match.role], replicated)
+    _row(match, parts[match.role], replicated, matrix_axes)
     for match, replicated in zip(
       _matches(params, roles),
       _replicated(params, param_specs, mesh),
       strict=True,
     )
   ]
-  tx = recipes.recipe(recipe_name, 0.0, roles=roles, **by_role, **overrides)
+  kwargs = {'roles': roles, 'matrix_axes': matrix_axes, **by_role, **overrides}
+  tx = recipes.recipe(recipe_name, 0.0, **kwargs)
   return Explanation(recipe_name, rows, _totals(rows, tx, params))
 
 
 def _row(
-  match: roles_lib.Match, part: recipes.Part, replicated: tuple[int, ...]
+  match: roles_lib.Match,
+  part: recipes.Part,
+  replicated: tuple[int, ...],
+  matrix_axes: layout.MatrixAxes | None,
 ) -> Row:
   tx = recipes.build_method(part, match.role)
-  leaf = jax.ShapeDtypeStruct(
-    jnp.shape(match.leaf), jnp.result_type(match.leaf)
-  )
+  shape = seen = jnp.shape(match.leaf)
+  if matrix_axes is not None:
+    axes_of = layout.axes_function(matrix_axes, match.role)
+    seen = layout.matrix_shape(match.path, shape, axes_of)
+  leaf = jax.ShapeDtypeStruct(seen, jnp.result_type(match.leaf))
   # An empty tree has the counters only; all leaves share them.
   counters = memory.state_bytes(tx, {})
   return Row(
     path=match.path,
-    shape=leaf.shape,
-    units=_units(leaf.shape, match.role),
+    shape=shape,
+    units=_units(seen, match.role),
     role=match.role,
     rule=match.rule,
     method=part.method,

@@ -89,9 +89,9 @@ def assign(
   name (a bare array, lists, tuples) is 'vector' if it has fewer than 2 axes,
   else 'matrix'.
 
-  Names say nothing of the layout: matrices have to be [..., fan_in, fan_out],
-  heads [feature, vocab]. Transpose PyTorch's and Equinox's [out, in] weights,
-  and reshape 3-D attention kernels to 2-D, before they are trained.
+  Names say nothing of the layout: matrices are [..., fan_in, fan_out], heads
+  [feature, vocab]. Where they are not, as PyTorch's and Equinox's [out, in]
+  weights and Flax's 3-D attention kernels, give recipes `matrix_axes=`.
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s.
@@ -139,7 +139,7 @@ def match(
   axes = _axes_by_path(logical_axes)
   matches, unknown = [], []
   for key_path, leaf in jax.tree.leaves_with_path(params):
-    path, named = _path(key_path)
+    path, named = leaf_path(key_path)
     leaf_axes = axes.get(path)
     if logical_axes is not None and leaf_axes is None:
       raise ValueError(f'logical_axes has no entry for {path}.')
@@ -209,16 +209,21 @@ def _check(
     pattern, role = rule
     _check_role(role)
     if isinstance(pattern, str):
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        raise ValueError(
-          f'The pattern {pattern!r} is not a regular expression: {error}.'
-        ) from error
+      compile_pattern(pattern)
     elif logical_axes is None:
       raise ValueError(f'The rule for axes {pattern!r} needs logical_axes=.')
     named.append((str(pattern), rule))
   return named
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+  """`re.compile`, whose error is a ValueError that shows the pattern."""
+  try:
+    return re.compile(pattern)
+  except (re.error, TypeError) as error:
+    raise ValueError(
+      f'The pattern {pattern!r} is not a regular expression: {error}.'
+    ) from error
 
 
 def _check_role(role: Any) -> None:
@@ -231,11 +236,11 @@ def _axes_by_path(logical_axes: Any) -> dict[str, tuple[str, ...]]:
   leaves = jax.tree.leaves_with_path(
     logical_axes, is_leaf=lambda x: isinstance(x, tuple)
   )
-  return {_path(key_path)[0]: axes for key_path, axes in leaves}
+  return {leaf_path(key_path)[0]: axes for key_path, axes in leaves}
 
 
-def _path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
-  """The path as a string, and whether a name occurs in it."""
+def leaf_path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
+  """A leaf's path as rules see it, and whether a name occurs in it."""
   parts, named = [], False
   for key in key_path:
     part = getattr(key, 'name', getattr(key, 'key', getattr(key, 'idx', key)))
