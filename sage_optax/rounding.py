@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sage_optax import _matrix
+
 _IMPL = 'threefry2x32'  # its bits do not depend on the mesh
 
 
@@ -24,7 +26,8 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
 
   Returns:
     A bfloat16 array whose expectation is `x`. Values that bfloat16 has, zeros,
-    infinities and NaN stay as they are.
+    infinities and NaN stay as they are; beyond its largest number (3.3895e38)
+    it is that or infinity.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -34,10 +37,8 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
     1.001
   """
   x = x.astype(jnp.float32)
-  sharding = jax.typeof(x).sharding
-  explicit = jax.sharding.AxisType.Explicit in (sharding.mesh.axis_types or ())
   noise = jax.random.bits(
-    key, x.shape, jnp.uint16, out_sharding=sharding if explicit else None
+    key, x.shape, jnp.uint16, out_sharding=_matrix.explicit_sharding(x)
   )
   # Into the 16 bits that are cut off: a carry rounds the magnitude up.
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
@@ -129,12 +130,16 @@ def stochastic_round_updates(
   `tx` runs on float32 gradients and parameters. Its step is added in float32
   and the sum rounded stochastically; the update is the difference to the old
   parameter, in float32, so that `optax.apply_updates` arrives at the rounded
-  value exactly. Weight decay and small learning rates, which rounding to
-  nearest loses in bfloat16 altogether, act as they would in float32 on average.
+  value exactly (a weight that falls below 2^-16 of itself in one step: within
+  2^-24 of what it was). Weight decay and small learning rates, which rounding
+  to nearest loses in bfloat16 altogether, act on average as they would in
+  float32.
 
   It has to be the last transformation: a chain around it would change steps
-  that are already whole units of bfloat16. Parameters of other types are left
-  to `tx` as they are.
+  that are already whole units of bfloat16, and wrappers that choose between
+  its updates and zeros of the gradients' type (`optax.apply_if_finite`) belong
+  inside. `optax.MultiSteps` may be around it. Parameters of other types are
+  left to `tx` as they are.
 
   Args:
     tx: the whole optimizer.
