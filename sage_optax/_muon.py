@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum, _orthogonal, rounding
+from sage_optax import _matrix, _mesh, _momentum, _orthogonal, rounding
 
 _EQUILIBRATE = (None, 'fan_out', 'fan_in', 'both')
 
@@ -130,7 +130,7 @@ def scale_by_muon(
     mu = jax.tree.map(
       lambda g, m: _momentum.ema(g, m, momentum), grads, state.mu
     )
-    scaled = jax.tree.map(direction, grads, mu)
+    scaled = _mesh.tree_map(direction, grads, mu)
     count = optax.safe_increment(state.count)
     return optax.tree.cast_like(scaled, updates), ScaleByMuonState(count, mu)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sage_optax import _matrix
+from sage_optax import _matrix, _mesh
 
 _UNIT = (_matrix.FAN_IN, _matrix.FAN_OUT)
 
@@ -43,7 +43,7 @@ def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
     )
 
   unit = x / (_matrix.norm(x, _UNIT) + 1e-7)
-  return _matrix.in_auto_axes(choose, unit)(unit)
+  return _matrix.in_auto_axes(_mesh.on_whole(choose), unit)(unit)
 
 
 def whiten(x: jax.Array, ns_steps: int) -> jax.Array:
@@ -85,4 +85,4 @@ def whiten(x: jax.Array, ns_steps: int) -> jax.Array:
   # underflow in float32 where entries are below 1e-11.
   peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
   unit = x / jnp.where(peak > 0, peak, 1.0)
-  return _matrix.in_auto_axes(iterate, unit)(unit)
+  return _matrix.in_auto_axes(_mesh.on_whole(iterate), unit)(unit)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _orthogonal
+from sage_optax import _matrix, _mesh, _orthogonal
 
 _UNIT = (_matrix.FAN_IN, _matrix.FAN_OUT)
 
@@ -100,7 +100,7 @@ def scale_by_swan(
 
   def update_fn(updates, state, params=None):
     del params
-    scaled = jax.tree.map(direction, updates)
+    scaled = _mesh.tree_map(direction, updates)
     return optax.tree.cast_like(scaled, updates), state
 
   return optax.GradientTransformation(init_fn, update_fn)

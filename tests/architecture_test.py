@@ -54,7 +54,14 @@ class WallsTest(parameterized.TestCase):
         self.assertNotIn('._src', path.read_text(), path)
 
   def test_methods_do_not_use_each_other(self):
-    shared = {'_matrix', '_momentum', '_orthogonal', '_subspace', 'rounding'}
+    shared = {
+      '_matrix',
+      '_mesh',
+      '_momentum',
+      '_orthogonal',
+      '_subspace',
+      'rounding',
+    }
     for path in (_ROOT / 'sage_optax').glob('_[a-z]*.py'):
       for name in _imports(path):
         if name.startswith('sage_optax'):

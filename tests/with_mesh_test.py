@@ -1,0 +1,143 @@
+"""Work on whole matrices under a mesh: `sharding.with_mesh`."""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import sage_optax
+
+_COLLECTIVES = (
+  r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)'
+  r'(?:-start)?\('
+)
+
+
+def _mesh(axis_type=jax.sharding.AxisType.Auto):
+  return jax.make_mesh((4, 2), ('fsdp', 'tensor'), axis_types=(axis_type,) * 2)
+
+
+def _grads(shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return {'kernel': jnp.asarray(rng.standard_normal(shape), jnp.float32)}
+
+
+def _compiled(tx, grads, spec, mesh):
+  """The update on sharded gradients, and its arguments."""
+  specs = {'kernel': spec}
+  shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), specs)
+  grads = jax.device_put(grads, shardings)
+  state_shardings = jax.tree.map(
+    lambda s: NamedSharding(mesh, s),
+    sage_optax.sharding.state_specs(tx, grads, specs),
+  )
+  state = jax.jit(tx.init, out_shardings=state_shardings)(grads)
+  update = jax.jit(tx.update, out_shardings=(shardings, state_shardings))
+  return update.lower(grads, state).compile(), (grads, state)
+
+
+def _matrix_collectives(compiled, least):
+  """Kinds of the collectives whose result has at least so many elements."""
+  kinds = collections.Counter()
+  for line in compiled.as_text().splitlines():
+    if found := re.search(_COLLECTIVES, line):
+      sizes = re.findall(r'\w+\[([\d,]*)\]', line[: found.start()])
+      elements = [np.prod([int(n) for n in s.split(',') if n]) for s in sizes]
+      if sum(elements) >= least:
+        kinds[found.group(1)] += 1
+  return kinds
+
+
+_METHODS = {
+  'muon': sage_optax.scale_by_muon,
+  'swan': sage_optax.scale_by_swan,
+}
+
+
+class WithMeshTest(parameterized.TestCase):
+  @parameterized.product(
+    method=tuple(_METHODS),
+    spec=[P(None, 'fsdp', 'tensor'), P(None, None, ('tensor', 'fsdp'))],
+    layers=[8, 6, 16],  # 6 is padded
+  )
+  def test_two_all_to_alls_and_the_same_numbers(self, method, spec, layers):
+    mesh, shape = _mesh(), (layers, 64, 32)
+    plain = _METHODS[method]()
+    grads = _grads(shape)
+    expected, _ = plain.update(grads, plain.init(grads))
+    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+    compiled, args = _compiled(tx, grads, spec, mesh)
+    ours, _ = compiled(*args)
+    np.testing.assert_allclose(
+      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
+    )
+    kinds = _matrix_collectives(compiled, 64 * 32)
+    self.assertEqual(kinds, {'all-to-all': 2})
+    without, _ = _compiled(plain, grads, spec, mesh)
+    kinds = _matrix_collectives(without, 32 * 32)
+    self.assertGreater(kinds['all-gather'] + kinds['all-reduce'], 0)
+
+  def test_fewer_layers_than_devices_take_some_of_the_axes(self):
+    mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
+    plain = sage_optax.scale_by_muon()
+    grads = _grads((2, 64, 32))
+    expected, _ = plain.update(grads, plain.init(grads))
+    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+    compiled, args = _compiled(tx, grads, spec, mesh)
+    ours, _ = compiled(*args)
+    np.testing.assert_allclose(
+      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
+    )
+
+  @parameterized.parameters('sage', 'lion', 'sinkgd_pure', 'scale', 'adamw')
+  def test_others_are_as_they_were(self, name):
+    roles = {'kernel': 'matrix'}
+    plain = sage_optax.recipe(name, 1e-3, roles=roles)
+    specs = {'kernel': P(None, 'fsdp', 'tensor')}
+    tx = sage_optax.sharding.with_mesh(plain, _mesh(), specs)
+    grads = _grads((8, 64, 32))
+    texts = [
+      jax.jit(t.update).lower(grads, t.init(grads), grads).as_text()
+      for t in (plain, tx)
+    ]
+    self.assertEqual(*texts)
+
+  def test_through_a_recipe(self):
+    # Masked trees keep their paths; other leaves are left alone.
+    mesh = _mesh()
+    params = {
+      'embed': {'embedding': jnp.ones((16, 8))},
+      'proj': {'kernel': jnp.ones((8, 16, 8))},
+    }
+    specs = {
+      'embed': {'embedding': P('tensor', 'fsdp')},
+      'proj': {'kernel': P(None, 'fsdp', 'tensor')},
+    }
+    plain = sage_optax.muon(0.1)
+    tx = sage_optax.sharding.with_mesh(plain, mesh, specs)
+    grads = jax.tree.map(
+      lambda p: jnp.asarray(
+        np.random.default_rng(p.size).standard_normal(p.shape), jnp.float32
+      ),
+      params,
+    )
+    expected, _ = plain.update(grads, plain.init(params), params)
+    shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), specs)
+    update = jax.jit(tx.update)
+    ours, _ = update(
+      jax.device_put(grads, shardings),
+      plain.init(params),
+      jax.device_put(params, shardings),
+    )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+      ours,
+      expected,
+    )
+    text = jax.jit(tx.update).lower(grads, plain.init(params), params).as_text()
+    self.assertIn('all_to_all', text)
