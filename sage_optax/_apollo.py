@@ -68,8 +68,11 @@ def scale_by_apollo(
   What the paper leaves open is taken from the released code: the root of
   `scale`, eps before the bias correction, the limiter before it. But where a
   gradient is zero that code stores the norm 0, and the matrix hardly moves ever
-  again; here the norm from before stays. Published learning rate: 0.01 (Llama
-  of 60M to 1B parameters on C4).
+  again; here the norm from before stays.
+
+  Learning rates:
+    Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4),
+    for APOLLO-Mini too; SAGE's script has 1e-4 (The Pile).
 
   Args:
     rank: rows of P, at most the smaller side; a static integer.

@@ -67,8 +67,10 @@ def scale_by_fira(
   times it: a part of the leading directions stays in the residual. As in that
   code eps is added before the bias correction and the limiter works before it.
   Where a residual is zero the code stores the norm 0, and the residual hardly
-  moves anything ever again; here the norm from before stays. Published
-  learning rate: 0.01 (Llama of 60M to 1B parameters on C4).
+  moves anything ever again; here the norm from before stays.
+
+  Learning rates:
+    Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4).
 
   Args:
     rank: rows of P, at most the smaller side; a static integer.
@@ -99,7 +101,7 @@ def scale_by_fira(
     >>> tx = sage_optax.scale_by_fira(rank=1, exact_residual=True)
     >>> grads = jnp.array([[3.0, 3.0], [1.0, -1.0]])  # the first row leads
     >>> updates, _ = tx.update(grads, tx.init(grads))
-    >>> print(np.asarray(updates).round(2))  # alpha for it, 1/3 for what is left
+    >>> print(np.asarray(updates).round(2))  # alpha for it, 1/3 for the rest
     [[ 0.25  0.25]
      [ 0.33 -0.33]]
 

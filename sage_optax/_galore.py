@@ -54,12 +54,15 @@ def scale_by_galore(
 
   The moments stay as they are when P changes. As in the released code eps is
   added before the bias correction, and the singular vectors are computed in
-  float32. Published learning rate: 0.01 (Llama of 60M to 1B parameters on C4).
+  float32.
 
   `optax.contrib.galore` projects the larger side, and leaves of three axes it
   hands whole to Adam; here all axes before the last two are a batch of
   matrices. For TPUs, and for sharded matrices, take projector='subspace': an
   SVD is slow to compile there and is computed unsharded.
+
+  Learning rates:
+    Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4).
 
   Args:
     rank: rows of P, at most the smaller side; a static integer.
