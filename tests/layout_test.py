@@ -373,6 +373,53 @@ class ShardedTest(parameterized.TestCase):
         ):
           self.assertTrue(leaf.sharding.is_equivalent_to(wanted, leaf.ndim))
 
+  @parameterized.parameters('sage', 'galore')
+  def test_recipe_in_a_scan_under_explicit_sharding(self, name):
+    shapes = {
+      'query': {'kernel': (2, 8, 4, 6), 'bias': (2, 4, 6)},
+      'out': {'kernel': (2, 4, 6, 8), 'bias': (2, 8)},
+    }
+    specs = {
+      'query': {'kernel': jax.P(None, 'b', 'a'), 'bias': jax.P(None, 'a')},
+      'out': {'kernel': jax.P(None, 'a', None, 'b'), 'bias': jax.P(None, 'b')},
+    }
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+      lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+      shapes,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+    rank = {'rank': 3} if name == 'galore' else {}
+    tx = sage_optax.recipe(
+      name, _LR, matrix_axes=layout.FLAX_ATTENTION, matrix=rank
+    )
+
+    @jax.jit
+    def run(params):
+      def step(carry, _):
+        grads = jax.tree.map(jnp.sin, carry[0])
+        updates, state = tx.update(grads, carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+      # A scan refuses a state whose sharding changes.
+      return jax.lax.scan(step, (params, tx.init(params)), length=3)[0]
+
+    expected, _ = run(params)
+    explicit = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=explicit)
+    with jax.set_mesh(mesh):
+      shardings = jax.tree.map(
+        lambda spec: jax.sharding.NamedSharding(mesh, spec), specs
+      )
+      got, state = run(jax.device_put(params, shardings))
+      wanted = sage_optax.sharding.state_specs(tx, params, specs)
+      for leaf, spec in zip(
+        jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True
+      ):
+        sharding = jax.sharding.NamedSharding(mesh, spec)
+        self.assertTrue(leaf.sharding.is_equivalent_to(sharding, leaf.ndim))
+    _assert_close(got, expected, atol=1e-6)
+
 
 class ExplainTest(parameterized.TestCase):
   @parameterized.named_parameters(*_NAMES)
