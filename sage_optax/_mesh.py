@@ -41,15 +41,22 @@ def scope(placements: dict[str, Placement]) -> Iterator[None]:
     _placements.reset(token)
 
 
+@contextlib.contextmanager
+def leaf(path: tuple[Any, ...]) -> Iterator[None]:
+  """Says which leaf the work within is for."""
+  token = _leaf.set(jax.tree_util.keystr(path))
+  try:
+    yield
+  finally:
+    _leaf.reset(token)
+
+
 def tree_map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   """As `jax.tree.map`; within `function` its leaf's placement is known."""
 
   def with_leaf(path, *leaves):
-    token = _leaf.set(jax.tree_util.keystr(path))
-    try:
+    with leaf(path):
       return function(*leaves)
-    finally:
-      _leaf.reset(token)
 
   return jax.tree_util.tree_map_with_path(with_leaf, tree, *rest)
 
@@ -80,28 +87,29 @@ def whole_matrices(
   moved = _axes_for_layers(mesh, spec, first.ndim, layers)
   if not moved:
     return function(*arrays)
-  sizes = {name: mesh.shape[name] for name in moved}
-  parts = math.prod(sizes.values())
-  sides = [
-    [name for name in names if name in moved]
-    for names in _matrix_names(spec, first.ndim)
-  ]
-
-  def local(x, *others):
-    return _to_matrices(function(_to_layers(x, sizes, sides), *others))
-
-  def _to_matrices(x):
-    return _from_layers(x, sizes, sides) if alike else x
-
+  parts = math.prod(mesh.shape[name] for name in moved)
   arrays = tuple(_padded(x, parts) for x in arrays)
-  alike = jax.eval_shape(function, *arrays).shape == arrays[0].shape
-  by_matrix = jax.P(*(None,) * (first.ndim - 2), *(tuple(s) for s in sides))
-  by_layer = jax.P(moved)
+  out = jax.eval_shape(function, *arrays)
+  sides = [_sides(moved, spec, first.shape, x.shape) for x in (*arrays, out)]
+  # In this order the axes that do not shard the result vary fastest.
+  moved = tuple(sorted(moved, key=lambda name: name not in sum(sides[-1], ())))
+  for names in sides:  # So each array's own axes come before the others'.
+    kept = sum(names, ())
+    assert set(kept) == set(moved[: len(kept)]), (moved, sides)
+  sizes = {name: mesh.shape[name] for name in moved}
+
+  def local(*blocks):
+    whole = (
+      _to_layers(x, sizes, s) for x, s in zip(blocks, sides[:-1], strict=True)
+    )
+    return _from_layers(function(*whole), sizes, sides[-1])
+
+  specs = [jax.P(*(None,) * (first.ndim - 2), *s) for s in sides]
   result = jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(by_matrix, *(by_layer,) * (len(arrays) - 1)),
-    out_specs=by_matrix if alike else by_layer,
+    in_specs=tuple(specs[:-1]),
+    out_specs=specs[-1],
     axis_names=set(moved),
     check_vma=False,
   )(*arrays)
@@ -115,43 +123,73 @@ def on_whole(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 def _to_layers(x, sizes, sides):
   """From a block of all matrices to whole matrices of a block of layers."""
-  names, parts = tuple(sizes), math.prod(sizes.values())
+  names = tuple(name for name in sizes if name in sum(sides, ()))
+  blocks = [sizes[name] for name in names]
+  parts = math.prod(blocks)
   layers, *batch, a, b = x.shape
   x = x.reshape(parts, layers // parts, *batch, a, b)
-  x = jax.lax.all_to_all(x, names, 0, 0, tiled=True)
+  if names:
+    x = jax.lax.all_to_all(x, names, 0, 0, tiled=True)
   # Which device a block came from is where it lies in the matrix.
-  x = x.reshape(*sizes.values(), layers // parts, *batch, a, b)
-  k = len(names)
-  order = _order(names, sides, k, x.ndim)
-  x = x.transpose(order)
+  x = x.reshape(*blocks, layers // parts, *batch, a, b)
+  x = x.transpose(_order(names, sides, x.ndim))
   a, b = (
     size * math.prod(sizes[name] for name in side)
     for size, side in zip((a, b), sides, strict=True)
   )
-  return x.reshape(layers // parts, *batch, a, b)
+  x = x.reshape(layers // parts, *batch, a, b)
+  for name in sizes:
+    if name not in names:  # The same on all devices: each takes its layers.
+      size = x.shape[0] // sizes[name]
+      start = jax.lax.axis_index(name) * size
+      x = jax.lax.dynamic_slice_in_dim(x, start, size)
+  return x
 
 
 def _from_layers(x, sizes, sides):
   """The inverse of `_to_layers`."""
-  names, parts = tuple(sizes), math.prod(sizes.values())
+  names = tuple(name for name in sizes if name in sum(sides, ()))
+  rest = tuple(name for name in sizes if name not in names)
+  if rest:
+    x = jax.lax.all_gather(x, rest, axis=0, tiled=True)
   layers, *batch, a, b = x.shape
   split = []
   for size, side in zip((a, b), sides, strict=True):
     blocks = [sizes[name] for name in side]
     split += [*blocks, size // math.prod(blocks)]
   x = x.reshape(layers, *batch, *split)
-  order = _order(names, sides, len(names), x.ndim)
+  order = _order(names, sides, x.ndim)
   x = x.transpose([order.index(i) for i in range(x.ndim)])
+  parts = math.prod(sizes[name] for name in names)
   *_, a, b = x.shape
   x = x.reshape(parts, layers, *batch, a, b)
-  x = jax.lax.all_to_all(x, names, 0, 0, tiled=True)
+  if names:
+    x = jax.lax.all_to_all(x, names, 0, 0, tiled=True)
   return x.reshape(parts * layers, *batch, a, b)
 
 
-def _order(names, sides, k, ndim):
+def _order(names, sides, ndim):
   """Axes [*names, layers, *batch, a, b] as [layers, *batch, *, a, *, b]."""
   first, second = ([names.index(name) for name in side] for side in sides)
-  return [*range(k, ndim - 2), *first, ndim - 2, *second, ndim - 1]
+  batch = range(len(names), ndim - 2)
+  return [*batch, *first, ndim - 2, *second, ndim - 1]
+
+
+def _sides(moved, spec, shape, other):
+  """Those of `moved` that shard the last two axes of an array.
+
+  Args:
+    moved: names of mesh axes.
+    spec: of the parameter.
+    shape: the parameter's.
+    other: the array's shape; an axis of another size is not sharded.
+  """
+  return tuple(
+    tuple(n for n in names if n in moved) if a == b else ()
+    for names, a, b in zip(
+      _matrix_names(spec, len(shape)), shape[-2:], other[-2:], strict=True
+    )
+  )
 
 
 def _padded(x, parts):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sage_optax import _matrix, rounding
+from sage_optax import _matrix, _mesh, rounding
 
 # 'gaussian', 'svd', 'subspace', or (key, matrix[fan_in, fan_out], count) ->
 # P[rank, smaller side].
@@ -156,7 +156,8 @@ def renew(
       return draw(kind, rank, leaf_key, count, grad, old).astype(old.dtype)
 
     new = _matrix.in_auto_axes(new, old)
-    return new(leaf_key, state.count, grad, old)
+    with _mesh.leaf(path):
+      return new(leaf_key, state.count, grad, old)
 
   def draw_all(grads, old):
     return jax.tree_util.tree_map_with_path(draw_leaf, grads, old)
@@ -198,10 +199,11 @@ def draw(
   if kind == 'gaussian':
     return _gaussian(key, grad.shape, rank)
   if kind == 'svd':
-    return _singular_vectors(grad, rank)
+    return _mesh.whole_matrices(lambda g: _singular_vectors(g, rank), grad)
   if kind == 'subspace':
     first = _gaussian(key, grad.shape, rank).astype(old.dtype)
-    return _orthogonal_iteration(grad, jnp.where(count == 0, first, old))
+    start = jnp.where(count == 0, first, old)
+    return _mesh.whole_matrices(_orthogonal_iteration, grad, start)
   return _called(kind, rank, key, count, grad)
 
 

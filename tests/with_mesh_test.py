@@ -82,6 +82,21 @@ class WithMeshTest(parameterized.TestCase):
     kinds = _matrix_collectives(without, 32 * 32)
     self.assertGreater(kinds['all-gather'] + kinds['all-reduce'], 0)
 
+  @parameterized.parameters('svd', 'subspace')
+  def test_decompositions_are_of_whole_matrices(self, projector):
+    mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
+    plain = sage_optax.scale_by_galore(rank=4, projector=projector)
+    grads = _grads((6, 32, 64))
+    expected, state = plain.update(grads, plain.init(grads))
+    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+    compiled, args = _compiled(tx, grads, spec, mesh)
+    ours, new_state = compiled(*args)
+    for a, b in ((ours, expected), (new_state.projector, state.projector)):
+      np.testing.assert_allclose(a['kernel'], b['kernel'], rtol=1e-3, atol=1e-4)
+    # The gradient goes once; back comes the projector, of the rank's size.
+    kinds = _matrix_collectives(compiled, 32 * 64)
+    self.assertEqual(kinds, {'all-to-all': 1})
+
   def test_fewer_layers_than_devices_take_some_of_the_axes(self):
     mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
     plain = sage_optax.scale_by_muon()
