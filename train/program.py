@@ -1,6 +1,7 @@
 """The compiled parts of a run, and the description that identifies it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,21 +78,32 @@ class Program:
       seed, self.model, self.optimizer.tx, self.shardings
     )
 
-  def compile_train_step(self, batch_size: int, seq_len: int) -> Any:
-    """Compiles the step before there is a batch to run it on."""
+  def lower_train_step(self, batch_size: int, seq_len: int) -> Any:
+    """Lowers the step before there is a batch to run it on."""
     batch = jax.ShapeDtypeStruct(
       (batch_size, seq_len + 1),
       jnp.int32,
       sharding=mesh_lib.batch_sharding(self.mesh),
     )
-    return self.train_step.lower(self.abstract, batch).compile()
+    return self.train_step.lower(self.abstract, batch)
+
+  def compile_train_step(self, batch_size: int, seq_len: int) -> Any:
+    """Compiles the step before there is a batch to run it on."""
+    return self.lower_train_step(batch_size, seq_len).compile()
 
 
-def build(config: Config) -> Program:
+def build(
+  config: Config,
+  devices: Sequence[jax.Device] | None = None,
+  platform: str | None = None,
+) -> Program:
   """Builds the program of a run; nothing is allocated or compiled yet.
 
   Args:
     config: The configuration.
+    devices: What the mesh is made of, which need not be there to compile for;
+      None: the devices there are.
+    platform: 'cpu', 'gpu' or 'tpu', what `devices` are; None: found out.
 
   Returns:
     The program.
@@ -99,8 +111,11 @@ def build(config: Config) -> Program:
   Raises:
     UserError: If the devices or the optimizer do not allow it.
   """
-  platform = mesh_lib.resolve_platform(config.train.platform)
-  mesh = mesh_lib.make_mesh(config, jax.devices())
+  if platform is None:
+    platform = mesh_lib.resolve_platform(config.train.platform)
+  mesh = mesh_lib.make_mesh(
+    config, jax.devices() if devices is None else devices
+  )
   model = model_config(config, platform)
   params = state_lib.abstract_params(model)
   axes = llama.logical_axes(model)

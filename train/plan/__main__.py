@@ -1,0 +1,168 @@
+"""Plans a run: python -m train.plan --config configs/<name>.py --topology ...
+
+Compiles the trainer's own step ahead of time for devices that are not there,
+and prints the memory, traffic and least time of every recipe. Exit status: 0;
+1 if a compiler fails; 2 for bad input, with one line that says what to do.
+docs/scale.md says what the columns mean.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m train.plan',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+    epilog='Fields of the configuration are overridden as for train.main: '
+    '--config.train.microbatch=64',
+  )
+  add = parser.add_argument
+  add('--config', required=True, help='configuration file')
+  add(
+    '--topology', required=True, help='v5e:4x4, v5p:2x2x4, h100:8, cpu:8, ...'
+  )
+  add('--recipes', help='names with commas, or all; else that of the config')
+  add('--mesh', help='axis=size with commas, other axes 1; else config.mesh')
+  add('--batch', type=int, help='sequences per step; else the config says')
+  add('--find-batch', action='store_true', help='the largest batch that fits')
+  add(
+    '--collectives',
+    action='store_true',
+    help='what the optimizers alone communicate, and nothing else',
+  )
+  add(
+    '--no-advice',
+    action='store_true',
+    help='do not look for changes that make a recipe fit',
+  )
+  add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
+  add('--png', type=pathlib.Path, metavar='FILE', help='draw the peaks')
+  add(
+    '--markdown',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='write the table into a document, in place of the one before',
+  )
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  # Before jax is imported: nothing runs, and libtpu would print.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  from train.errors import UserError
+  from train.plan import sweep as sweep_lib
+
+  parser = _parser()
+  args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+  try:
+    return _run(args, _overrides(args, rest))
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except sweep_lib.Failure as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+
+
+def _overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
+  """Returns overrides of the configuration, such as 'train.steps=10'."""
+  from train.errors import UserError
+
+  result = []
+  for arg in rest:
+    match = re.fullmatch(r'--?config\.(.+=.*)', arg)
+    if match is None:
+      raise UserError(
+        f'unexpected argument {arg!r}: fields of the configuration are given '
+        'as --config.section.field=value; --help shows the others'
+      )
+    result.append(match[1])
+  if args.mesh:
+    sizes = {'data': 1, 'fsdp': 1, 'tensor': 1}
+    for item in args.mesh.split(','):
+      match = re.fullmatch(r'(data|fsdp|tensor)=(-?\d+)', item)
+      if match is None:
+        raise UserError(
+          f'--mesh has {item!r}: give axis=size, such as data=2,fsdp=8; the '
+          'axes are data, fsdp and tensor'
+        )
+      sizes[match[1]] = int(match[2])
+    result += [f'mesh.{axis}={size}' for axis, size in sizes.items()]
+  if args.batch is not None:
+    result.append(f'train.batch_size={args.batch}')
+  return result
+
+
+def _recipes(args: argparse.Namespace, overrides: list[str]) -> list[str]:
+  import sage_optax
+  from train import config as config_lib
+
+  if args.recipes == 'all':
+    return list(sage_optax.recipe_names())
+  if args.recipes:
+    return args.recipes.split(',')
+  rate = 'optimizer.learning_rate=0.001'
+  return [config_lib.load(args.config, rate, *overrides).optimizer.recipe]
+
+
+def _run(args: argparse.Namespace, overrides: list[str]) -> int:
+  from train.plan import chart, table
+  from train.plan import sweep as sweep_lib
+
+  recipes = _recipes(args, overrides)
+  sweep = sweep_lib.Sweep(args.config, overrides, args.topology, recipes, _say)
+  alone: list[dict[str, Any]] = []
+  rows: list[sweep_lib.Row] = []
+  for recipe in recipes:
+    if args.collectives:
+      alone += sweep.alone(recipe)
+    else:
+      rows.append(
+        sweep.row(recipe, find_batch=args.find_batch, advise=not args.no_advice)
+      )
+  _say('')
+  print(
+    table.collectives(alone) if args.collectives else table.text(rows, sweep)
+  )
+  if args.json:
+    found = table.to_json(rows, sweep, alone)
+    args.json.write_text(json.dumps(found, indent=2) + '\n')
+  if args.png and rows:
+    chart.stacked_bars(rows, sweep, args.png)
+  if args.markdown and rows:
+    name = f'{sweep.config.name} {sweep.target.name}'
+    old = args.markdown.read_text() if args.markdown.exists() else ''
+    args.markdown.write_text(put(old, name, table.markdown(rows, sweep)))
+  return 0
+
+
+def put(document: str, name: str, block: str) -> str:
+  """Returns a document with a block between its marks, or at the end."""
+  begin, end = f'<!-- plan: {name} -->', '<!-- end of plan -->'
+  marked = f'{begin}\n{block}\n{end}'
+  before, found, after = document.partition(begin)
+  if not found:
+    return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
+  _, _, after = after.partition(end)
+  return f'{before}{marked}{after}'
+
+
+def _say(line: str) -> None:
+  """Shows what is being compiled, on a terminal only."""
+  if sys.stderr.isatty():
+    print(f'\r\x1b[K{line}', end='', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

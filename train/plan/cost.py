@@ -1,0 +1,195 @@
+"""What a compiled program costs a device: collectives, products, bytes."""
+
+import collections
+import dataclasses
+import json
+import math
+import re
+
+from train.plan import hlo
+
+KINDS = (
+  *('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all'),
+  *('collective-permute', 'ragged-all-to-all', 'collective-broadcast'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective of a program.
+
+  Attributes:
+    name: Of its instruction.
+    kind: One of KINDS.
+    bytes: Of its larger side, operands or results, on one device.
+    largest: Numbers in its largest array.
+    group: Devices that take part together; 0 where it is not known.
+    times: How often a step does it.
+  """
+
+  name: str
+  kind: str
+  bytes: int
+  largest: int
+  group: int
+  times: int
+
+  @property
+  def sent(self) -> float:
+    """Bytes that a device sends, all times together, around a ring."""
+    n = self.group
+    share = (n - 1) / n if n else 1.0
+    if self.kind == 'all-reduce':
+      share *= 2
+    elif self.kind == 'collective-permute':
+      share = 1.0
+    return self.bytes * share * self.times
+
+
+def find_collectives(
+  module: hlo.Module, *, dearest: bool = False
+) -> list[Collective]:
+  """Returns the collectives of a program, each once.
+
+  An asynchronous one is counted where it starts. On TPUs it may be spread over
+  several fusions, which then name the same channel, and a reduce-scatter is a
+  fusion called all-reduce-scatter.
+  """
+  found: dict[str, Collective] = {}
+  for visit in hlo.walk(module, dearest=dearest):
+    instruction = visit.instruction
+    kind = instruction.opcode.removesuffix('-start')
+    if kind not in KINDS:
+      continue
+    inputs = [
+      array
+      for name in instruction.operands
+      for array in visit.computation[name].arrays
+    ]
+    outputs = instruction.arrays
+    if instruction.opcode.endswith('-start'):
+      # The result is (operands, results, contexts).
+      outputs = outputs[len(inputs) : 2 * len(inputs)] or outputs
+    if kind == 'all-reduce' and visit.owner.startswith('all-reduce-scatter'):
+      kind = 'reduce-scatter'
+    channel = instruction.attribute('channel_id', r'\d+', instruction.name)
+    old = found.get(channel)
+    found[channel] = Collective(
+      name=old.name if old else instruction.name,
+      kind=kind,
+      bytes=max(sum(a.bytes for a in inputs), sum(a.bytes for a in outputs)),
+      largest=max((a.size for a in (*inputs, *outputs)), default=0),
+      group=_group_size(instruction),
+      times=max(visit.times, old.times if old else 0),
+    )
+  return list(found.values())
+
+
+def bytes_by_kind(collectives: list[Collective]) -> dict[str, int]:
+  """Returns the bytes of a step per kind, for the kinds there are."""
+  totals: dict[str, int] = collections.Counter()
+  for c in collectives:
+    totals[c.kind] += c.bytes * c.times
+  return {kind: totals[kind] for kind in KINDS if totals[kind]}
+
+
+def _group_size(instruction: hlo.Instruction) -> int:
+  """Returns the number of devices in a group, however it is written."""
+  text = instruction.attributes
+  match = re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', text)
+  if match:
+    sizes = {k: int(n) for k, n in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    return math.prod(sizes[k] for k in re.findall(r"'(\w+)'", match[2]))
+  match = re.search(r'replica_groups=\[(\d+),(\d+)\]', text)
+  if match:
+    return int(match[2])
+  match = re.search(r'replica_groups=\{\{([\d,]*)\}', text)
+  return len(match[1].split(',')) if match else 0
+
+
+def product_flops(module: hlo.Module, *, dearest: bool = False) -> int:
+  """Returns the operations of all matrix products, two per multiply-add."""
+  total = 0
+  for visit in hlo.walk(module, dearest=dearest):
+    instruction = visit.instruction
+    if instruction.opcode == 'dot':
+      total += visit.times * _dot(instruction, visit.computation)
+    elif instruction.opcode == 'convolution':
+      total += visit.times * _convolution(instruction, visit.computation)
+    elif instruction.opcode == 'custom-call' and re.search(
+      r'custom_call_target="[^"]*(gemm|matmul)', instruction.attributes
+    ):
+      total += visit.times * _gemm(instruction, visit.computation)
+  return total
+
+
+def _dot(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
+  left = computation[instruction.operands[0]].arrays[0]
+  dims = instruction.attribute('lhs_contracting_dims', r'\{[\d,]*\}', '{}')
+  contracted = [left.shape[int(d)] for d in re.findall(r'\d+', dims)]
+  return 2 * instruction.arrays[0].size * math.prod(contracted)
+
+
+def _gemm(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
+  """A product by a library; its description is JSON."""
+  config = instruction.attributes.partition('backend_config=')[2]
+  if not config:
+    return 0
+  parsed = json.JSONDecoder().raw_decode(config)[0]
+  numbers = parsed.get('gemm_backend_config', parsed).get(
+    'dot_dimension_numbers', {}
+  )
+  left = computation[instruction.operands[0]].arrays[0]
+  contracted = [
+    left.shape[int(d)] for d in numbers.get('lhs_contracting_dimensions', ())
+  ]
+  return 2 * instruction.arrays[0].size * math.prod(contracted)
+
+
+def _convolution(
+  instruction: hlo.Instruction, computation: hlo.Computation
+) -> int:
+  """A convolution, as which TPUs write products; padding is not counted."""
+  left, right = (computation[n].arrays[0] for n in instruction.operands[:2])
+  labels = instruction.attribute('dim_labels', r'[\w?]+->\w+', '')
+  lhs, rhs, out = re.split(r'_|->', labels)
+  window = instruction.attribute('window', r'\{[^}]*\}', '{}')
+  spatial = sorted(set(lhs) - set('bf'))
+  fields = {k: v.split('x') for k, v in re.findall(r'(\w+)=([\w\-]+)', window)}
+  result = instruction.arrays[0]
+  total = 2 * right.shape[rhs.index('i')]
+  total *= result.shape[out.index('b')] * result.shape[out.index('f')]
+  for i, label in enumerate(spatial):
+
+    def field(name, default, i=i):
+      return fields[name][i] if name in fields else default
+
+    total *= _positions(
+      size_in=left.shape[lhs.index(label)],
+      size_out=result.shape[out.index(label)],
+      size=int(field('size', '1')),
+      stride=int(field('stride', '1')),
+      low=int(field('pad', '0_0').split('_')[0]),
+      lhs_dilate=int(field('lhs_dilate', '1')),
+      rhs_dilate=int(field('rhs_dilate', '1')),
+    )
+  return total
+
+
+def _positions(
+  *, size_in, size_out, size, stride, low, lhs_dilate, rhs_dilate
+) -> int:
+  """Returns the pairs of output and kernel places that meet an input."""
+  end = (size_in - 1) * lhs_dilate
+  count = 0
+  for k in range(size):
+    # Input place o * stride - low + k * rhs_dilate: within, and no hole.
+    offset = k * rhs_dilate - low
+    if lhs_dilate == 1:
+      first = max(-(offset // stride), 0)
+      last = min((end - offset) // stride, size_out - 1)
+      count += max(last - first + 1, 0)
+    else:
+      places = (o * stride + offset for o in range(size_out))
+      count += sum(0 <= p <= end and p % lhs_dilate == 0 for p in places)
+  return count

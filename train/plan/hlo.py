@@ -1,0 +1,314 @@
+"""Reads the text of a compiled program: loops, collectives, products, bytes.
+
+XLA's own cost analysis counts the body of a loop once, and knows neither
+collectives nor GPUs; here every instruction counts as often as it runs.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+_BITS = {'pred': 8, 's4': 4, 'u4': 4, 's2': 2, 'u2': 2, 'token': 0, 'opaque': 0}
+_ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,<= ]*)\](\{[^{}]*\})?')
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
+_NAME = re.compile(r'%([\w.\-]+)')
+_CALLED = re.compile(r'(\w+)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)\}?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """An array of a program, as one device has it.
+
+  Attributes:
+    dtype: Such as 'bf16'.
+    shape: Its shape.
+    space: Memory it lies in; on TPUs 0 is HBM, 1 the memory on the chip.
+  """
+
+  dtype: str
+  shape: tuple[int, ...]
+  space: int = 0
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  @property
+  def bytes(self) -> int:
+    digits = re.search(r'\d+', self.dtype)
+    bits = _BITS.get(self.dtype, int(digits[0]) if digits else 8)
+    return -(-self.size * bits // 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """A line of the program.
+
+  Attributes:
+    name: Its name, unique in the program.
+    opcode: What it does, such as 'fusion'.
+    type_text: The type of its result.
+    operands: Names of the operands.
+    arguments: The text between the parentheses.
+    attributes: The text after them.
+    root: Whether it is the result of its computation.
+  """
+
+  name: str
+  opcode: str
+  type_text: str
+  operands: tuple[str, ...]
+  arguments: str
+  attributes: str
+  root: bool
+
+  @functools.cached_property
+  def arrays(self) -> tuple[Array, ...]:
+    """The arrays of the result; more than one if it is a tuple."""
+    return _arrays(self.type_text)
+
+  @functools.cached_property
+  def called(self) -> dict[str, tuple[str, ...]]:
+    """Attribute -> names of the computations it names."""
+    return {
+      key: tuple(_NAME.findall(names))
+      for key, names in _CALLED.findall(self.attributes)
+    }
+
+  @property
+  def index(self) -> int:
+    """Of a get-tuple-element."""
+    return int(self.attribute('index', r'\d+', '0'))
+
+  def attribute(self, name: str, pattern: str, default: str) -> str:
+    match = re.search(rf'\b{name}=({pattern})', self.attributes)
+    return match[1] if match else default
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+  """A program.
+
+  Attributes:
+    computations: Name -> its instructions, by name.
+    entry: The name of the computation that runs.
+  """
+
+  computations: dict[str, Computation]
+  entry: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+  """An instruction and how often a device runs it in one run of the program.
+
+  Attributes:
+    instruction: The instruction.
+    computation: Where it stands.
+    times: How often it runs.
+    fused: Whether it is part of a fusion, which has a visit of its own.
+    owner: The name of the computation.
+  """
+
+  instruction: Instruction
+  computation: Computation
+  times: int
+  fused: bool
+  owner: str
+
+
+class UnknownTripCount(ValueError):
+  """A loop does not say how often it runs."""
+
+
+def parse(text: str) -> Module:
+  """Returns the program of `compiled.as_text()`."""
+  computations: dict[str, Computation] = {}
+  current: Computation = {}
+  entry = ''
+  for line in text.splitlines():
+    header = _HEADER.match(line)
+    if header:
+      current = computations.setdefault(header[2], {})
+      entry = header[2] if header[1] else entry
+      continue
+    match = _INSTRUCTION.match(line)
+    if match:
+      instruction = _instruction(bool(match[1]), match[2], match[3])
+      current[instruction.name] = instruction
+  if not entry:
+    raise ValueError('No ENTRY in the text: give that of compiled.as_text().')
+  return Module(computations, entry)
+
+
+def walk(module: Module, *, dearest: bool = False) -> Iterator[Visit]:
+  """Yields every instruction that runs, loops multiplied out.
+
+  Args:
+    module: The program.
+    dearest: Which branch of a conditional is taken: the one with most
+      instructions, or the one with fewest. In a training step a branch is
+      what is not done in every step, such as renewing a projector.
+
+  Raises:
+    UnknownTripCount: If a loop does not say how often it runs.
+  """
+  yield from _walk(module, module.entry, 1, False, dearest, None)
+
+
+def root(computation: Computation) -> Instruction:
+  """Returns the instruction that is the result."""
+  return next(i for i in computation.values() if i.root)
+
+
+def _walk(module, name, times, fused, dearest, frame) -> Iterator[Visit]:
+  computation = module.computations[name]
+  for instruction in computation.values():
+    yield Visit(instruction, computation, times, fused, name)
+    called = instruction.called
+    args = (fused or instruction.opcode == 'fusion', dearest)
+    if instruction.opcode == 'while':
+      inner = _Frame(module, computation, instruction, frame)
+      many = times * inner.trip_count()
+      yield from _walk(module, called['body'][0], many, *args, inner)
+    elif instruction.opcode == 'conditional':
+      keys = ('branch_computations', 'true_computation', 'false_computation')
+      names = [n for key in keys for n in called.get(key, ())]
+      choose = max if dearest else min
+      chosen = choose(names, key=lambda n: len(module.computations[n]))
+      yield from _walk(module, chosen, times, *args, None)
+    elif instruction.opcode in ('fusion', 'call', 'async-start'):
+      for callee in called.get('calls', called.get('to_apply', ())):
+        yield from _walk(module, callee, times, *args, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+  """A loop, seen from inside: what its variables begin with.
+
+  Attributes:
+    module: The program.
+    outside: The computation of the loop's instruction.
+    loop: That instruction.
+    parent: The frame of `outside`, if that is itself the body of a loop.
+  """
+
+  module: Module
+  outside: Computation
+  loop: Instruction
+  parent: '_Frame | None'
+
+  def trip_count(self) -> int:
+    known = re.search(
+      r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', self.loop.attributes
+    )
+    if known:
+      return int(known[1])
+    body, condition = (
+      self.module.computations[self.loop.called[key][0]]
+      for key in ('body', 'condition')
+    )
+    test = root(condition)
+    direction = test.attribute('direction', r'\w+', '')
+    steps = {'LT': 0, 'LE': 1}
+    if test.opcode == 'compare' and direction in steps:
+      counter, limit = (_source(condition, name) for name in test.operands)
+      if counter.opcode == 'get-tuple-element':
+        index = counter.index
+        first = self.initial(index)
+        step = self._step(body, index)
+        last = _value(condition, limit.name, self)
+        if first is not None and last is not None and step:
+          return max(-(-(last + steps[direction] - first) // step), 0)
+    raise UnknownTripCount(
+      f'The loop {self.loop.name} does not say how often it runs.'
+    )
+
+  def initial(self, index: int) -> int | None:
+    """The value that a variable of the loop begins with, if it is known."""
+    start = self.outside[self.loop.operands[0]]
+    if start.opcode != 'tuple':
+      return None
+    return _value(self.outside, start.operands[index], self.parent)
+
+  def invariant(self, index: int) -> int | None:
+    """As `initial`, for a variable that stays what it is."""
+    body = self.module.computations[self.loop.called['body'][0]]
+    after = _source(body, root(body).operands[index])
+    same = after.opcode == 'get-tuple-element' and after.index == index
+    return self.initial(index) if same else None
+
+  def _step(self, body: Computation, index: int) -> int | None:
+    """What every iteration adds to a variable."""
+    after = _source(body, root(body).operands[index])
+    if after.opcode != 'add':
+      return None
+    counter, step = (_source(body, name) for name in after.operands)
+    if counter.opcode == 'constant':
+      counter, step = step, counter
+    if counter.opcode != 'get-tuple-element' or counter.index != index:
+      return None
+    return _value(body, step.name, self)
+
+
+def _source(computation: Computation, name: str) -> Instruction:
+  """Returns what a value is a copy of."""
+  instruction = computation[name]
+  while instruction.opcode in ('copy', 'bitcast', 'convert'):
+    instruction = computation[instruction.operands[0]]
+  return instruction
+
+
+def _value(computation, name: str, frame: _Frame | None) -> int | None:
+  """The integer that a scalar is known to be, or None."""
+  instruction = _source(computation, name)
+  if instruction.opcode == 'constant':
+    text = instruction.arguments
+    return int(text) if re.fullmatch(r'-?\d+', text) else None
+  if instruction.opcode == 'get-tuple-element' and frame is not None:
+    source = computation[instruction.operands[0]]
+    if source.opcode == 'parameter':
+      return frame.invariant(instruction.index)
+  return None
+
+
+def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
+  end = _closing(rest, 0) if rest.startswith('(') else rest.index(' ') - 1
+  type_text, rest = rest[: end + 1], rest[end + 1 :].lstrip()
+  start = rest.index('(')
+  stop = _closing(rest, start)
+  arguments = rest[start + 1 : stop]
+  return Instruction(
+    name=name,
+    opcode=rest[:start],
+    type_text=type_text,
+    operands=tuple(_NAME.findall(arguments)),
+    arguments=arguments,
+    attributes=rest[stop + 1 :],
+    root=is_root,
+  )
+
+
+def _closing(text: str, start: int) -> int:
+  """Returns the place of the parenthesis that closes the one at `start`."""
+  depth = 0
+  for match in re.compile(r'[()]').finditer(text, start):
+    depth += 1 if match[0] == '(' else -1
+    if depth == 0:
+      return match.start()
+  raise ValueError(f'No closing parenthesis in {text[:80]!r}.')
+
+
+def _arrays(type_text: str) -> tuple[Array, ...]:
+  result = []
+  for dtype, dims, layout in _ARRAY.findall(type_text):
+    shape = tuple(int(re.sub(r'\D', '', d)) for d in dims.split(',') if d)
+    space = re.search(r'S\((\d+)\)', layout)
+    result.append(Array(dtype, shape, int(space[1]) if space else 0))
+  return tuple(result)

@@ -1,0 +1,225 @@
+"""Compiles one step for a target and says what it needs."""
+
+import dataclasses
+import importlib.metadata
+import inspect
+import math
+import re
+import time
+from typing import Any
+
+import jax
+
+import sage_optax
+from models import llama
+from sage_optax import recipes
+from train import mesh as mesh_lib
+from train import optimizer as optimizer_lib
+from train import program as program_lib
+from train.config import Config
+from train.plan import cost, hlo, targets, traffic
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """What one step of one recipe needs; bytes and operations are per device.
+
+  Attributes:
+    recipe: The recipe.
+    batch_size: Sequences per step, over all devices.
+    microbatch: Sequences differentiated at a time.
+    params: Bytes of parameters.
+    grads: Bytes of gradients, float32.
+    state: Bytes of the optimizer's state, from its shapes and shardings.
+    state_all: Its bytes over all devices, by the recipe's formulas.
+    batch: Bytes of a batch of tokens.
+    arguments: Bytes of what the step takes, as the compiler counts.
+    peak: Bytes in use at most, as the compiler counts; or needed at least, if
+      it found no room.
+    fits: Whether the compiler found room, and the chip has it.
+    model_flops: Operations of the model by `llama.flops_per_token`.
+    flops: Operations of all products compiled; recomputation, what several
+      devices all do, and the optimizer's are in it. None on GPUs.
+    bytes: Bytes read from and written to main memory.
+    collectives: Bytes of a step's collectives by kind.
+    sent: Bytes that a device sends for them, around rings.
+    renewal: The last four, for a step in which conditionals take the branch
+      with most instructions, such as one that renews projectors; or nothing if
+      it is the same.
+    notes: What differs from what was asked, one line each.
+    seconds: What compiling took.
+    versions: Of jax and the compiler.
+  """
+
+  recipe: str
+  batch_size: int
+  microbatch: int
+  params: int
+  grads: int
+  state: int
+  state_all: int
+  batch: int
+  arguments: int
+  peak: int
+  fits: bool
+  model_flops: float
+  flops: float | None
+  bytes: int
+  collectives: dict[str, int]
+  sent: float
+  renewal: dict[str, Any]
+  notes: list[str]
+  seconds: float
+  versions: dict[str, str]
+
+  @property
+  def temporaries(self) -> int:
+    """What the peak has beside parameters, gradients and state."""
+    return self.peak - self.params - self.grads - self.state
+
+
+def measure(config: Config, target: targets.Target) -> Measurement:
+  """Compiles the trainer's own step and measures it.
+
+  Args:
+    config: The configuration; what it says of the platform is not looked at.
+    target: Where it is to run.
+
+  Raises:
+    UserError: if the mesh does not fit the target, or the target is unknown.
+  """
+  config, notes = plannable(config, target)
+  program = program_lib.build(
+    config, targets.devices(target), target.chip.platform
+  )
+  notes += replicated(program)
+  began = time.monotonic()
+  train = config.train
+  lowered = program.lower_train_step(train.batch_size, train.seq_len)
+  compiled, peak = compile_or_need(lowered)
+  seconds = time.monotonic() - began
+  room = target.device.memory or math.inf
+  costs: dict[str, Any] = {'flops': None, 'bytes': 0, 'collectives': {}}
+  costs |= {'sent': 0.0, 'renewal': {}}
+  arguments = 0
+  if compiled is not None:
+    memory = compiled.memory_analysis()
+    peak, arguments = memory.peak_memory_in_bytes, memory.argument_size_in_bytes
+    if target.kind == 'cpu':
+      # There the compiler leaves temporaries out of its peak.
+      peak = arguments + memory.temp_size_in_bytes
+      peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    costs = _costs(compiled.as_text(), target)
+  params = sharded_bytes(program.abstract.params)
+  return Measurement(
+    recipe=config.optimizer.recipe,
+    batch_size=train.batch_size,
+    microbatch=train.microbatch or train.batch_size,
+    params=params,
+    grads=params,
+    state=sharded_bytes(program.abstract.opt_state),
+    state_all=program.explanation.totals['all'].state_bytes,
+    batch=_batch_bytes(config, program),
+    arguments=arguments,
+    peak=peak,
+    fits=compiled is not None and peak <= room,
+    model_flops=llama.flops_per_token(program.model, train.seq_len)
+    * (train.batch_size * train.seq_len / program.mesh.size),
+    notes=notes,
+    seconds=seconds,
+    versions=versions(target),
+    **costs,
+  )
+
+
+def plannable(
+  config: Config, target: targets.Target
+) -> tuple[Config, list[str]]:
+  """Returns a configuration that compiles for the target, and what differs."""
+  options = optimizer_lib.recipe_options(config)
+  recipe = config.optimizer.recipe
+  roles = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
+  parts = recipes.resolve(recipe, overrides=roles, **options)
+  projectors = set()
+  for part in parts.values():
+    method = inspect.signature(recipes.METHODS[part.method]).parameters
+    if 'projector' in method:
+      default = method['projector'].default
+      projectors.add(part.kwargs.get('projector', default))
+  if 'svd' not in projectors or target.chip.platform != 'tpu':
+    return config, []
+  optimizer = dataclasses.replace(config.optimizer, projector='subspace')
+  return dataclasses.replace(config, optimizer=optimizer), [
+    "planned with projector='subspace': an SVD does not compile for TPUs in "
+    'reasonable time'
+  ]
+
+
+def compile_or_need(lowered: Any) -> tuple[Any, int]:
+  """Compiles; if there is no room, returns None and the bytes needed."""
+  try:
+    return lowered.compile(), 0
+  except jax.errors.JaxRuntimeError as error:
+    need = needed_bytes(str(error))
+    if need is None:
+      raise
+    return None, need
+
+
+def needed_bytes(message: str) -> int | None:
+  """Returns the bytes that an out-of-memory error says are needed, or None."""
+  if 'RESOURCE_EXHAUSTED' not in message:
+    return None
+  match = re.search(
+    r'Used ([\d.]+)([KMGT]?)i?B? of [\d.]+[KMGT]?\S* hbm', message
+  )
+  if match is None:
+    return None
+  return round(float(match[1]) * 1024 ** ' KMGT'.index(match[2] or ' '))
+
+
+def sharded_bytes(tree: Any) -> int:
+  """Bytes of abstract arrays on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def replicated(program: program_lib.Program) -> list[str]:
+  """Says which parameters the mesh does not divide."""
+  rows = [row for row in program.explanation.rows if row.replicated]
+  if not rows:
+    return []
+  paths = ', '.join(row.path for row in rows[:3])
+  rest = f' and {len(rows) - 3} more' if len(rows) > 3 else ''
+  return [f'the mesh does not divide an axis of {paths}{rest}: replicated']
+
+
+def versions(target: targets.Target) -> dict[str, str]:
+  """Returns the versions of JAX and of the compiler."""
+  compiler = {'tpu': 'libtpu', 'gpu': 'jax-cuda13-plugin', 'cpu': 'jaxlib'}
+  names = ('jax', compiler[target.chip.platform])
+  return {name: importlib.metadata.version(name) for name in names}
+
+
+def _batch_bytes(config: Config, program: program_lib.Program) -> int:
+  shape = (config.train.batch_size, config.train.seq_len + 1)
+  return 4 * math.prod(mesh_lib.batch_sharding(program.mesh).shard_shape(shape))
+
+
+def _costs(text: str, target: targets.Target) -> dict[str, Any]:
+  module = hlo.parse(text)
+
+  def count(dearest: bool) -> dict[str, Any]:
+    found = cost.find_collectives(module, dearest=dearest)
+    flops = cost.product_flops(module, dearest=dearest)
+    return {
+      'flops': None if target.chip.platform == 'gpu' else flops,
+      'bytes': traffic.accessed(module, dearest=dearest),
+      'collectives': cost.bytes_by_kind(found),
+      'sent': sum(c.sent for c in found),
+    }
+
+  usual, renewal = count(False), count(True)
+  return {**usual, 'renewal': {} if renewal == usual else renewal}

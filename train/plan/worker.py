@@ -1,0 +1,56 @@
+"""One job of planning, in a process of its own; for `train.plan.sweep`.
+
+So that memory is given back, and what compilers print reaches nobody.
+"""
+
+import dataclasses
+import json
+import pathlib
+import resource
+import sys
+import traceback
+from typing import Any
+
+import jax
+
+from train import config as config_lib
+from train.errors import UserError
+from train.plan import alone, measure, targets
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+  """Does a job.
+
+  Args:
+    job: 'config', a file; 'overrides', such as 'train.steps=10'; 'topology';
+      and 'what', 'step' or 'alone'.
+
+  Returns:
+    'result', or 'error' (a line for the user) or 'failure' (a traceback).
+  """
+  try:
+    config = config_lib.load(job['config'], *job['overrides'])
+    if config.train.dtype == 'float64':
+      jax.config.update('jax_enable_x64', True)
+    target = targets.parse(job['topology'])
+    result: Any
+    if job['what'] == 'alone':
+      result = [dataclasses.asdict(row) for row in alone.rows(config, target)]
+    else:
+      result = dataclasses.asdict(measure.measure(config, target))
+    return {'result': result}
+  except UserError as error:
+    return {'error': str(error)}
+  except Exception:  # Whatever a compiler does.
+    return {'failure': traceback.format_exc()}
+
+
+def main(job_path: str, answer_path: str) -> None:
+  """Reads a job, does it, and writes the answer."""
+  answer = run(json.loads(pathlib.Path(job_path).read_text()))
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  pathlib.Path(answer_path).write_text(json.dumps({**answer, 'memory': peak}))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
