@@ -10,7 +10,8 @@ import pytest
 from matplotlib import axes
 
 from tests import runs
-from train import errors, evaluate, plot, sample, shards, tokenizer
+from train import encoding, errors, evaluate, plot, sample, shards, tokenizer
+from train import writer as writer_lib
 
 _SEQ_LEN = 16
 
@@ -117,8 +118,10 @@ def test_a_split_of_one_token_is_a_user_error(tmp_path):
   runs.write_data(data, splits=('train',))
   writer_dir = tmp_path / 'empty'
   writer_dir.mkdir()
-  writer = shards.Writer(writer_dir, tokenizer.load(data))
-  writer.add('validation', 'prose', 0, np.zeros(0, np.int32))
+  model = tokenizer.load(data)
+  writer = writer_lib.Writer(writer_dir, model)
+  for document in encoding.Encoder(model).encode([('prose', '')]):
+    writer.add('validation', document)
   writer.finish(corpus_hash='')
   with pytest.raises(errors.UserError, match='prepare more'):
     _open(writer_dir)

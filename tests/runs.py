@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from train import main, shards, tokenizer
+from train import encoding, main, tokenizer
+from train import writer as writer_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = pathlib.Path(__file__).parent / 'tiny_config.py'
@@ -32,12 +33,13 @@ def write_data(directory, splits=('train', 'validation'), vocab_size=290):
     vocab_size,
     directory / 'tokenizer.json',
   )
-  writer = shards.Writer(directory, bpe)
+  writer = writer_lib.Writer(directory, bpe)
+  encoder = encoding.Encoder(bpe)
   for split in splits:
     for subset in SUBSETS:
-      for text in texts(split, subset):
-        tokens = bpe.encode_batch([text])[0]
-        writer.add(split, subset, len(text.encode()), tokens)
+      pairs = ((subset, text) for text in texts(split, subset))
+      for document in encoder.encode(pairs):
+        writer.add(split, document)
   writer.finish(corpus_hash='0123456789abcdef')
   return directory
 

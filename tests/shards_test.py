@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from train import checksums, shards, tokenizer
+from train import checksums, encoding, shards, tokenizer
+from train import writer as writer_lib
 from train.errors import Interrupted, UserError
 
 
@@ -35,11 +36,16 @@ _DOCUMENTS = [
 ]
 
 
+def _document(subset, ids, vocab_size=100, eot_id=0):
+  data = np.array([*ids, eot_id], shards.dtype(vocab_size)).tobytes()
+  return writer_lib.Encoded(subset, 10 * len(ids), 4 * len(ids), b'', data)
+
+
 def _write(directory, fake, **kwargs):
   directory.mkdir()
-  writer = shards.Writer(directory, fake, **kwargs)
+  writer = writer_lib.Writer(directory, fake, **kwargs)
   for split, subset, ids in _DOCUMENTS:
-    writer.add(split, subset, 10 * len(ids), np.array(ids, np.int32))
+    writer.add(split, _document(subset, ids, fake.vocab_size, fake.eot_id))
   writer.finish(settings={'x': 1}, corpus_hash='h')
   return directory
 
@@ -95,10 +101,10 @@ def test_smallest_type_that_holds_the_vocabulary(
 
 
 def test_subset_names_become_distinct_file_names(tmp_path):
-  writer = shards.Writer(tmp_path, _Fake(tmp_path))
+  writer = writer_lib.Writer(tmp_path, _Fake(tmp_path))
   names = ['Code (C)', 'code c', 'code-c', 'Wikipedia (en)', '日本', '..', '/']
   for name in names:
-    writer.add('train', name, 1, np.array([1], np.int32))
+    writer.add('train', _document(name, [1]))
   writer.finish()
   files = list(tmp_path.glob('train-*.bin'))
   assert len(files) == len(names)
@@ -106,14 +112,11 @@ def test_subset_names_become_distinct_file_names(tmp_path):
 
 
 def test_bad_writes(tmp_path):
-  writer = shards.Writer(tmp_path, _Fake(tmp_path))
-  with pytest.raises(ValueError, match='beyond the vocabulary'):
-    writer.add('train', 'a', 1, np.array([100], np.int32))
-  token = np.array([1], np.int32)
+  writer = writer_lib.Writer(tmp_path, _Fake(tmp_path))
   for i in range(100):
-    writer.add('train', str(i), 1, token)
+    writer.add('train', _document(str(i), [1]))
   with pytest.raises(UserError, match='more than 100 subsets'):
-    writer.add('train', '100', 1, token)
+    writer.add('train', _document('100', [1]))
   writer.close()
   with pytest.raises(UserError, match='no prepared data'):
     shards.read_manifest(tmp_path)
@@ -274,8 +277,9 @@ def test_scaled_token_bytes_are_the_bytes_of_the_text(rule, tmp_path):
   counted = model.token_bytes()[ids].sum()
   assert counted != size
   (tmp_path / 'data').mkdir()
-  writer = shards.Writer(tmp_path / 'data', model)
-  writer.add('validation', 'text', size, ids)
+  writer = writer_lib.Writer(tmp_path / 'data', model)
+  for document in encoding.Encoder(model).encode([('text', text)]):
+    writer.add('validation', document)
   writer.finish()
   manifest = shards.read_manifest(tmp_path / 'data')
   scale = shards.byte_scales(manifest, 'validation')['text']

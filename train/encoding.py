@@ -1,100 +1,116 @@
-"""Encodes a stream of documents into shards, with progress."""
+"""Encodes documents; the worker processes and the bundled corpus use it."""
 
-import contextlib
 import hashlib
-import pathlib
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-import tqdm
+import numpy as np
 
-from train import shards, signals
-from train.corpus import Document
+from train import documents, shards
 from train.tokenizer import Tokenizer
+from train.writer import Encoded
 
-Log = Callable[[str], None]
-ShouldStop = Callable[[], bool]
-_BATCH_CHARACTERS = 2**20  # At once: bounds memory and the wait to stop.
+# Tokenizers need a hundred times the memory of what they are given at once.
+_BATCH_CHARACTERS = 2**18
+_PIECE_CHARACTERS = 2**20
+
+
+class Block(NamedTuple):
+  """An encoded block of the input; as `documents.Parsed`."""
+
+  lines: int
+  bad: list[tuple[int, str]]
+  documents: list[Encoded]
+
+
+class Encoder:
+  """Makes documents what the shards hold.
+
+  A text of more than 2**20 characters is given to the tokenizer in pieces, so
+  that memory is bounded. They end at a line's end where that can be, which
+  changes no token of a byte-level BPE; SentencePiece starts each piece with
+  one more space.
+  """
+
+  def __init__(self, model: Tokenizer):
+    self._model = model
+    self._dtype = shards.dtype(model.vocab_size)
+    self._token_bytes = model.token_bytes()
+
+  def encode_block(self, content: documents.Content) -> Block:
+    """The documents of a block that `readers` made."""
+    parsed = documents.parse(content)
+    return Block(parsed.lines, parsed.bad, list(self.encode(parsed.texts)))
+
+  def encode(self, texts: Iterable[tuple[str, str]]) -> Iterator[Encoded]:
+    """Yields the documents of pairs of a subset and a text, in order."""
+    for batch in _batches(texts):
+      pieces = [list(_pieces(text)) for _, text in batch]
+      ids = iter(self._model.encode_batch([p for ps in pieces for p in ps]))
+      for (subset, text), parts in zip(batch, pieces, strict=True):
+        tokens = np.concatenate([next(ids) for _ in parts])
+        yield self._encoded(subset, text.encode(), tokens)
+
+  def _encoded(self, subset: str, data: bytes, tokens: np.ndarray) -> Encoded:
+    if len(tokens) and int(tokens.max()) >= self._model.vocab_size:
+      raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
+    return Encoded(
+      subset,
+      len(data),
+      int(self._token_bytes[tokens].sum()),
+      hashlib.sha256(data).digest(),
+      np.append(tokens, self._model.eot_id).astype(self._dtype).tobytes(),
+    )
 
 
 class CorpusHash:
-  """A hash of splits, subsets and texts, in order: of all that is encoded."""
+  """A hash of splits, subsets and texts, in order: of all that is encoded.
 
-  def __init__(self) -> None:
-    self._digest = hashlib.sha256()
+  It is a chain of hashes, so that `value` is all there is to save.
 
-  def add(self, split: str, document: Document) -> None:
-    for part in (split, document.subset, document.text):
-      data = part.encode()
-      # The length keeps ('ab', 'c') apart from ('a', 'bc').
-      self._digest.update(len(data).to_bytes(8, 'little'))
-      self._digest.update(data)
-
-  def hexdigest(self) -> str:
-    return self._digest.hexdigest()
-
-
-def write(
-  directory: pathlib.Path,
-  model: Tokenizer,
-  documents: Iterable[tuple[str, Document]],
-  *,
-  total: int | None,
-  should_stop: ShouldStop,
-  log: Log,
-  **extra: Any,
-) -> dict[str, Any]:
-  """Encodes documents into shards and writes their manifest.
-
-  Args:
-    directory: Where to write; exists.
-    model: The tokenizer.
-    documents: Pairs of a split's name and a document.
-    total: Bytes of text, if known, for the progress bar.
-    should_stop: Polled; Interrupted is raised when it returns True.
-    log: Receives a line at the end.
-    **extra: What else goes to the manifest, besides `corpus_hash`.
-
-  Returns:
-    The manifest's entry 'splits'.
-
-  Raises:
-    Interrupted: If should_stop returned True.
+  Attributes:
+    value: The hash so far, in hexadecimal.
   """
-  start = time.monotonic()
-  writer = shards.Writer(directory, model)
-  corpus_hash = CorpusHash()
-  # disable=None: no bar where there is no terminal.
-  bar = tqdm.tqdm(
-    total=total, unit='B', unit_scale=True, desc='tokens', disable=None
-  )
-  with bar, contextlib.closing(writer):
-    for batch in _batches(signals.watch(documents, should_stop)):
-      ids = model.encode_batch([document.text for _, document in batch])
-      for (split, document), tokens in zip(batch, ids, strict=True):
-        writer.add(split, document.subset, document.num_bytes, tokens)
-        corpus_hash.add(split, document)
-        bar.update(document.num_bytes)
-    writer.finish(corpus_hash=corpus_hash.hexdigest(), **extra)
-  counts = ', '.join(
-    f'{split} {sum(e["tokens"] for e in entries.values()):,}'
-    for split, entries in sorted(writer.splits.items())
-  )
-  log(f'Tokens: {counts} ({time.monotonic() - start:.1f} s).')
-  return writer.splits
+
+  def __init__(self, value: str = ''):
+    self.value = value
+
+  def add(self, split: str, document: Encoded) -> None:
+    # The length keeps ('ab', 'c') apart from ('a', 'bc').
+    name = f'{self.value}/{len(split)}/{split}/{document.subset}/'.encode()
+    self.value = hashlib.sha256(name + document.digest).hexdigest()
 
 
 def _batches(
-  documents: Iterable[tuple[str, Document]],
-) -> Iterator[list[tuple[str, Document]]]:
-  batch: list[tuple[str, Document]] = []
+  texts: Iterable[tuple[str, str]],
+) -> Iterator[list[tuple[str, str]]]:
+  batch: list[tuple[str, str]] = []
   size = 0
-  for item in documents:
+  for item in texts:
     batch.append(item)
-    size += len(item[1].text)
+    size += len(item[1])
     if size >= _BATCH_CHARACTERS:
       yield batch
       batch, size = [], 0
   if batch:
     yield batch
+
+
+def _pieces(text: str) -> Iterator[str]:
+  start = 0
+  while len(text) - start > _PIECE_CHARACTERS:
+    end = _seam(text, start + _PIECE_CHARACTERS // 2, start + _PIECE_CHARACTERS)
+    yield text[start:end]
+    start = end
+  yield text[start:]
+
+
+def _seam(text: str, low: int, high: int) -> int:
+  """The best place to cut between two others, `high` if none is good."""
+  end = high
+  # Not in a run of white space: a tokenizer may see that as one.
+  while (end := text.rfind('\n', low, end)) > low:
+    if not (text[end - 1].isspace() or text[end + 1].isspace()):
+      return end + 1
+  space = text.rfind(' ', low, high)
+  return space if space > low else high

@@ -1,8 +1,8 @@
 """Which documents of the user's files are held out for validation."""
 
-import hashlib
+from typing import Any
 
-from train.corpus import Document
+from train.writer import Encoded
 
 MAX_BYTES = 32 * 10**6  # About 8 million tokens, affordable to evaluate on.
 
@@ -30,13 +30,13 @@ class Holdout:
     self._left = MAX_BYTES
     self._keys: set[bytes] = set()
 
-  def add(self, document: Document) -> None:
+  def add(self, document: Encoded) -> None:
     """Holds a document out, whatever its hash and size."""
-    self._keys.add(_key(document))
+    self._keys.add(document.digest[:16])
 
-  def split(self, document: Document) -> str | None:
+  def split(self, document: Encoded) -> str | None:
     """Returns 'train', 'validation', or None for a copy to leave out."""
-    key = _key(document)
+    key = document.digest[:16]
     if key in self._keys:
       self.dropped += 1
       return None
@@ -47,6 +47,12 @@ class Holdout:
     self._keys.add(key)
     return 'validation'
 
+  def state(self) -> dict[str, Any]:
+    """What `restore` takes: JSON."""
+    keys = sorted(key.hex() for key in self._keys)
+    return {'dropped': self.dropped, 'left': self._left, 'keys': keys}
 
-def _key(document: Document) -> bytes:
-  return hashlib.sha256(document.text.encode()).digest()[:16]
+  def restore(self, state: dict[str, Any]) -> None:
+    """Makes a new one what it was when `state` was taken."""
+    self.dropped, self._left = state['dropped'], state['left']
+    self._keys = {bytes.fromhex(key) for key in state['keys']}

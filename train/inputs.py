@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from models import llama
-from train import evaluate, prepare, shards
+from train import bundled, evaluate, shards
 from train import tokenizer as tokenizer_lib
 from train.config import Config, model_config
 from train.errors import UserError
@@ -66,10 +66,10 @@ def open_inputs(
   directory = _directory(config)
   if config.data.source == 'bundled':
     max_mb = config.data.max_mb
-    manifest = prepare.prepare_bundled(
+    manifest = bundled.prepare_bundled(
       directory,
       config.data.vocab_size,
-      prepare.bytes_of(max_mb),
+      bundled.bytes_of(max_mb),
       tokenizer=config.data.tokenizer or None,
       should_stop=stop,
       log=say,
@@ -117,7 +117,7 @@ def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
   python -m train.prepare --input 'TEXTS/*.jsonl.zst' \\
     --tokenizer tokenizer.json --output {directory}
   {command}{path}
-TEXTS are .txt, .jsonl, .jsonl.gz or .jsonl.zst files. Tokenizers with the
+TEXTS are .txt, .jsonl(.gz, .zst) or .parquet files. Tokenizers with the
 {vocabulary} entries of this model: {known}.
 To see it run on this machine, on text that needs no download:
   {command} --config.data.source=bundled \\

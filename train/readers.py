@@ -1,30 +1,48 @@
-"""Documents out of .txt and, also compressed, JSON lines files, streamed."""
+"""Input files, streamed: found, decompressed and cut into blocks.
+
+How a file is cut depends on nothing but its content, so the number of blocks
+done is a place to go on from.
+"""
 
 import contextlib
 import glob
 import gzip
+import importlib.util
 import io
-import json
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import zstandard
 
-from train.corpus import Document
+from train.documents import DEFAULT_SUBSET, SUBSET_FIELD, Content
 from train.errors import UserError
 from train.tokenizer import END_OF_TEXT
 
 # C4 calls its JSON lines .json.gz.
 _JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
-SUFFIXES = ('.txt', *_JSON)
-DEFAULT_SUBSET = 'text'
-_CHUNK = 2**20
+_PARQUET = '.parquet'
+SUFFIXES = ('.txt', *_JSON, _PARQUET)
+_BLOCK = 2**20  # Bytes of lines, or characters of rows.
+_MAX_LINE = 2**28
+_COMPRESSED = 2**14  # Little, since it may be a thousand times as much text.
 _TXT_CHARACTERS = 2**14
+_PARQUET_ROWS = 64
 
 
 def find(pattern: str) -> list[pathlib.Path]:
-  """The files that match a pattern, sorted; UserError if there is none."""
+  """The files that match a pattern, sorted, if all can be read here.
+
+  Args:
+    pattern: A glob.
+
+  Returns:
+    The files.
+
+  Raises:
+    UserError: If there is none, or one of an unknown type.
+  """
   files = sorted(
     path
     for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
@@ -34,6 +52,15 @@ def find(pattern: str) -> list[pathlib.Path]:
     raise UserError(
       f'No file matches {pattern!r}: quote the pattern and check the path.'
     )
+  for path in files:
+    if not path.name.endswith(SUFFIXES):
+      raise UserError(
+        f'{path} is of unknown type; expected {", ".join(SUFFIXES)}.'
+      )
+    if path.name.endswith(_PARQUET) and not importlib.util.find_spec('pyarrow'):
+      raise UserError(
+        f"To read {path} install pyarrow: pip install -e '.[train,parquet]'."
+      )
   return files
 
 
@@ -63,76 +90,92 @@ def identities(files: list[pathlib.Path]) -> list[list[str | int]]:
   return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
 
 
-class BadLines:
-  """Counts lines that are no documents, up to a limit.
+def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
+  """Cuts a file into blocks of about a megabyte.
 
-  Attributes:
-    count: Lines skipped so far.
-  """
-
-  def __init__(self, limit: int):
-    self.count = 0
-    self._limit = limit
-
-  def add(self, path: pathlib.Path, number: int, reason: str) -> None:
-    """Counts a line; raises UserError with the place beyond the limit."""
-    self.count += 1
-    if self.count > self._limit:
-      raise UserError(
-        f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
-        'Expected one JSON object a line with a string "text"; correct the '
-        'files or raise --max_bad_lines.'
-      )
-
-
-def read_documents(path: pathlib.Path, bad: BadLines) -> Iterator[Document]:
-  """Yields the documents of a file.
-
-  JSON lines are in the form of the Pile: `{"text": ..., "meta":
-  {"pile_set_name": ...}}`, the name becoming the subset ('text' if absent). A
-  .txt file is cut at lines that read `<|endoftext|>`, and, since it may be
-  one long text, at the first line end after each 16384 characters.
+  JSON stays lines. A .txt file is cut into documents at lines that read
+  `<|endoftext|>`, and, since it may be one long text, at the first line end
+  after each 16384 characters. A .parquet file has a column `text` and may
+  have a struct `meta` with a field `pile_set_name`.
 
   Args:
     path: The file; its suffix says what it is.
-    bad: Counts the lines that cannot be read.
 
   Yields:
-    Documents that are not empty.
+    A block, and how many bytes of the file have been read for it.
 
   Raises:
-    UserError: If the file cannot be read, is truncated, has an unknown suffix
-      or too many bad lines.
+    UserError: If the file cannot be read or is truncated.
   """
   try:
-    if path.name.endswith('.txt'):
-      yield from _text_documents(path)
-    elif path.name.endswith(_JSON):
-      with contextlib.closing(_open(path)) as file:
-        yield from _json_documents(path, file, bad)
+    if path.name.endswith(_PARQUET):
+      yield from _gather(_parquet_rows(path))
+    elif path.name.endswith('.txt'):
+      yield from _gather(_text_rows(path))
     else:
-      raise UserError(
-        f'{path} is of unknown type; expected {", ".join(SUFFIXES)}.'
-      )
+      with (
+        open(path, 'rb') as file,
+        contextlib.closing(_open(path, file)) as lines,
+      ):
+        for content in _cut(lines):
+          yield content, file.tell()
   except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
     raise UserError(
       f'{path} cannot be read ({error}): copy or download it again.'
     ) from error
 
 
-def _open(path: pathlib.Path) -> io.BufferedIOBase:
+def checksum(content: Content, start: int) -> int:
+  """A CRC of blocks, continued from that of the blocks before."""
+  if isinstance(content, bytes):
+    return zlib.crc32(content, start)
+  for row in content or ():
+    for part in row:
+      data = part.encode('utf-8', 'replace') if isinstance(part, str) else b''
+      start = zlib.crc32(data, start)
+  return start
+
+
+def _open(path: pathlib.Path, file: BinaryIO) -> io.BufferedIOBase:
   if path.name.endswith('.gz'):
-    return gzip.open(path, 'rb')  # type: ignore[return-value]
+    return gzip.open(file, 'rb')  # type: ignore[return-value]
   if path.name.endswith('.zst'):
-    return io.BufferedReader(_Zstd(path), _CHUNK)
-  return open(path, 'rb')
+    return io.BufferedReader(_Zstd(file), _BLOCK)
+  return file  # type: ignore[return-value]
+
+
+def _cut(file: io.BufferedIOBase) -> Iterator[bytes | None]:
+  """Whole lines, and None for each one that is too long to be kept."""
+  rest: list[bytes] = []  # Of a line whose end has not been read.
+  size = 0
+  skipping = False
+  while chunk := file.read(_BLOCK):
+    end = chunk.rfind(b'\n') + 1
+    start = 0
+    if skipping and end:
+      yield None
+      start = chunk.find(b'\n') + 1
+      skipping = False
+    if end > start:
+      yield b''.join([*rest, chunk[start:end]])
+    if end:
+      rest, size = [], 0
+    if not skipping:
+      rest.append(chunk[end:])
+      size += len(chunk) - end
+    if size > _MAX_LINE:
+      rest, size, skipping = [], 0, True
+  if skipping:
+    yield None
+  elif size:
+    yield b''.join(rest)
 
 
 class _Zstd(io.RawIOBase):
   """Decompresses frame after frame; unlike stream_reader sees truncation."""
 
-  def __init__(self, path: pathlib.Path):
-    self._file = open(path, 'rb')  # noqa: SIM115 (closed by close)
+  def __init__(self, file: BinaryIO):
+    self._file = file
     self._decompressor = zstandard.ZstdDecompressor()
     self._frame = self._decompressor.decompressobj()
     self._started = False
@@ -144,7 +187,7 @@ class _Zstd(io.RawIOBase):
 
   def readinto(self, buffer) -> int:
     while not self._data:
-      data = self._rest or self._file.read(_CHUNK // 8)
+      data = self._rest or self._file.read(_COMPRESSED)
       if not data:
         if self._started and not self._frame.eof:
           raise EOFError('it is truncated')
@@ -159,41 +202,30 @@ class _Zstd(io.RawIOBase):
     self._data = self._data[size:]
     return size
 
-  def close(self) -> None:
-    self._file.close()
-    super().close()
+
+# A row (subset, text) and how many bytes of the file have been read for it.
+_Rows = Iterator[tuple[tuple[object, object], int]]
 
 
-def _json_documents(
-  path: pathlib.Path, file: io.BufferedIOBase, bad: BadLines
-) -> Iterator[Document]:
-  for number, line in enumerate(file, 1):
-    if not line.strip():
-      continue
-    try:
-      record = json.loads(line)
-    except ValueError as error:  # Also UnicodeDecodeError.
-      bad.add(path, number, f'no JSON ({error})')
-      continue
-    text = record.get('text') if isinstance(record, dict) else None
-    if not isinstance(text, str):
-      bad.add(path, number, 'no string "text"')
-      continue
-    meta = record.get('meta')
-    subset = meta.get('pile_set_name') if isinstance(meta, dict) else None
-    if not isinstance(subset, str):
-      subset = DEFAULT_SUBSET
-    if text:
-      # Lone surrogates are valid JSON escapes, but no encoding writes them.
-      text = text.encode('utf-8', 'replace').decode()
-      yield Document(subset, f'{path.name}:{number}', text)
+def _gather(rows: _Rows) -> Iterator[tuple[list, int]]:
+  block, size, read = [], 0, 0
+  for row, read in rows:
+    block.append(row)
+    size += len(row[1]) if isinstance(row[1], str) else 1
+    if size >= _BLOCK:
+      yield block, read
+      block, size = [], 0
+  if block:
+    yield block, read
 
 
-def _text_documents(path: pathlib.Path) -> Iterator[Document]:
+def _text_rows(path: pathlib.Path) -> _Rows:
   lines: list[str] = []
   size = 0
-  index = 0
-  with open(path, encoding='utf-8', errors='replace', newline='\n') as file:
+  with (
+    open(path, 'rb') as raw,
+    io.TextIOWrapper(raw, 'utf-8', errors='replace', newline='\n') as file,
+  ):
     # A limit, since a file may be a single line.
     while line := file.readline(_TXT_CHARACTERS):
       ends = line.strip() == END_OF_TEXT
@@ -202,7 +234,35 @@ def _text_documents(path: pathlib.Path) -> Iterator[Document]:
         size += len(line)
       if ends or size >= _TXT_CHARACTERS:
         if size:
-          yield Document(DEFAULT_SUBSET, f'{path.name}:{index}', ''.join(lines))
-        lines, size, index = [], 0, index + 1
-  if size:
-    yield Document(DEFAULT_SUBSET, f'{path.name}:{index}', ''.join(lines))
+          yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+        lines, size = [], 0
+    if size:
+      yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+
+
+def _parquet_rows(path: pathlib.Path) -> _Rows:
+  import pyarrow
+  import pyarrow.parquet
+
+  try:
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+      names = file.schema_arrow.names
+      if 'text' not in names:
+        raise UserError(
+          f'{path} has no column "text", but {", ".join(names)}: rename one.'
+        )
+      columns = ['text']
+      meta = file.schema_arrow.field('meta').type if 'meta' in names else None
+      if isinstance(meta, pyarrow.StructType) and meta.get_all_field_indices(
+        SUBSET_FIELD
+      ):
+        columns.append(f'meta.{SUBSET_FIELD}')
+      size, total = path.stat().st_size, file.metadata.num_rows
+      number = 0
+      for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+        for row in batch.to_pylist():
+          number += 1
+          subset = (row.get('meta') or {}).get(SUBSET_FIELD)
+          yield (subset, row['text']), size * number // total
+  except pyarrow.ArrowException as error:
+    raise OSError(error) from error

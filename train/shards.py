@@ -6,13 +6,11 @@ ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
 and uint32 otherwise.
 """
 
-import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +19,7 @@ from train.errors import UserError
 from train.tokenizer import Tokenizer
 
 MANIFEST = 'manifest.json'
-_FORMAT = 1
-_TOKENS_PER_SHARD = 2**27
-_MAX_SUBSETS = 100  # Each keeps up to two files open.
+FORMAT = 1
 _PREPARE = (
   'python -m train.prepare --source bundled --vocab_size 4096 --max_mb 12 '
   "--output {0}, or python -m train.prepare --input '<files>.jsonl.zst' "
@@ -56,100 +52,9 @@ class TokenStream:
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-class Writer:
-  """Writes the shards and, at the end, the manifest of a directory."""
-
-  def __init__(
-    self,
-    directory: pathlib.Path,
-    tokenizer: Tokenizer,
-    tokens_per_shard: int = _TOKENS_PER_SHARD,
-  ):
-    self._directory = directory
-    self._tokenizer = tokenizer
-    self._limit = tokens_per_shard
-    self._dtype = np.dtype('<u2' if tokenizer.vocab_size <= 65536 else '<u4')
-    self._token_bytes = tokenizer.token_bytes()
-    self._open: dict[tuple[str, str], tuple[BinaryIO, Any]] = {}
-    self._stamps: checksums.Stamps = {}
-    self.splits: dict[str, dict[str, dict[str, Any]]] = {}
-
-  def add(self, split: str, subset: str, num_bytes: int, tokens: np.ndarray):
-    """Appends a document of `num_bytes` bytes of text."""
-    if len(tokens) and int(tokens.max()) >= self._tokenizer.vocab_size:
-      raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
-    subsets = self.splits.setdefault(split, {})
-    if subset not in subsets:
-      if len(subsets) == _MAX_SUBSETS:
-        raise UserError(
-          f'The input names more than {_MAX_SUBSETS} subsets '
-          f'({subset!r} is one more): give meta.pile_set_name fewer values.'
-        )
-      counts = dict.fromkeys(('documents', 'bytes', 'token_bytes', 'tokens'), 0)
-      subsets[subset] = {**counts, 'shards': []}
-    entry = subsets[subset]
-    data = np.append(tokens, self._tokenizer.eot_id).astype(self._dtype)
-    if (split, subset) not in self._open:
-      self._start(split, subset)
-    file, digest = self._open[split, subset]
-    file.write(data.tobytes())
-    digest.update(data.tobytes())
-    shard = entry['shards'][-1]
-    shard['tokens'] += len(data)
-    entry['tokens'] += len(data)
-    entry['documents'] += 1
-    entry['bytes'] += num_bytes
-    entry['token_bytes'] += int(self._token_bytes[tokens].sum())
-    if shard['tokens'] >= self._limit:
-      self._end_shard(split, subset)
-
-  def _start(self, split: str, subset: str) -> None:
-    entry = self.splits[split][subset]
-    name = f'{split}-{_slug(subset)}-{len(entry["shards"]):05d}.bin'
-    entry['shards'].append({'file': name, 'tokens': 0})
-    self._open[split, subset] = (
-      open(self._directory / name, 'xb'),  # noqa: SIM115
-      hashlib.sha256(),
-    )
-
-  def _end_shard(self, split: str, subset: str) -> None:
-    file, digest = self._open.pop((split, subset))
-    file.close()
-    shard = self.splits[split][subset]['shards'][-1]
-    shard['sha256'] = digest.hexdigest()
-    self._stamps[shard['file']] = checksums.stamp(
-      self._directory / shard['file'], shard['sha256']
-    )
-
-  def finish(self, **extra: Any) -> None:
-    """Ends the shards and writes the tokenizer and the manifest.
-
-    Args:
-      **extra: What else the manifest records: settings, hashes, versions.
-    """
-    for split, subset in list(self._open):
-      self._end_shard(split, subset)
-    tokenizer = self._tokenizer
-    data = tokenizer.path.read_bytes()
-    name = f'tokenizer.{"json" if data.lstrip()[:1] == b"{" else "model"}'
-    (self._directory / name).write_bytes(data)
-    checksums.save(self._directory, self._stamps)
-    manifest = {
-      'format': _FORMAT,
-      'dtype': self._dtype.str,
-      'vocab_size': tokenizer.vocab_size,
-      'eot_id': tokenizer.eot_id,
-      'tokenizer': {'file': name, 'fingerprint': tokenizer.fingerprint},
-      **extra,
-      'splits': self.splits,
-    }
-    text = json.dumps(manifest, indent=1)
-    (self._directory / MANIFEST).write_text(text + '\n')
-
-  def close(self) -> None:
-    """Closes the files; without `finish` there is no manifest."""
-    for file, _ in self._open.values():
-      file.close()
+def dtype(vocab_size: int) -> np.dtype:
+  """The type of a vocabulary's tokens in a shard."""
+  return np.dtype('<u2' if vocab_size <= 65536 else '<u4')
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
@@ -159,7 +64,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     directory: Where the shards are.
 
   Returns:
-    The manifest as written by `Writer`.
+    The manifest as written by `writer.Writer`.
 
   Raises:
     UserError: If there is none or it cannot be read.
@@ -177,9 +82,9 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
       f'{path} cannot be read ({error}): delete {directory} and make it again '
       f'with {commands}.'
     ) from error
-  if not isinstance(manifest, dict) or manifest.get('format') != _FORMAT:
+  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
     raise UserError(
-      f'{path} is not a manifest of format {_FORMAT}: delete {directory} and '
+      f'{path} is not a manifest of format {FORMAT}: delete {directory} and '
       f'make it again with {commands}.'
     )
   return manifest
@@ -275,9 +180,9 @@ def open_split(
     )
   shards = [shard for entry in chosen for shard in entry['shards']]
   root = pathlib.Path(directory)
-  dtype = np.dtype(manifest['dtype'])
+  kind = np.dtype(manifest['dtype'])
   files = {
-    s['file']: (s['tokens'] * dtype.itemsize, s['sha256']) for s in shards
+    s['file']: (s['tokens'] * kind.itemsize, s['sha256']) for s in shards
   }
   try:
     checksums.verify(root, files, should_stop=should_stop, say=say)
@@ -288,13 +193,5 @@ def open_split(
     ) from error
   # A mapping as a plain array: np.memmap's slices are slow to make.
   return TokenStream(
-    [np.asarray(np.memmap(root / s['file'], dtype, 'r')) for s in shards]
+    [np.asarray(np.memmap(root / s['file'], kind, 'r')) for s in shards]
   )
-
-
-def _slug(name: str) -> str:
-  if re.fullmatch('[a-z0-9_]+', name):
-    return name
-  # The hash keeps 'Code (C)' and 'code c' apart.
-  plain = re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')
-  return f'{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}'

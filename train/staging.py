@@ -7,21 +7,30 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from train import shards
+from train import journal, shards
 from train.errors import UserError
+
+
+def partial_of(output: pathlib.Path) -> pathlib.Path:
+  """Where a directory is built."""
+  return output.with_name(f'{output.name}.partial')
 
 
 def prepare(
   output: pathlib.Path,
   settings: dict[str, Any],
   build: Callable[[pathlib.Path], None],
+  *,
+  resumes: bool = False,
 ) -> dict[str, Any]:
   """Builds a directory of shards, unless it is there already.
 
   Args:
     output: The directory.
     settings: What the data is made of; the manifest's entry 'settings'.
-    build: Fills a directory with shards and their manifest.
+    build: Fills a directory with shards and their manifest. If that has a
+      journal beside it, it is as a killed build left it, otherwise empty.
+    resumes: Whether build goes on with what a journal tells of.
 
   Returns:
     The manifest.
@@ -30,17 +39,23 @@ def prepare(
     UserError: If output holds something else, cannot be written, or another
       process is preparing it.
   """
+  partial = partial_of(output)
   if _exists(output):
-    return _check_same(output, settings)
-  partial = output.with_name(f'{output.name}.partial')
+    manifest = _check_same(output, settings)
+    shutil.rmtree(partial, ignore_errors=True)  # Killed before it did that.
+    return manifest
   with _locked(partial):
     if _exists(output):  # Finished by another before we had the lock.
       return _check_same(output, settings)
     work = partial / 'data'
-    shutil.rmtree(work, ignore_errors=True)  # Of a killed preparation.
-    work.mkdir(parents=True)
+    if not (partial / journal.FILE).exists():
+      shutil.rmtree(work, ignore_errors=True)  # Of a killed preparation.
+    elif not resumes:
+      raise journal.unusable(partial, 'it is of other text')
+    work.mkdir(parents=True, exist_ok=True)
     build(work)
     work.rename(output)
+    (partial / journal.FILE).unlink(missing_ok=True)
   return shards.read_manifest(output)
 
 
@@ -64,7 +79,8 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
     try:
       yield
     finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      if not (partial / journal.FILE).exists():
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_same(
