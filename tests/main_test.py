@@ -189,13 +189,6 @@ def test_workdir_in_use(data, tmp_path, capsys):
     assert runs.files(tmp_path) == before
 
 
-def test_several_processes(data, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  line = _refused(capsys, *runs.command(data, tmp_path / 'run'))
-  assert 'one of 2 processes, and a run takes one' in line
-  assert not list(tmp_path.iterdir())
-
-
 def test_known_chip_and_baselines_of_a_part(
   data, tmp_path, capsys, monkeypatch
 ):

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from train import errors
+from train.processes import Processes
 from train.state import TrainState
 
 RUN_FILE = 'run.json'
@@ -143,6 +143,7 @@ class Checkpoints:
     *,
     keep: int = 3,
     asynchronous: bool = True,
+    processes: Processes | None = None,
   ):
     """Opens the directory, or makes it.
 
@@ -151,12 +152,12 @@ class Checkpoints:
       description: What makes the run what it is, as JSON; see `check_same`.
       keep: How many are kept.
       asynchronous: Whether files are written while training goes on.
+      processes: Those that save together; None: this one alone.
     """
     self.directory = directory.absolute()
     self._description = description
-    if jax.process_index() == 0:
-      for path in self.directory.glob(_UNFINISHED):
-        shutil.rmtree(path)
+    self._processes = processes or Processes()
+    self._processes.share(self._remove_unfinished)
     latest = ocp.checkpoint_managers.LatestN(n=keep)
     self._manager = ocp.CheckpointManager(
       self.directory,
@@ -165,6 +166,10 @@ class Checkpoints:
         enable_async_checkpointing=asynchronous,
       ),
     )
+
+  def _remove_unfinished(self) -> None:
+    for path in self.directory.glob(_UNFINISHED):
+      shutil.rmtree(path)
 
   @property
   def latest(self) -> int | None:

@@ -5,7 +5,7 @@ overlap in all but one token, and neighbours share one token, so each token
 but the first is a target once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -25,26 +25,17 @@ def num_windows(stream: TokenStream, seq_len: int) -> int:
   return max(0, stream.num_tokens - 1) // seq_len
 
 
-def check_enough(
-  stream: TokenStream, seq_len: int, batch_size: int, process_count: int = 1
-) -> None:
+def check_enough(stream: TokenStream, seq_len: int, batch_size: int) -> None:
   """Checks that a stream can be trained on, without reading it.
 
   Args:
     stream: The tokens of the training split.
     seq_len: Inputs a window.
     batch_size: Windows a step, over all processes.
-    process_count: Number of processes that share a batch.
 
   Raises:
-    UserError: If the stream has fewer windows than a batch, or the batch is
-      not divisible by the number of processes.
+    UserError: If the stream has fewer windows than a batch.
   """
-  if batch_size % process_count:
-    raise UserError(
-      f'The batch of {batch_size} sequences is not divisible by '
-      f'{process_count} processes: change --config.train.batch_size.'
-    )
   count = num_windows(stream, seq_len)
   if count < batch_size:
     raise UserError(
@@ -55,7 +46,7 @@ def check_enough(
 
 
 class TrainIterator:
-  """Yields int32 [batch_size // process_count, seq_len + 1] without end.
+  """Yields int32 [rows, seq_len + 1] without end.
 
   Attributes:
     step: The step that the next batch belongs to: the whole state.
@@ -83,13 +74,12 @@ def train_iterator(
   batch_size: int,
   seed: int,
   start_step: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> TrainIterator:
   """Batches of the shuffled windows, shuffled anew each epoch.
 
   Row r of step k is record k * batch_size + r of the order that the seed
-  gives; a process gets its contiguous slice of the rows.
+  gives, whatever processes and devices there are.
 
   Args:
     stream: The tokens of the training split.
@@ -97,8 +87,7 @@ def train_iterator(
     batch_size: Windows a step, over all processes.
     seed: Of the order, from 0 to 2**32 - 1.
     start_step: First step; starting late costs nothing.
-    process_index: Which slice to read.
-    process_count: Number of slices.
+    rows: Which rows of each batch to read; None for all.
 
   Returns:
     The iterator.
@@ -106,11 +95,12 @@ def train_iterator(
   Raises:
     UserError: As of `check_enough`.
   """
-  check_enough(stream, seq_len, batch_size, process_count)
+  check_enough(stream, seq_len, batch_size)
   count = num_windows(stream, seq_len)
-  dataset = _shuffled(stream, seq_len, seed).repeat(_MAX_RECORDS // count)
-  dataset = dataset.batch(batch_size // process_count)
-  return TrainIterator(dataset[process_index::process_count], start_step)
+  records = _shuffled(stream, seq_len, seed).repeat(_MAX_RECORDS // count)
+  rows = range(batch_size) if rows is None else rows
+  steps = grain.MapDataset.source(_Steps(records, batch_size, rows))
+  return TrainIterator(steps, start_step)
 
 
 def seen_windows(
@@ -191,6 +181,24 @@ class _Windows:
   def __getitem__(self, index) -> np.ndarray:
     start = int(index) * self._seq_len
     return self._stream.read(start, start + self._seq_len + 1)
+
+
+class _Steps:
+  """Random access to some rows of each step's batch, for Grain."""
+
+  def __init__(
+    self, records: grain.MapDataset, batch_size: int, rows: Sequence[int]
+  ):
+    self._records = records
+    self._batch_size = batch_size
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return len(self._records) // self._batch_size
+
+  def __getitem__(self, index) -> np.ndarray:
+    first = int(index) * self._batch_size
+    return np.stack([self._records[first + int(row)] for row in self._rows])
 
 
 def _shuffled(stream: TokenStream, seq_len: int, seed: int) -> grain.MapDataset:

@@ -15,6 +15,7 @@ from train import bundled, evaluate, shards
 from train import tokenizer as tokenizer_lib
 from train.config import Config, model_config
 from train.errors import UserError
+from train.processes import Processes
 from train.signals import Stop
 
 # The names of `Inputs.hashes`.
@@ -91,6 +92,29 @@ def open_inputs(
   )
   train = shards.open_split(directory, 'train', should_stop=stop, say=say)
   return Inputs(directory, manifest, tokenizer, train, validation)
+
+
+def open_together(config: Config, processes: Processes) -> Inputs:
+  """Opens the data in all processes; only process 0 prepares or hashes it.
+
+  Args:
+    config: The configuration.
+    processes: Those that train.
+
+  Returns:
+    The data.
+
+  Raises:
+    UserError: As of `open_inputs`, or if a process does not see the data.
+    Interrupted: As of `open_inputs`.
+  """
+  stop = processes.stop
+  opened: list[Inputs] = []
+  processes.share(
+    lambda: opened.append(open_inputs(config, stop, processes.say))
+  )
+  processes.see(_directory(config) / shards.MANIFEST, 'the data')
+  return opened[0] if opened else open_inputs(config, stop, lambda _: None)
 
 
 def _directory(config: Config) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Orders the events of a run: data, state, steps, checkpoints, results."""
 
+import contextlib
 import math
 import pathlib
 import time
@@ -14,13 +15,15 @@ from train import (
   evaluate,
   lock,
   mesh,
-  metrics,
   program,
   report,
   signals,
 )
 from train.config import Config
-from train.inputs import HASHES, Inputs, open_inputs
+from train.inputs import HASHES, Inputs, open_together
+from train.processes import Processes
+from train.recorder import Recorder
+from train.votes import Votes
 
 
 class NonFinite(Exception):
@@ -30,61 +33,66 @@ class NonFinite(Exception):
     super().__init__(f'{name} is {value} at step {step}')
 
 
-def run(config: Config) -> int:
+def run(config: Config, processes: Processes) -> int:
   """Trains, or goes on with training, and reports.
 
   Args:
     config: The configuration, checked and completed.
+    processes: Those that train, all of which call this.
 
   Returns:
     The exit status; see `train.main`.
 
   Raises:
     UserError: If the input is bad; nothing was written over.
+    Interrupted: If `processes.stop` was set; the state has been saved.
   """
-  with signals.catch() as stop:
-    try:
-      return _run(config, stop)
-    except errors.Interrupted:
-      print('Stopped. The same command goes on.', flush=True)
-      return stop.status
+  with signals.catch() as processes.stop:
+    return _run(config, processes)
 
 
-def _run(config: Config, stop: signals.Stop) -> int:
-  """As `run`, with what a signal sets."""
-  if jax.process_count() > 1:
-    raise errors.UserError(
-      f'this is one of {jax.process_count()} processes, and a run takes one: '
-      'start it once, on one host, without jax.distributed'
-    )
+def _run(config: Config, processes: Processes) -> int:
+  """As `run`, with signals caught."""
   workdir = pathlib.Path(config.workdir)
   compiled = program.build(config)
   identity = program.describe(config, compiled)
-  # Checked before anything is written: without the data that may have to be
-  # prepared, and then with it.
-  checkpoint.check_workdir(workdir, identity, unknown=HASHES)
-  if (workdir / report.RESULTS).exists():
-    print(report.complete(workdir))
+  if processes.share(lambda: _is_complete(workdir, identity)):
     return 0
-  inputs = open_inputs(config, stop, print)
+  inputs = open_together(config, processes)
   identity |= inputs.hashes
   data.check_enough(inputs.train, config.train.seq_len, config.train.batch_size)
-  checkpoint.check_workdir(workdir, identity)
-  with lock.hold(workdir):
-    warning = checkpoint.claim_workdir(
-      workdir, identity, report.rounding(config, compiled)
-    )
-    if warning:
-      print(warning)
-    run = Trainer(config, workdir, compiled, inputs, identity, stop)
+  with contextlib.ExitStack() as stack:
+
+    def claim() -> None:
+      checkpoint.check_workdir(workdir, identity)
+      stack.enter_context(lock.hold(workdir))
+      rounding = report.rounding(config, compiled)
+      if warning := checkpoint.claim_workdir(workdir, identity, rounding):
+        print(warning)
+
+    processes.share(claim)
+    processes.see(workdir / checkpoint.RUN_FILE, 'the working directory')
+    votes = Votes(processes.stop)
+    run = Trainer(config, workdir, compiled, inputs, identity, votes, processes)
     try:
       run.all()
     except NonFinite as error:
-      print(run.advice(error), flush=True)
+      processes.say(run.advice(error))
       return 1
     finally:
       run.close()
   return 0
+
+
+def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
+  """Says so of a run that is; raises UserError if it is another run."""
+  # Checked before anything is written: now without the data that may have to
+  # be prepared, and later with it.
+  checkpoint.check_workdir(workdir, identity, unknown=HASHES)
+  complete = (workdir / report.RESULTS).exists()
+  if complete:
+    print(report.complete(workdir))
+  return complete
 
 
 def _order(config: Config) -> dict[str, int]:
@@ -117,13 +125,15 @@ class Trainer:
     compiled: program.Program,
     inputs: Inputs,
     identity: dict[str, Any],
-    stop: signals.Stop,
+    votes: Votes,
+    processes: Processes,
   ):
     self._config = config
     self._workdir = workdir
     self._program = compiled
     self._inputs = inputs
-    self._stop = stop
+    self._votes = votes
+    self._processes = processes
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self.state: Any = None
     self._checkpoints = checkpoint.Checkpoints(
@@ -131,23 +141,10 @@ class Trainer:
       identity,
       keep=config.checkpoint.keep,
       asynchronous=config.checkpoint.async_,
+      processes=processes,
     )
-    self.step = self._checkpoints.latest or 0
-    self._log = metrics.JsonLines(workdir / metrics.FILE, self.step)
-    board = workdir / 'tensorboard' if config.log.tensorboard else None
-    self._board = metrics.TensorBoard(board, self.step)
-    self._progress = metrics.Progress(
-      config.train.steps, self.step, show=config.log.progress
-    )
-    self._profile = metrics.Profile(
-      workdir / 'profile',
-      self.step + config.log.profile_start,
-      config.log.profile_steps,
-    )
-    self._clock = metrics.Clock(
-      config.train.batch_size * config.train.seq_len, self._log.seconds
-    )
-    self._peak = report.peak_tokens_per_second(config, compiled)
+    self.step: int = processes.share(lambda: self._checkpoints.latest or 0)
+    self._recorder = Recorder(config, workdir, compiled, self.step, processes)
     self._sample, self._all = evaluate.windows(
       config.eval.max_windows,
       trained=config.train.steps * config.train.batch_size,
@@ -164,63 +161,69 @@ class Trainer:
     except errors.Interrupted:
       self._save_at_once()
       raise
+    except NonFinite:
+      raise
+    except Exception as error:
+      self._processes.fail(error)
+      raise
 
   def _explain(self) -> None:
     """Prints and saves what the optimizer does to each parameter."""
     table = self._program.explanation
-    (self._workdir / 'optimizer.txt').write_text(f'{table}\n')
-    (self._workdir / 'optimizer.json').write_text(table.to_json() + '\n')
+    if self._processes.first:
+      (self._workdir / 'optimizer.txt').write_text(f'{table}\n')
+      (self._workdir / 'optimizer.json').write_text(table.to_json() + '\n')
     if self.step == 0:
-      self._progress.say(f'{table}\n')
+      self._recorder.say(f'{table}\n')
 
   def _start(self) -> None:
     """Makes or restores the state, and compiles the step."""
+    say = self._recorder.say
     if self.step:
-      self.state = self._checkpoints.restore(self._program.abstract)
-      self._progress.say(f'Going on from the checkpoint of step {self.step}.')
-    self._stop.check()
+      self.state = self._checkpoints.restore(self._program.abstract, self.step)
+      say(f'Going on from the checkpoint of step {self.step}.')
+    self._votes.check()
     if self.step == self._config.train.steps:
       return
     began = time.monotonic()
-    batch_size, seq_len = (
-      self._config.train.batch_size,
-      self._config.train.seq_len,
+    self._train_step = self._program.compile_train_step(
+      self._config.train.batch_size, self._config.train.seq_len
     )
-    self._train_step = self._program.compile_train_step(batch_size, seq_len)
-    self._stop.check()
+    self._votes.check()
     if self.state is None:
       self.state = self._program.init(self._config.train.seed)
-    self._progress.say(f'Compiled in {time.monotonic() - began:.1f} s.')
+    say(f'Compiled in {time.monotonic() - began:.1f} s.')
 
   def _train(self) -> None:
     """Takes the steps that are left."""
     config = self._config
+    batch_size = config.train.batch_size
+    rows = mesh.local_rows(self._program.mesh, batch_size)
     batches = data.train_iterator(
-      self._inputs.train,
-      **_order(config),
-      start_step=self.step,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      self._inputs.train, **_order(config), start_step=self.step, rows=rows
     )
     # A signal may have cut this evaluation short.
     if 0 < self.step < config.train.steps and self._due(config.eval.every):
       self._evaluate()
-    self._clock.start(self.step)
-    self._progress.restart()
+    self._recorder.begin(self.step)
+    profile = self._recorder.profile
     while self.step < config.train.steps:
-      self._stop.check()
-      self._profile.before(self.step)
-      batch = mesh.put_batch(next(batches), self._program.mesh)
+      self._votes.obey()
+      profile.before(self.step)
+      batch = mesh.put_batch(
+        next(batches), self._program.mesh, rows, batch_size
+      )
       self.state, values = self._train_step(self.state, batch)
+      values |= self._votes.cast()
       self.step += 1
       # The next step runs on the devices while this one's values are read.
       previous, self._pending = self._pending, (self.step, values)
       jax.tree.map(lambda x: x.copy_to_host_async(), values)
       if previous is not None:
         self._read(*previous)
-      if self._profile.ends(self.step):
+      if profile.ends(self.step):
         self._drain()
-        self._progress.say(self._profile.stop())
+        self._recorder.say(profile.stop())
       self._events()
 
   def _events(self) -> None:
@@ -235,7 +238,7 @@ class Trainer:
     if saves:
       self._save()
     if evaluates or saves:
-      self._clock.start(self.step)
+      self._recorder.resume(self.step)
 
   def _due(self, every: int) -> bool:
     return every > 0 and self.step % every == 0
@@ -253,50 +256,29 @@ class Trainer:
     the parameters were before and are after the update.
     """
     found = {k: float(v) for k, v in jax.device_get(values).items()}
-    every = self._config.log.every
+    self._votes.count(found)
     bad = non_finite(found)
-    logged = step % every == 0 or step in (1, self._config.train.steps)
-    if logged or bad:
-      timing = self._clock.read(step)
-      if self._peak is not None and 'tokens_per_second' in timing:
-        timing['mfu'] = timing['tokens_per_second'] / self._peak
-      self._write(step, found, timing)
-      self._progress.update(
-        step, found['loss'], timing.get('tokens_per_second', 0.0)
-      )
+    self._recorder.train(step, found, always=bad is not None)
     if bad:
       raise NonFinite(step, bad, found[bad])
-
-  def _write(
-    self, step: int, values: dict[str, float], timing: dict[str, float]
-  ) -> None:
-    tokens = step * self._config.train.batch_size * self._config.train.seq_len
-    record = {'step': step, 'tokens': tokens, **values, 'timing': timing}
-    self._log.write(record)
-    self._board.write(record)
 
   def _score(self, max_windows: int | None) -> dict[str, evaluate.Score]:
     losses = evaluate.on_mesh(
       self._program.eval_step, self.state.params, self._program.mesh
     )
-    return self._inputs.validation.score(losses, max_windows, self._stop.check)
+    return self._inputs.validation.score(losses, max_windows, self._votes.check)
 
   def _evaluate(self) -> dict[str, evaluate.Score] | None:
     """Evaluates on the same sample each time, once for each step."""
-    if self._log.evaluated == self.step:
+    if self._recorder.evaluated == self.step:
       return None
     scores = self._score(self._sample)
-    self._write(self.step, evaluate.flatten(scores), self._clock.elapsed())
-    total = scores['total']
-    self._progress.say(
-      f'step {self.step}  validation: perplexity {total.perplexity:.2f}, '
-      f'{total.bits_per_byte:.3f} bits per byte ({total.tokens:,} tokens)'
-    )
+    self._recorder.evaluation(self.step, scores)
     return scores
 
   def _save(self) -> None:
     """Saves the state; what came before it has been found to be finite."""
-    self._log.sync()
+    self._recorder.sync()
     self._checkpoints.save(self.state, self.step)
 
   def _save_at_once(self) -> None:
@@ -306,12 +288,12 @@ class Trainer:
       self._save()
       self._checkpoints.wait()
       path = self._checkpoints.path(self.step)
-      self._progress.say(f'The state of step {self.step} is in {path}.')
+      self._recorder.say(f'The state of step {self.step} is in {path}.')
 
   def _finish(self) -> None:
     """Evaluates and reports; the run is complete when this is done."""
     self._checkpoints.wait()
-    self._progress.close()
+    self._recorder.end_progress()
     # The curve's last point is of the same sample as the others.
     scores = self._evaluate()
     if scores is None or self._sample < min(
@@ -326,7 +308,8 @@ class Trainer:
       self.state.params,
       scores,
       max_windows=self._all,
-      stop=self._stop,
+      processes=self._processes,
+      check=self._votes.check,
     )
 
   def advice(self, error: NonFinite) -> str:
@@ -338,8 +321,5 @@ class Trainer:
 
   def close(self) -> None:
     """Ends what runs beside the process."""
-    self._progress.close()
-    self._profile.close()
+    self._recorder.close()
     self._checkpoints.close()
-    self._log.close()
-    self._board.close()

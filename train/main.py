@@ -3,11 +3,22 @@
 The same command goes on where it was stopped, and says so when the run is
 complete. Exit status: 0 when the run is complete; 1 when the loss is not
 finite, or on a failure of the program; 2 for bad input, with one line that
-says what to do; 143 after SIGTERM and 130 after Ctrl-C, with the state saved.
-A second Ctrl-C ends the process at once.
+says what to do; 3 where another process died or failed; 143 after SIGTERM and
+130 after Ctrl-C, with the state saved. A second Ctrl-C ends the process at
+once.
 
 Every field of the configuration can be overridden, as in
 --config.train.steps=100; configs/base.py shows them all.
+
+On several hosts or in several processes the same command is started in each.
+They find each other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU
+slices; elsewhere every one is told, here the first of four:
+
+  python -m train.main --config configs/<name>.py \\
+    --coordinator=HOST:PORT --num_processes=4 --process_id=0
+
+Data and working directory must be on a file system that they share;
+docs/scale.md has scripts.
 """
 
 import os
@@ -28,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
   try:
     from absl import flags
 
+    from train import cluster, errors, loop
     from train import config as config_lib
-    from train import errors, loop
+    from train import processes as processes_lib
   except ModuleNotFoundError as error:
     print(
       f'error: {sys.executable} has no module {error.name!r}: activate the '
@@ -41,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     flag_values = flags.FlagValues()
     config_lib.define_flag(flag_values, argv)
+    cluster.define_flags(flag_values)
     extra = config_lib.parse_flags(argv, flag_values)[1:]
     if extra:
       raise errors.UserError(
@@ -48,10 +61,12 @@ def main(argv: list[str] | None = None) -> int:
       )
     config = config_lib.read_flag(flag_values)
     _set_up_jax(config)
-    return loop.run(config)
+    cluster.join(flag_values, config.train.platform)
+    processes = processes_lib.connected()
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  return processes.run(lambda: loop.run(config, processes))
 
 
 def _set_up_jax(config) -> None:

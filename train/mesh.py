@@ -167,9 +167,46 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, batch_spec())
 
 
-def put_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
-  """Places a batch; each of several processes gives its own rows."""
-  return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """Returns the rows of a batch that this process's devices hold.
+
+  Where 'tensor' spans processes, several of them hold the same rows.
+  """
+  sharding = batch_sharding(mesh)
+  indices = sharding.addressable_devices_indices_map((batch_size, 1))
+  rows: set[int] = set()
+  for index in indices.values():
+    assert index is not None
+    rows.update(range(*index[0].indices(batch_size)))
+  return sorted(rows)
+
+
+def put_batch(
+  batch: np.ndarray,
+  mesh: Mesh,
+  rows: Sequence[int] | None = None,
+  batch_size: int | None = None,
+) -> jax.Array:
+  """Places a batch.
+
+  Args:
+    batch: Tokens [rows, S + 1].
+    mesh: The mesh.
+    rows: The rows of the whole batch that these are, at least `local_rows`;
+      None if they are all.
+    batch_size: Rows of the whole batch; None if these are all.
+
+  Returns:
+    The whole batch, tokens[batch_size, S + 1].
+  """
+  shape = (len(batch) if batch_size is None else batch_size, *batch.shape[1:])
+  at = np.arange(shape[0]) if rows is None else np.asarray(rows)
+
+  def part(index):
+    wanted = np.arange(shape[0])[index[0]]
+    return batch[np.searchsorted(at, wanted)][:, index[1]]
+
+  return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
 
 def constrain(mesh: Mesh) -> Callable[[jax.Array, tuple], jax.Array]:

@@ -138,6 +138,7 @@ class Progress:
     initial: int,
     *,
     show: bool = True,
+    quiet: bool = False,
     every_seconds: float = 15.0,
     file: TextIO | None = None,
   ):
@@ -147,6 +148,7 @@ class Progress:
       total: Steps of the run.
       initial: Steps done already.
       show: Whether to show progress; `say` speaks anyway.
+      quiet: Whether `say` is silent, too.
       every_seconds: Between lines, where there is no terminal.
       file: Where to; standard output if None.
     """
@@ -154,6 +156,7 @@ class Progress:
     self._total = total
     self._start = initial
     self._show = show
+    self._quiet = quiet
     self._every = every_seconds
     self._began = self._last = time.monotonic()
     self._bar = None
@@ -197,7 +200,7 @@ class Progress:
     """Prints a line, above the bar if there is one."""
     if self._bar is not None:
       self._bar.write(text, file=self._file)
-    else:
+    elif not self._quiet:
       print(text, file=self._file, flush=True)
 
   def close(self) -> None:
@@ -241,23 +244,28 @@ class Clock:
 class Profile:
   """A trace of some steps by JAX's profiler."""
 
-  def __init__(self, directory: pathlib.Path, start: int, steps: int):
+  def __init__(
+    self, directory: pathlib.Path, start: int, steps: int, traces: bool = True
+  ):
     """Plans a trace.
 
     Args:
       directory: Where it is written.
       start: Steps taken before it begins.
       steps: How many it covers; 0 for no trace.
+      traces: Whether this process makes it, or only keeps its time.
     """
     self._directory = directory
     self._start = start
     self._steps = steps
+    self._traces = traces
     self._running = False
 
   def before(self, step: int) -> None:
     """Begins the trace if it is time, after `step` steps."""
     if self._steps and step == self._start:
-      jax.profiler.start_trace(self._directory)
+      if self._traces:
+        jax.profiler.start_trace(self._directory)
       self._running = True
 
   def ends(self, step: int) -> bool:
@@ -267,7 +275,8 @@ class Profile:
   def stop(self) -> str:
     """Ends the trace; says where it is."""
     self._running = False
-    jax.profiler.stop_trace()
+    if self._traces:
+      jax.profiler.stop_trace()
     return f'The profile is in {self._directory}.'
 
   def close(self) -> None:

@@ -4,10 +4,11 @@ import importlib.metadata
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 import sage_optax
 from models import llama
@@ -15,6 +16,7 @@ from train import data, evaluate, metrics, ngram, plot, sample, validate
 from train import program as program_lib
 from train.config import Config
 from train.inputs import Inputs
+from train.processes import Processes
 from train.signals import Stop
 
 RESULTS = 'results.json'
@@ -44,6 +46,7 @@ def rounding(config: Config, program: program_lib.Program) -> dict[str, Any]:
   """What changes the order of sums, but not what is summed."""
   return {
     'mesh': dict(program.mesh.shape),
+    'processes': jax.process_count(),
     'device': program.mesh.devices.flat[0].device_kind,
     'train.microbatch': config.train.microbatch,
     'model.remat': config.model.remat,
@@ -92,9 +95,12 @@ def write(
   scores: Mapping[str, evaluate.Score],
   *,
   max_windows: int,
-  stop: Stop,
+  processes: Processes,
+  check: Callable[[], None],
 ) -> None:
   """Writes the results of a run, results.json last, and prints them.
+
+  All processes compute; the first writes.
 
   Args:
     workdir: Where to.
@@ -104,12 +110,35 @@ def write(
     params: The parameters at the end.
     scores: Of the validation split.
     max_windows: How much of it was evaluated at most.
-    stop: May end this early; the run is then not complete.
+    processes: Those that train.
+    check: Called by all of them now and then; it may raise.
+
+  Raises:
+    Interrupted: If the run was asked to stop; it is then not complete.
   """
+  samples = _samples(config, program, inputs, params, check)
+  stop = processes.stop
+  processes.share(
+    lambda: _write(
+      workdir, config, program, inputs, samples, scores, max_windows, stop
+    )
+  )
+
+
+def _write(
+  workdir: pathlib.Path,
+  config: Config,
+  program: program_lib.Program,
+  inputs: Inputs,
+  samples: Mapping[str, str],
+  scores: Mapping[str, evaluate.Score],
+  max_windows: int,
+  stop: Stop,
+) -> None:
+  """The part of `write` that is for one process."""
   found, seen = _baselines(config, inputs, max_windows, stop)
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
   records = list(metrics.read(workdir / metrics.FILE))
-  samples = _samples(config, program, inputs, params, stop)
   text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
   (workdir / SAMPLE).write_text(text + '\n')
   plot.loss_curve(
@@ -239,7 +268,7 @@ def _samples(
   program: program_lib.Program,
   inputs: Inputs,
   params: Any,
-  stop: Stop,
+  check: Callable[[], None],
 ) -> dict[str, str]:
   """Continues the beginning of the validation text of each subset."""
   tokenizer = inputs.tokenizer
@@ -253,6 +282,7 @@ def _samples(
     program.logits,
     window=window,
     vocab_size=tokenizer.vocab_size,
+    sharding=NamedSharding(program.mesh, PartitionSpec()),
   )
   result: dict[str, str] = {}
   for name, tokens, _ in inputs.validation.batches():
@@ -267,7 +297,7 @@ def _samples(
       key=jax.random.key(config.train.seed),
       num_tokens=num_tokens,
       stop_at=tokenizer.eot_id,
-      check=stop.check,
+      check=check,
     )
     beginning, end = tokenizer.decode(prompt), tokenizer.decode(added)
     result[name] = f'{beginning} >>> {end}'

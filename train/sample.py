@@ -1,5 +1,6 @@
 """A text sample: one window, compiled once, filled token by token."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class Generator:
     window: int,
     vocab_size: int,
     temperature: float = 0.8,
+    sharding: jax.sharding.Sharding | None = None,
   ):
     """Prepares the step; it is compiled when first used.
 
@@ -33,10 +35,11 @@ class Generator:
       vocab_size: Tokens from here on are never drawn: a model may have more
         entries than its tokenizer.
       temperature: Divides the logits; 0 takes the likeliest token.
+      sharding: Of a token; with several processes it must be whole in each.
     """
     self._window = window
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding)
     def draw(params, tokens, last, key):
       # What stands behind `last` is padding, which a causal model ignores.
       scores = jnp.take(logits(params, tokens)[0], last, axis=0)
