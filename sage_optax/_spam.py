@@ -125,18 +125,6 @@ def scale_by_spam(
       _subspace.raw_key(key),
     )
 
-  def masked(grads, rng_key, resets):
-    if dense:
-      return grads
-    rng_key = jax.random.wrap_key_data(rng_key, impl='threefry2x32')
-    rng_key = jax.random.fold_in(rng_key, resets)
-
-    def keep(path, grad):
-      leaf_key = rounding.leaf_key(rng_key, path)
-      return jnp.where(_uniform_like(grad, leaf_key) < density, grad, 0)
-
-    return jax.tree_util.tree_map_with_path(keep, grads)
-
   def clip(grad, nu):
     limit = jnp.sqrt(threshold * nu)
     spike = (nu > 0) & (jnp.abs(grad) > limit)
@@ -150,7 +138,9 @@ def scale_by_spam(
       lambda x: jnp.where(since == 0, 0, x), (state.mu, state.nu)
     )
     grads = jax.tree.map(_matrix.as_stat, updates)
-    grads = masked(grads, state.rng_key, count // reset_interval)
+    if not dense:
+      resets = count // reset_interval
+      grads = _masked(grads, state.rng_key, resets, density)
     grads = jax.tree.map(
       lambda g, v: jnp.where(since >= grace_steps, clip(g, v), g), grads, nu
     )
@@ -170,6 +160,18 @@ def scale_by_spam(
 
   tx = optax.GradientTransformation(init_fn, update_fn)
   return rounding.low_precision_state(tx, state_dtype)
+
+
+def _masked(grads, raw_key, resets, density):
+  """Zeros where the mask that holds after so many resets is not set."""
+  key = jax.random.wrap_key_data(raw_key, impl='threefry2x32')
+  key = jax.random.fold_in(key, resets)
+
+  def keep(path, grad):
+    drawn = _uniform_like(grad, rounding.leaf_key(key, path))
+    return jnp.where(drawn < density, grad, 0)
+
+  return jax.tree_util.tree_map_with_path(keep, grads)
 
 
 def _uniform_like(x, key):

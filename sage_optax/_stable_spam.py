@@ -1,5 +1,6 @@
 """Stable-SPAM: Adam behind two clips that follow the gradients' size."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -121,12 +122,7 @@ def scale_by_stable_spam(
       _matrix.check_positive(name, value)
   _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
 
-  def axes(grad):
-    return _matrix.unit_axes(grad.ndim, core_ndim)
-
-  def largest(grad):
-    grad = jnp.abs(_matrix.as_stat(grad))
-    return jnp.max(grad, axis=axes(grad), keepdims=True, initial=0.0)
+  largest = functools.partial(_largest, core_ndim=core_ndim)
 
   def init_fn(params):
     def per_unit():
@@ -140,30 +136,6 @@ def scale_by_stable_spam(
     means = per_unit(), per_unit(), per_unit()
     return ScaleByStableSpamState(*counts, *moments, *means)
 
-  def clip(grads, old, count):
-    now = jax.tree.map(largest, grads)
-    mean = _emas(now, old, gamma3)
-
-    def entry(grad, now, mean):
-      limit = _momentum.unbiased(mean, gamma3, count)
-      clipped = grad / jnp.where(now > 0, now, 1) * limit
-      return jnp.where(jnp.abs(grad) > limit, clipped, grad)
-
-    return jax.tree.map(entry, grads, now, mean), mean
-
-  def normalize(grads, old_mean, old_square, gamma1, count):
-    now = jax.tree.map(lambda g: _matrix.norm(g, axes(g)), grads)
-    mean = _emas(now, old_mean, gamma1)
-    square = _emas(jax.tree.map(jnp.square, now), old_square, gamma2)
-
-    def unit(grad, now, mean, square):
-      mean = _momentum.unbiased(mean, gamma1, count)
-      root = jnp.sqrt(_momentum.unbiased(square, gamma2, count))
-      scaled = grad / jnp.where(now > 0, now, 1) * (mean / (root + eps))
-      return jnp.where(now > 0, scaled, grad)
-
-    return jax.tree.map(unit, grads, now, mean, square), mean, square
-
   def update_fn(updates, state, params=None):
     del params
     count = optax.safe_increment(state.count)
@@ -171,10 +143,23 @@ def scale_by_stable_spam(
     if total_steps is not None:
       scale = _momentum.cosine(count, total_steps, 1.0, min_scale)
     grads = jax.tree.map(_matrix.as_stat, updates)
-    grads, max_mean = clip(grads, state.max_mean, count)
-    grads, norm_mean, norm_square = normalize(
-      grads, state.norm_mean, state.norm_square, gamma1 * scale, count
+    max_now = jax.tree.map(largest, grads)
+    max_mean = _emas(max_now, state.max_mean, gamma3)
+    limit = _unbiased(max_mean, gamma3, count)
+    grads = jax.tree.map(_clip, grads, max_now, limit)
+
+    norm = jax.tree.map(lambda g: _norm(g, core_ndim), grads)
+    norm_mean = _emas(norm, state.norm_mean, gamma1 * scale)
+    square = jax.tree.map(jnp.square, norm)
+    norm_square = _emas(square, state.norm_square, gamma2)
+    grads = jax.tree.map(
+      functools.partial(_rescale, eps=eps),
+      grads,
+      norm,
+      _unbiased(norm_mean, gamma1 * scale, count),
+      _unbiased(norm_square, gamma2, count),
     )
+
     old = state.adam_count, state.mu, state.nu
     if reset_interval is not None:
       reset = count % reset_interval == 0
@@ -183,11 +168,12 @@ def scale_by_stable_spam(
     mu = _emas(grads, old[1], b1 * scale)
     nu = _emas(jax.tree.map(jnp.square, grads), old[2], b2)
 
-    def adam(mu, nu):
-      root = jnp.sqrt(_momentum.unbiased(nu, b2, adam_count))
-      return _momentum.unbiased(mu, b1 * scale, adam_count) / (root + eps)
-
-    scaled = optax.tree.cast_like(jax.tree.map(adam, mu, nu), updates)
+    scaled = jax.tree.map(
+      lambda m, v: m / (jnp.sqrt(v) + eps),
+      _unbiased(mu, b1 * scale, adam_count),
+      _unbiased(nu, b2, adam_count),
+    )
+    scaled = optax.tree.cast_like(scaled, updates)
     return scaled, ScaleByStableSpamState(
       count, adam_count, mu, nu, max_mean, norm_mean, norm_square
     )
@@ -196,5 +182,29 @@ def scale_by_stable_spam(
   return rounding.low_precision_state(tx, state_dtype)
 
 
+def _largest(grad, core_ndim):
+  grad = jnp.abs(_matrix.as_stat(grad))
+  axes = _matrix.unit_axes(grad.ndim, core_ndim)
+  return jnp.max(grad, axis=axes, keepdims=True, initial=0.0)
+
+
+def _norm(grad, core_ndim):
+  return _matrix.norm(grad, _matrix.unit_axes(grad.ndim, core_ndim))
+
+
+def _clip(grad, largest, limit):
+  clipped = grad / jnp.where(largest > 0, largest, 1) * limit
+  return jnp.where(jnp.abs(grad) > limit, clipped, grad)
+
+
+def _rescale(grad, norm, mean, square, eps):
+  scaled = grad / jnp.where(norm > 0, norm, 1)
+  return jnp.where(norm > 0, scaled * (mean / (jnp.sqrt(square) + eps)), grad)
+
+
 def _emas(new, old, decay):
   return jax.tree.map(lambda x, m: _momentum.ema(x, m, decay), new, old)
+
+
+def _unbiased(averages, decay, count):
+  return jax.tree.map(lambda x: _momentum.unbiased(x, decay, count), averages)
