@@ -49,8 +49,8 @@ _LEAVES = {
   # Scattered, out of order, with a batch axis in the middle.
   'mixer/kernel': (
     (4, 3, 5, 2),
-    ((3, 0), (1,)),
-    lambda x: x.transpose(2, 3, 0, 1).reshape(5, 8, 3),
+    ((3, 1), (0,)),
+    lambda x: x.transpose(2, 3, 1, 0).reshape(5, 6, 4),
   ),
   'norm/scale': ((8,), None, lambda x: x),
 }
@@ -318,7 +318,7 @@ class StateTest(parameterized.TestCase):
       matrix.abs_mean['layers/out/kernel'], jax.P('a', 'b', 'c', None)
     )
     self.assertEqual(
-      matrix.abs_mean['mixer/kernel'], jax.P('a', None, 'c', 'd')
+      matrix.abs_mean['mixer/kernel'], jax.P(None, 'b', 'c', 'd')
     )
     self.assertEqual(vector.abs_mean['layers/query/bias'], jax.P(*'abc'))
     self.assertEqual(head.abs_mean['lm_head/kernel'], jax.P(None, 'b'))
@@ -443,7 +443,7 @@ class ExplainTest(parameterized.TestCase):
   def test_units(self):
     rows = sage_optax.explain('lion', _tree(0), matrix_axes=_RULES).rows
     units = {row.path: row.units for row in rows}
-    self.assertEqual(units['mixer/kernel'], '5 of 8x3')
+    self.assertEqual(units['mixer/kernel'], '5 of 6x4')
     self.assertEqual(units['layers/query/bias'], '2 of 12')
     self.assertEqual(units['proj/weight'], '1 of 7x5')
 
