@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     '--workers',
     type=int,
-    default=len(os.sched_getaffinity(0)),
+    default=_usable_cpus(),
     help='processes that encode the files of --input; 0 for none but this one '
     '(default: the usable CPUs, %(default)s here); changes no bit of the '
     'result',
@@ -189,6 +189,12 @@ def main(argv: list[str] | None = None) -> int:
     print(f'stopped; {kept}', file=sys.stderr)
     return stop.status
   return 0
+
+
+def _usable_cpus() -> int:
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
