@@ -39,7 +39,7 @@ def stacked_bars(rows: Sequence[Row], sweep: Sweep, path: pathlib.Path) -> None:
     axes.barh(places, sizes, left=left, label=label, color=color, height=0.7)
     left += sizes
   for place, m in zip(places, found, strict=True):
-    mark = f'{m.peak / GIB:.2f}' + ('' if m.fits else ' does not fit')
+    mark = f'{m.peak / GIB:.3g}' + ('' if m.fits else ' does not fit')
     axes.annotate(
       mark,
       (left[place], place),
@@ -70,13 +70,7 @@ def stacked_bars(rows: Sequence[Row], sweep: Sweep, path: pathlib.Path) -> None:
     f'{sweep.config.train.batch_size} x {sweep.config.train.seq_len}'
   )
   axes.spines[['top', 'right']].set_visible(False)
-  axes.legend(
-    frameon=False,
-    fontsize=8,
-    ncols=4,
-    loc='lower center',
-    bbox_to_anchor=(0.5, -0.02 - 1.1 / height),
-  )
+  figure.legend(frameon=False, fontsize=8, ncols=4, loc='outside lower center')
   part = path.with_suffix('.part')
   canvas.print_png(str(part))
   part.replace(path)

@@ -96,7 +96,9 @@ def measure(config: Config, target: targets.Target) -> Measurement:
   began = time.monotonic()
   train = config.train
   lowered = program.lower_train_step(train.batch_size, train.seq_len)
-  compiled, peak = compile_or_need(lowered)
+  batch = _batch_bytes(config, program)
+  taken = sharded_bytes(program.abstract) + batch
+  compiled, peak = compile_or_need(lowered, taken)
   seconds = time.monotonic() - began
   room = target.device.memory or math.inf
   costs: dict[str, Any] = {'flops': None, 'bytes': 0, 'collectives': {}}
@@ -119,7 +121,7 @@ def measure(config: Config, target: targets.Target) -> Measurement:
     grads=params,
     state=sharded_bytes(program.abstract.opt_state),
     state_all=program.explanation.totals['all'].state_bytes,
-    batch=_batch_bytes(config, program),
+    batch=batch,
     arguments=arguments,
     peak=peak,
     fits=compiled is not None and peak <= room,
@@ -155,27 +157,38 @@ def plannable(
   ]
 
 
-def compile_or_need(lowered: Any) -> tuple[Any, int]:
+def compile_or_need(lowered: Any, arguments: int) -> tuple[Any, int]:
   """Compiles; if there is no room, returns None and the bytes needed."""
   try:
     return lowered.compile(), 0
   except jax.errors.JaxRuntimeError as error:
-    need = needed_bytes(str(error))
+    need = needed_bytes(str(error), arguments)
     if need is None:
       raise
     return None, need
 
 
-def needed_bytes(message: str) -> int | None:
-  """Returns the bytes that an out-of-memory error says are needed, or None."""
+def needed_bytes(message: str, arguments: int) -> int | None:
+  """Returns the bytes that an error says are needed, or None.
+
+  Args:
+    message: Of an error of compilation.
+    arguments: Bytes of the program's arguments; if temporaries alone do not
+      fit, the compiler counts no further.
+  """
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
-  match = re.search(
-    r'Used ([\d.]+)([KMGT]?)i?B? of [\d.]+[KMGT]?\S* hbm', message
-  )
-  if match is None:
-    return None
-  return round(float(match[1]) * 1024 ** ' KMGT'.index(match[2] or ' '))
+  used = re.search(r'Used ([\d.]+[KMGT]?)i?B? of [\d.]+[KMGT]?\S* hbm', message)
+  if used:
+    return _bytes(used[1])
+  alone = re.search(r'HLO temporaries \(([\d.]+[KMGT]?)', message)
+  return _bytes(alone[1]) + arguments if alone else None
+
+
+def _bytes(text: str) -> int:
+  """Returns 1536 for '1.5K'."""
+  power = 'KMGT'.find(text[-1]) + 1
+  return round(float(text.rstrip('KMGT')) * 1024**power)
 
 
 def sharded_bytes(tree: Any) -> int:
