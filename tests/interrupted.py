@@ -5,7 +5,11 @@ python -m tests.interrupted MOMENT SIGNAL FLAGS..., where MOMENT is
   compile     when the training step is about to be compiled,
   step:N      when step N is logged, and the checkpoint due before it is there,
   save:N      when the checkpoint of step N is written, but not yet in place,
-  evaluate:N  when the N-th evaluation of the process is about to begin.
+  evaluate:N  when the N-th evaluation of the process is about to begin,
+  never,
+
+and MOMENT@I is so in process I of several only. With BATCHES in the
+environment, a directory, each batch that a process places is written there.
 """
 
 import os
@@ -14,7 +18,10 @@ import signal
 import sys
 import time
 
-from train import evaluate, main, metrics, program, signals
+import jax
+import numpy as np
+
+from train import data, evaluate, main, mesh, program, recorder, signals
 
 _STOPS: list[signals.Stop] = []
 _EVERY = 10  # checkpoint.every of the configuration
@@ -39,7 +46,7 @@ def _before(owner, name, action):
   method = getattr(owner, name)
 
   def both(*args, **kwargs):
-    action(*args)
+    action(*args, **kwargs)
     return method(*args, **kwargs)
 
   setattr(owner, name, both)
@@ -49,9 +56,9 @@ def _plan(moment, number, checkpoints):
   name, _, count = moment.partition(':')
   calls = []
 
-  def at_record(_, record):
-    if 'loss' in record and record['step'] == int(count):
-      due = (record['step'] - 1) // _EVERY * _EVERY
+  def at_record(_, step, *args, **kwargs):
+    if step == int(count):
+      due = (step - 1) // _EVERY * _EVERY
       while not (checkpoints / str(due)).exists():
         time.sleep(0.001)
       _send(number)
@@ -68,19 +75,42 @@ def _plan(moment, number, checkpoints):
   if name == 'compile':
     _before(program.Program, 'compile_train_step', lambda *_: _send(number))
   elif name == 'step':
-    _before(metrics.JsonLines, 'write', at_record)
+    _before(recorder.Recorder, 'train', at_record)
   elif name == 'save':
     sys.addaudithook(at_rename)
-  else:
+  elif name == 'evaluate':
     _before(evaluate.Validation, 'score', at_evaluation)
 
 
+def _write_batches(directory):
+  """Writes down which rows of which step this process gives the devices."""
+  steps = []
+
+  def at_batch(iterator):
+    steps.append(iterator.step + 1)
+
+  def at_placing(batch, _, rows, batch_size):
+    path = directory / f'{steps[-1]}-{jax.process_index()}.npz'
+    np.savez(path, batch=batch, rows=rows, batch_size=batch_size)
+
+  _before(data.TrainIterator, '__next__', at_batch)
+  _before(mesh, 'put_batch', at_placing)
+
+
+def _value(flags, name, default=None):
+  start = f'--{name}='
+  return next((f[len(start) :] for f in flags if f.startswith(start)), default)
+
+
 def _main(moment, name, *flags):
-  flag = '--config.workdir='
-  (workdir,) = (f.removeprefix(flag) for f in flags if f.startswith(flag))
   signals.Stop = _Stop
   number = signal.Signals[name]
-  _plan(moment, number, pathlib.Path(workdir) / 'checkpoints')
+  moment, _, index = moment.partition('@')
+  if index == _value(flags, 'process_id', ''):
+    workdir = pathlib.Path(_value(flags, 'config.workdir'))
+    _plan(moment, number, workdir / 'checkpoints')
+  if 'BATCHES' in os.environ:
+    _write_batches(pathlib.Path(os.environ['BATCHES']))
   return main.main(['main', *flags])
 
 

@@ -1,7 +1,9 @@
 """Helpers for tests that start training runs."""
 
+import concurrent.futures
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -55,10 +57,10 @@ def call(*args):
   return main.main(['main', *args])
 
 
-def start(args, module='train.main', options=()):
-  """Starts the command line in a process of its own, on one device."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  environment |= {
+def start(args, module='train.main', options=(), devices=1):
+  """Starts the command line in a process of its own."""
+  environment = os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -73,6 +75,34 @@ def start(args, module='train.main', options=()):
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def start_all(args, count, devices, **kwargs):
+  """Starts the command line in several processes that train together."""
+  if count == 1:
+    return [start(args, devices=devices, **kwargs)]
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  flags = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={count}']
+  return [
+    start([*args, *flags, f'--process_id={i}'], devices=devices, **kwargs)
+    for i in range(count)
+  ]
+
+
+def ends(processes, timeout=180):
+  """Waits for processes; returns their statuses, outputs and errors."""
+  try:
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+      texts = list(
+        pool.map(lambda p: p.communicate(timeout=timeout), processes)
+      )
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
+  outs, errs = ([text[i] for text in texts] for i in (0, 1))
+  return [process.returncode for process in processes], outs, errs
 
 
 def files(directory):

@@ -39,7 +39,7 @@ _KEEPALIVE = {
 }
 _JOIN_SECONDS = 120.0
 # An error may be what another's death or error caused here: wait for word.
-_PATIENCE = {2: 1.0, 1: 5.0}  # seconds, by exit status
+_PATIENCE = {2: 3.0, 1: 5.0}  # seconds, by exit status
 
 
 class Line:
