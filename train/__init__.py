@@ -12,5 +12,6 @@ Where things are:
   (with corpus, docstrings) or streaming (with readers, documents, workers,
   holdout, journal, progress); both use encoding, tokenizer, writer, staging;
   shards (with checksums) and data read what they wrote
+- planning on devices that are not there: plan, a package
 - results: report, evaluate, ngram, sample, plot
 """

@@ -107,20 +107,30 @@ def _group_size(instruction: hlo.Instruction) -> int:
   return len(match[1].split(',')) if match else 0
 
 
-def product_flops(module: hlo.Module, *, dearest: bool = False) -> int:
-  """Returns the operations of all matrix products, two per multiply-add."""
-  total = 0
+def product_flops(
+  module: hlo.Module, *, dearest: bool = False
+) -> dict[str, int]:
+  """Returns the operations of matrix products, two per multiply-add.
+
+  Args:
+    module: The program.
+    dearest: As for `hlo.walk`.
+
+  Returns:
+    Type of the first factor -> operations of all such products.
+  """
+  totals: dict[str, int] = collections.Counter()
   for visit in hlo.walk(module, dearest=dearest):
     instruction = visit.instruction
-    if instruction.opcode == 'dot':
-      total += visit.times * _dot(instruction, visit.computation)
-    elif instruction.opcode == 'convolution':
-      total += visit.times * _convolution(instruction, visit.computation)
-    elif instruction.opcode == 'custom-call' and re.search(
+    count = _COUNTS.get(instruction.opcode)
+    if instruction.opcode == 'custom-call' and re.search(
       r'custom_call_target="[^"]*(gemm|matmul)', instruction.attributes
     ):
-      total += visit.times * _gemm(instruction, visit.computation)
-  return total
+      count = _gemm
+    if count is not None:
+      dtype = visit.computation[instruction.operands[0]].arrays[0].dtype
+      totals[dtype] += visit.times * count(instruction, visit.computation)
+  return dict(totals)
 
 
 def _dot(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
@@ -193,3 +203,6 @@ def _positions(
       places = (o * stride + offset for o in range(size_out))
       count += sum(0 <= p <= end and p % lhs_dilate == 0 for p in places)
   return count
+
+
+_COUNTS = {'dot': _dot, 'convolution': _convolution}

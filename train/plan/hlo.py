@@ -114,6 +114,7 @@ class Visit:
     times: How often it runs.
     fused: Whether it is part of a fusion, which has a visit of its own.
     owner: The name of the computation.
+    unknown: Whether it is a loop that does not say how often it runs.
   """
 
   instruction: Instruction
@@ -121,10 +122,7 @@ class Visit:
   times: int
   fused: bool
   owner: str
-
-
-class UnknownTripCount(ValueError):
-  """A loop does not say how often it runs."""
+  unknown: bool = False
 
 
 def parse(text: str) -> Module:
@@ -156,10 +154,18 @@ def walk(module: Module, *, dearest: bool = False) -> Iterator[Visit]:
       instructions, or the one with fewest. In a training step a branch is
       what is not done in every step, such as renewing a projector.
 
-  Raises:
-    UnknownTripCount: If a loop does not say how often it runs.
+  Yields:
+    The instructions; those of a loop that does not say how often it runs as if
+    it ran once.
   """
   yield from _walk(module, module.entry, 1, False, dearest, None)
+
+
+def unknown_loops(module: Module) -> list[Instruction]:
+  """Returns the loops that do not say how often they run."""
+  return [
+    visit.instruction for visit in walk(module, dearest=True) if visit.unknown
+  ]
 
 
 def root(computation: Computation) -> Instruction:
@@ -170,14 +176,18 @@ def root(computation: Computation) -> Instruction:
 def _walk(module, name, times, fused, dearest, frame) -> Iterator[Visit]:
   computation = module.computations[name]
   for instruction in computation.values():
-    yield Visit(instruction, computation, times, fused, name)
     called = instruction.called
     args = (fused or instruction.opcode == 'fusion', dearest)
+    visit = Visit(instruction, computation, times, fused, name)
     if instruction.opcode == 'while':
       inner = _Frame(module, computation, instruction, frame)
-      many = times * inner.trip_count()
+      trips = inner.trip_count()
+      yield dataclasses.replace(visit, unknown=trips is None)
+      many = times * (1 if trips is None else trips)
       yield from _walk(module, called['body'][0], many, *args, inner)
-    elif instruction.opcode == 'conditional':
+      continue
+    yield visit
+    if instruction.opcode == 'conditional':
       keys = ('branch_computations', 'true_computation', 'false_computation')
       names = [n for key in keys for n in called.get(key, ())]
       choose = max if dearest else min
@@ -204,7 +214,8 @@ class _Frame:
   loop: Instruction
   parent: '_Frame | None'
 
-  def trip_count(self) -> int:
+  def trip_count(self) -> int | None:
+    """How often the loop runs, or None if it does not say."""
     known = re.search(
       r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', self.loop.attributes
     )
@@ -226,9 +237,7 @@ class _Frame:
         last = _value(condition, limit.name, self)
         if first is not None and last is not None and step:
           return max(-(-(last + steps[direction] - first) // step), 0)
-    raise UnknownTripCount(
-      f'The loop {self.loop.name} does not say how often it runs.'
-    )
+    return None
 
   def initial(self, index: int) -> int | None:
     """The value that a variable of the loop begins with, if it is known."""

@@ -43,7 +43,8 @@ class Measurement:
     bytes: Bytes read from and written to main memory.
     collectives: Bytes of a step's collectives by kind.
     sent: Bytes that a device sends for them, around rings.
-    renewal: The last four, for a step in which conditionals take the branch
+    product_types: Type of the factors -> operations of such products.
+    renewal: The last five, for a step in which conditionals take the branch
       with most instructions, such as one that renews projectors; or nothing if
       it is the same.
     notes: What differs from what was asked, one line each.
@@ -67,6 +68,7 @@ class Measurement:
   bytes: int
   collectives: dict[str, int]
   sent: float
+  product_types: dict[str, int]
   renewal: dict[str, Any]
   notes: list[str]
   seconds: float
@@ -102,7 +104,7 @@ def measure(config: Config, target: targets.Target) -> Measurement:
   seconds = time.monotonic() - began
   room = target.device.memory or math.inf
   costs: dict[str, Any] = {'flops': None, 'bytes': 0, 'collectives': {}}
-  costs |= {'sent': 0.0, 'renewal': {}}
+  costs |= {'sent': 0.0, 'product_types': {}, 'renewal': {}}
   arguments = 0
   if compiled is not None:
     memory = compiled.memory_analysis()
@@ -111,7 +113,9 @@ def measure(config: Config, target: targets.Target) -> Measurement:
       # There the compiler leaves temporaries out of its peak.
       peak = arguments + memory.temp_size_in_bytes
       peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    costs = _costs(compiled.as_text(), target)
+    module = hlo.parse(str(compiled.as_text()))
+    notes += uncounted(module)
+    costs = _costs(module, target)
   params = sharded_bytes(program.abstract.params)
   return Measurement(
     recipe=config.optimizer.recipe,
@@ -221,14 +225,25 @@ def _batch_bytes(config: Config, program: program_lib.Program) -> int:
   return 4 * math.prod(mesh_lib.batch_sharding(program.mesh).shard_shape(shape))
 
 
-def _costs(text: str, target: targets.Target) -> dict[str, Any]:
-  module = hlo.parse(text)
+def uncounted(module: hlo.Module) -> list[str]:
+  """Says how many loops were counted as if they ran once."""
+  loops = hlo.unknown_loops(module)
+  if not loops:
+    return []
+  where = loops[0].attribute('op_name', '"[^"]*"', loops[0].name)
+  return [
+    f'{len(loops)} loops do not say how often they run ({where}, ...): FLOP, '
+    'bytes and collectives count them once'
+  ]
 
+
+def _costs(module: hlo.Module, target: targets.Target) -> dict[str, Any]:
   def count(dearest: bool) -> dict[str, Any]:
     found = cost.find_collectives(module, dearest=dearest)
     flops = cost.product_flops(module, dearest=dearest)
     return {
-      'flops': None if target.chip.platform == 'gpu' else flops,
+      'flops': None if target.chip.platform == 'gpu' else sum(flops.values()),
+      'product_types': flops,
       'bytes': traffic.accessed(module, dearest=dearest),
       'collectives': cost.bytes_by_kind(found),
       'sent': sum(c.sent for c in found),

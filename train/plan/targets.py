@@ -40,14 +40,15 @@ class Chip:
 
 # TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x, where the
 # interconnect is given for both ways together (v4: six links of 50 GB/s). H100:
-# NVIDIA's data sheet of the SXM form, and NVLink's 900 GB/s for both ways.
+# NVIDIA's data sheet of the SXM form, NVLink's 900 GB/s for both ways, and the
+# memory that one says it has.
 CHIPS = {
   'v4': Chip('tpu', 32 * GIB, 275e12, 1228e9, 300e9, 3),
   'v5e': Chip('tpu', 16 * GIB, 197e12, 819e9, 200e9, 2),
   'v5p': Chip('tpu', 95 * GIB, 459e12, 2765e9, 600e9, 3),
   'v6e': Chip('tpu', 32 * GIB, 918e12, 1638e9, 400e9, 2),
   'tpu7x': Chip('tpu', 192 * GIB, 2307e12, 7380e9, 600e9, 3, cores=2),
-  'h100': Chip('gpu', 80e9, 989e12, 3350e9, 450e9),
+  'h100': Chip('gpu', 84929347584, 989e12, 3350e9, 450e9),
   'cpu': Chip('cpu'),
 }
 
@@ -121,8 +122,9 @@ def parse(name: str) -> Target:
 
 def environment(target: Target) -> dict[str, str]:
   """Returns what must be in the environment before JAX starts."""
-  # The default backend is the CPU: nothing is to be run.
-  result = {'JAX_PLATFORMS': 'cpu'}
+  # The default backend is the CPU: nothing is to be run. What was compiled for
+  # other devices can be cached, but not read again.
+  result = {'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
   if target.kind == 'cpu':
     flag = '--xla_force_host_platform_device_count'
     result['XLA_FLAGS'] = f'{flag}={target.num_devices}'
