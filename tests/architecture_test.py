@@ -97,9 +97,9 @@ class CompletenessTest(parameterized.TestCase):
     used = {
       part.method for row in recipes.RECIPES.values() for part in row[1:5]
     }
-    self.assertEqual(used, set(recipes.METHODS))
+    self.assertEqual(used, set(recipes.METHODS), 'RECIPES of table.py')
     for function in recipes.METHODS.values():
-      self.assertIn(function.__name__, sage_optax.__all__)
+      self.assertIn(function.__name__, sage_optax.__all__, 'add to __init__.py')
 
   def test_every_recipe_is_public(self):
     for name in sage_optax.recipe_names():
@@ -109,7 +109,7 @@ class CompletenessTest(parameterized.TestCase):
   def test_every_recipe_has_a_row_in_the_readme(self):
     readme = (_ROOT / 'README.md').read_text()
     rows = set(re.findall(r'^\| `(\w+)`', readme, re.MULTILINE))
-    self.assertEqual(rows, set(sage_optax.recipe_names()))
+    self.assertEqual(rows, set(sage_optax.recipe_names()), 'table of README.md')
 
   def test_public_functions_are_documented(self):
     for name in sage_optax.__all__:

@@ -38,17 +38,22 @@ _LEARNING_RATES = {
 # SWAN's centring keeps the mean of a unit where it is, which is not where the
 # targets are.
 _ARGUMENTS = {'swan': {'center': False}}
-_ROWS = tuple(
-  {
+_IN_BFLOAT16 = ('sage', 'galore', 'stable_spam')
+
+
+def _row(name, **more):
+  rate = _LEARNING_RATES[name]
+  return {
     'opt_name': name,
-    'opt_kwargs': {
-      'learning_rate': _LEARNING_RATES[name],
-      **_ARGUMENTS.get(name, {}),
-    },
+    'opt_kwargs': {'learning_rate': rate, **_ARGUMENTS.get(name, {}), **more},
     'wrapper_name': None,
     'wrapper_kwargs': None,
   }
-  for name in sage_optax.recipe_names()
+
+
+_ROWS = (
+  *(_row(name) for name in sage_optax.recipe_names()),
+  *(_row(name, state_dtype='bfloat16') for name in _IN_BFLOAT16),
 )
 
 

@@ -63,7 +63,7 @@ class TableTest(parameterized.TestCase):
 
   def test_state_formulas(self):
     rows = {row[0]: row for row in _table('| method |')}
-    self.assertEqual(set(rows), set(recipes.METHODS))
+    self.assertEqual(set(rows), set(recipes.METHODS), 'table of README.md')
     m, n, d = 7, 5, 6
     for method, (_, transformation, matrix, vector, _) in rows.items():
       name = transformation.strip('`').removeprefix('optax.')

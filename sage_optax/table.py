@@ -1,0 +1,185 @@
+"""The methods by name, and the recipes: which method each role gets."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+from sage_optax import (
+  _adam,
+  _apollo,
+  _fira,
+  _galore,
+  _lion,
+  _muon,
+  _sage,
+  _scale,
+  _sgd_sai,
+  _sinkgd,
+  _spam,
+  _stable_spam,
+  _swan,
+)
+
+METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'adamw': _adam.scale_by_adam,
+  'apollo': _apollo.scale_by_apollo,
+  'fira': _fira.scale_by_fira,
+  'galore': _galore.scale_by_galore,
+  'lion': _lion.scale_by_lion,
+  'muon': _muon.scale_by_muon,
+  'sage': _sage.scale_by_sage,
+  'scale': _scale.scale_by_column_norm,
+  'sinkgd': _sinkgd.scale_by_sinkgd,
+  'swan': _swan.scale_by_swan,
+  'stable_spam': _stable_spam.scale_by_stable_spam,
+  'spam': _spam.scale_by_spam,
+  'sgd_sai': _sgd_sai.scale_by_sgd_sai,
+}
+
+
+class Part(NamedTuple):
+  """What one role gets.
+
+  Attributes:
+    method: key of `METHODS`.
+    kwargs: arguments of the method.
+    lr_scale: factor of the update, not of the decay.
+    weight_decay: decoupled decay, multiplied by the learning rate; None: none.
+  """
+
+  method: str
+  kwargs: Mapping[str, Any] = {}
+  lr_scale: float = 1.0
+  weight_decay: float | None = 0.0
+
+
+class Recipe(NamedTuple):
+  """A row of the table of recipes.
+
+  Attributes:
+    summary: one line for the docstring.
+    embedding, head, matrix, vector: the parts.
+    paper: role -> arguments that `paper=True` overrides; None: no such form.
+  """
+
+  summary: str
+  embedding: Part
+  head: Part
+  matrix: Part
+  vector: Part
+  paper: Mapping[str, Mapping[str, Any]] | None = None
+
+
+_SAGE_EMBEDDING = Part('sage', {'axis': -2})
+_SAGE_DENSE = Part('sage', {'axis': -1})
+_ADAMW = Part('adamw')
+
+
+def _uniform(summary: str, method: str) -> Recipe:
+  part = Part(method)
+  return Recipe(summary, part, part, part, part)
+
+
+RECIPES: dict[str, Recipe] = {
+  'adamw': _uniform("AdamW, Optax's with float32 state.", 'adamw'),
+  'lion': _uniform('Lion on every role.', 'lion'),
+  'sage': Recipe(
+    'SAGE on every role.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    _SAGE_DENSE,
+    Part('sage'),
+  ),
+  'sage_hybrid': Recipe(
+    'SAGE on embedding, head and vectors, SinkGD on matrices.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    # 0.33 with learning rate 3e-3: our first trials, not the paper's.
+    Part('sinkgd', lr_scale=0.33),
+    Part('sage'),
+    paper={'matrix': {'unit_norm': True, 'lr_scale': 10.0}},
+  ),
+  'lion_hybrid': Recipe(
+    'Lion on embedding and head, SinkGD on matrices, AdamW on vectors.',
+    Part('lion'),
+    Part('lion'),
+    Part('sinkgd', lr_scale=0.33),
+    _ADAMW,
+  ),
+  'sinkgd': Recipe(
+    'SinkGD on matrices, AdamW elsewhere: the method of its paper.',
+    _ADAMW,
+    _ADAMW,
+    Part('sinkgd', lr_scale=0.05),
+    _ADAMW,
+  ),
+  'sinkgd_pure': _uniform('SinkGD on every role, no state at all.', 'sinkgd'),
+  'stable_spam': _uniform('Stable-SPAM on every role.', 'stable_spam'),
+  'spam': _uniform('SPAM on every role.', 'spam'),
+  'sgd_sai': _uniform('SGD-SaI on every role.', 'sgd_sai'),
+  'scale': Recipe(
+    'SCALE, with momentum on the head; AdamW on vectors.',
+    Part('scale'),
+    Part('scale', {'momentum': 0.9}),
+    Part('scale'),
+    _ADAMW,
+  ),
+  'apollo': Recipe(
+    'APOLLO on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('apollo', {'rank': 256}),
+    _ADAMW,
+  ),
+  'apollo_mini': Recipe(
+    'APOLLO-Mini, of rank 1, on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('apollo', {'rank': 1, 'per_unit': False, 'scale': 128.0}),
+    _ADAMW,
+  ),
+  'galore': Recipe(
+    'GaLore on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('galore', {'rank': 256}),
+    _ADAMW,
+  ),
+  'fira': Recipe(
+    'Fira on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('fira', {'rank': 256}),
+    _ADAMW,
+  ),
+  'swan': Recipe(
+    'SWAN on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('swan'), _ADAMW
+  ),
+  'muon': Recipe(
+    'Muon on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('muon'), _ADAMW
+  ),
+  'muon_eq': Recipe(
+    'MuonEq on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part('muon', {'equilibrate': 'fan_out', 'consistent_rms': 0.2}),
+    _ADAMW,
+  ),
+  'sage_muon': Recipe(
+    'SAGE on embedding, head and vectors, Muon on matrices: a combination that '
+    'nobody has published, without known learning rates.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    Part('muon'),
+    Part('sage'),
+  ),
+  'sage_scale': Recipe(
+    'SAGE on embedding, head and vectors, SCALE on matrices: a combination '
+    'that nobody has published, without known learning rates.',
+    _SAGE_EMBEDDING,
+    _SAGE_DENSE,
+    Part('scale'),
+    Part('sage'),
+  ),
+}
