@@ -173,7 +173,12 @@ def test_a_long_document_has_the_tokens_of_one_piece(tmp_path, monkeypatch):
   pieces = list(encoding._pieces(text))
   assert len(pieces) > len(text) / 500
   assert ''.join(pieces) == text
+  monkeypatch.setattr(encoding, '_BATCH_CHARACTERS', 500)
+  sizes = []
+  encode = model.encode_batch
+  model.encode_batch = lambda t: sizes.append(sum(map(len, t))) or encode(t)
   assert list(encoding.Encoder(model).encode([('a', text)])) == [whole]
+  assert max(sizes) < 1000  # Less than twice what memory is to hold at once.
   for dense in ('x' * 3000, 'x ' * 1500, '\n' * 3000):
     assert ''.join(encoding._pieces(dense)) == dense
     assert max(len(piece) for piece in encoding._pieces(dense)) <= 500

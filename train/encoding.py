@@ -1,8 +1,8 @@
 """Encodes documents; the worker processes and the bundled corpus use it."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from train.writer import Encoded
 # Tokenizers need a hundred times the memory of what they are given at once.
 _BATCH_CHARACTERS = 2**18
 _PIECE_CHARACTERS = 2**20
+_T = TypeVar('_T')
 
 
 class Block(NamedTuple):
@@ -44,12 +45,16 @@ class Encoder:
 
   def encode(self, texts: Iterable[tuple[str, str]]) -> Iterator[Encoded]:
     """Yields the documents of pairs of a subset and a text, in order."""
-    for batch in _batches(texts):
+    for batch in _batches(texts, lambda item: len(item[1])):
       pieces = [list(_pieces(text)) for _, text in batch]
-      ids = iter(self._model.encode_batch([p for ps in pieces for p in ps]))
+      ids = self._ids(piece for parts in pieces for piece in parts)
       for (subset, text), parts in zip(batch, pieces, strict=True):
         tokens = np.concatenate([next(ids) for _ in parts])
         yield self._encoded(subset, text.encode(), tokens)
+
+  def _ids(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+    for batch in _batches(pieces, len):
+      yield from self._model.encode_batch(batch)
 
   def _encoded(self, subset: str, data: bytes, tokens: np.ndarray) -> Encoded:
     if len(tokens) and int(tokens.max()) >= self._model.vocab_size:
@@ -82,13 +87,13 @@ class CorpusHash:
 
 
 def _batches(
-  texts: Iterable[tuple[str, str]],
-) -> Iterator[list[tuple[str, str]]]:
-  batch: list[tuple[str, str]] = []
+  items: Iterable[_T], size_of: Callable[[_T], int]
+) -> Iterator[list[_T]]:
+  batch: list[_T] = []
   size = 0
-  for item in texts:
+  for item in items:
     batch.append(item)
-    size += len(item[1])
+    size += size_of(item)
     if size >= _BATCH_CHARACTERS:
       yield batch
       batch, size = [], 0
