@@ -63,6 +63,13 @@ def test_failure_of_one_comes_before_what_it_causes(tmp_path):
   assert [err.count('Traceback') for err in errs] == [0, 1, 0]
 
 
+def test_command_of_one_differs(tmp_path):
+  statuses, _, errs = _talk(tmp_path, 'one_has_another_command')
+  assert statuses == [2] * 3
+  message = 'has config.train.steps=10, and process 0 has config.train.steps=20'
+  assert message in errs[0]
+
+
 def test_file_that_one_does_not_see(tmp_path):
   statuses, _, errs = _talk(tmp_path, 'one_does_not_see')
   assert statuses == [2] * 3

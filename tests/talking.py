@@ -58,6 +58,12 @@ def one_fails(own, directory):
     own.fail(error)
 
 
+def one_has_another_command(own, directory):
+  steps = 10 if own.index == 1 else 20
+  own.check_same(['config.name=a', f'config.train.steps={steps}'])
+  time.sleep(100)
+
+
 def one_does_not_see(own, directory):
   processes.SEEN_SECONDS = 1
   path = directory / f'file{own.index}'

@@ -54,6 +54,7 @@ __all__ = [
   'model_config',
   'parse_flags',
   'read_flag',
+  'settings',
   'validate',
 ]
 
@@ -188,6 +189,17 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     attention='dot_product' if accelerator else 'chunked',
     remat=model.remat,
   )
+
+
+def settings(config: Config) -> list[str]:
+  """Returns every field and its value, such as 'config.train.steps=10'."""
+  result = []
+  for path in _fields(config):
+    value: Any = config
+    for name in path.split('.'):
+      value = value[name] if isinstance(value, dict) else getattr(value, name)
+    result.append(f'config.{path}={value!r}')
+  return result
 
 
 def _file_of(argv: Sequence[str]) -> str | None:

@@ -19,6 +19,7 @@ from train import (
   report,
   signals,
 )
+from train import config as config_lib
 from train.config import Config
 from train.inputs import HASHES, Inputs, open_together
 from train.processes import Processes
@@ -54,6 +55,7 @@ def run(config: Config, processes: Processes) -> int:
 def _run(config: Config, processes: Processes) -> int:
   """As `run`, with signals caught."""
   workdir = pathlib.Path(config.workdir)
+  processes.check_same(config_lib.settings(config))
   compiled = program.build(config)
   identity = program.describe(config, compiled)
   if processes.share(lambda: _is_complete(workdir, identity)):

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,6 +85,16 @@ class Processes:
       self._line.tell_all({'share': value})
       return value
     return self._line.shared.get()
+
+  def check_same(self, settings: Sequence[str]) -> None:
+    """Raises UserError if process 0 has other settings than this one."""
+    theirs = self.share(lambda: list(settings))
+    for ours, other in zip(settings, theirs, strict=False):
+      if ours != other:
+        raise errors.UserError(
+          f'process {self.index} has {ours}, and process 0 has {other}: start '
+          'all processes with the same command'
+        )
 
   def see(self, path: pathlib.Path, what: str) -> None:
     """Checks that all processes have a file of process 0.

@@ -23,6 +23,7 @@ class Votes:
   def __init__(self, stop: signals.Stop):
     self._stop = stop
     self._agreed = 0
+    self._ballots: dict[int, jax.Array] = {}
     self._several = jax.process_count() > 1
     if self._several:
       mesh = Mesh(np.asarray(jax.devices()), ('all',))
@@ -33,9 +34,13 @@ class Votes:
     """A value to fetch with those of a step; none from a single process."""
     if not self._several:
       return {}
-    vote = np.full(jax.local_device_count(), self._stop.signum or 0, np.int32)
-    votes = jax.make_array_from_process_local_data(self._split, vote)
-    return {_NAME: self._max(votes)}
+    vote = self._stop.signum or 0
+    if vote not in self._ballots:
+      mine = np.full(jax.local_device_count(), vote, np.int32)
+      self._ballots[vote] = jax.make_array_from_process_local_data(
+        self._split, mine
+      )
+    return {_NAME: self._max(self._ballots[vote])}
 
   def count(self, values: dict[str, float]) -> None:
     """Takes the result of a vote out of the values that were fetched."""
