@@ -131,6 +131,29 @@ def prepare_files(
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
+  parser = _parser()
+  args = parser.parse_args(argv)
+  if (args.source or ('files' if args.input else None)) is None:
+    parser.error('give --source bundled or --input GLOB')
+  if args.input and args.source == 'bundled':
+    parser.error('give --source bundled or --input GLOB, not both')
+  try:
+    with signals.catch() as stop:
+      _run(args, stop)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except Interrupted:
+    partial = staging.partial_of(pathlib.Path(args.output))
+    kept = 'nothing was kept'
+    if (partial / journal.FILE).exists():
+      kept = f'{partial} keeps what is done: the same command goes on'
+    print(f'stopped; {kept}', file=sys.stderr)
+    return stop.status
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m train.prepare',
     description='Turns text into token shards. With --input the same command '
@@ -170,25 +193,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--vocab_size', type=int, default=4096)
   parser.add_argument('--max_mb', type=float, help='default: all there is')
   parser.add_argument('--output', required=True)
-  args = parser.parse_args(argv)
-  if (args.source or ('files' if args.input else None)) is None:
-    parser.error('give --source bundled or --input GLOB')
-  if args.input and args.source == 'bundled':
-    parser.error('give --source bundled or --input GLOB, not both')
-  try:
-    with signals.catch() as stop:
-      _run(args, stop)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except Interrupted:
-    partial = staging.partial_of(pathlib.Path(args.output))
-    kept = 'nothing was kept'
-    if (partial / journal.FILE).exists():
-      kept = f'{partial} keeps what is done: the same command goes on'
-    print(f'stopped; {kept}', file=sys.stderr)
-    return stop.status
-  return 0
+  return parser
 
 
 def _usable_cpus() -> int:
