@@ -128,13 +128,25 @@ class LoweringTest(parameterized.TestCase):
 
 
 class ProjectorTest(parameterized.TestCase):
-  @parameterized.parameters('galore', 'fira')
-  def test_no_svd_is_planned_for_tpus(self, recipe):
-    config = _config('llama_60m', f'optimizer.recipe={recipe}')
+  @parameterized.product(
+    recipe=('galore', 'fira'), projector=('none', 'svd', 'subspace')
+  )
+  def test_no_decomposition_is_planned_for_tpus(self, recipe, projector):
+    config = _config(
+      *('llama_60m', f'optimizer.recipe={recipe}'),
+      f'optimizer.projector={projector}',
+    )
     changed, notes = measure.plannable(config, targets.parse('v5e:2x2'))
-    self.assertEqual(changed.optimizer.projector, 'subspace')
+    self.assertEqual(changed.optimizer.projector, 'gaussian')
     self.assertIn('SVD', notes[0])
-    self.assertIsNone(config.optimizer.projector)
+    self.assertNotEqual(config.optimizer.projector, 'gaussian')
+    # The state is what it would be.
+    self.assertEqual(
+      *(
+        jax.tree.map(lambda x: (x.shape, x.dtype), _build(c).abstract.opt_state)
+        for c in (config, changed)
+      )
+    )
     for other in ('cpu:8', 'h100:8'):
       self.assertEqual(
         measure.plannable(config, targets.parse(other)), (config, [])
@@ -239,7 +251,9 @@ class TpuTest(parameterized.TestCase):
       for name in recipes
     )
     for m in (adamw, hybrid, lion):
-      self.assertEqual(set(m.product_types), {'bf16'})
+      # JAX's attention has a float32 factor in two products of its gradient.
+      self.assertLessEqual(set(m.product_types), {'bf16', 'f32 x bf16'})
+      self.assertGreater(m.product_types['bf16'], 0.9 * m.flops)
       # Attention by blocks, as on CPUs, would do less than half of its part.
       self.assertBetween(m.flops / m.model_flops, 1.0, 1.4)
     saved = adamw.state - hybrid.state
@@ -377,12 +391,13 @@ class SweepTest(parameterized.TestCase):
     self.assertFalse(row.measurement.fits)
     # 22.5 GiB for 2048 sequences: half of them.
     self.assertStartsWith(row.advice[0], '--config.train.microbatch=1024 (11.2')
-    self.assertStartsWith(row.advice[1], '--topology v5e:4x8')
+    self.assertLen(row.advice, 1)
+    self.assertEqual(fake.runs, 2)
 
   def test_less_rematerialization_is_noticed(self):
     fake = _fake_sweep(
       *(('adamw',), 'train.batch_size=16', 'model.remat=dots'),
-      fixed={'adamw': 15.65 * _G},
+      fixed={'adamw': 15.5 * _G},
     )
     row = fake.row('adamw', find_batch=False, advise=True)
     self.assertStartsWith(row.advice[0], '--config.model.remat=full')

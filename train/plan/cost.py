@@ -117,7 +117,7 @@ def product_flops(
     dearest: As for `hlo.walk`.
 
   Returns:
-    Type of the first factor -> operations of all such products.
+    Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations.
   """
   totals: dict[str, int] = collections.Counter()
   for visit in hlo.walk(module, dearest=dearest):
@@ -128,8 +128,10 @@ def product_flops(
     ):
       count = _gemm
     if count is not None:
-      dtype = visit.computation[instruction.operands[0]].arrays[0].dtype
-      totals[dtype] += visit.times * count(instruction, visit.computation)
+      factors = [visit.computation[n].arrays[0] for n in instruction.operands]
+      types = sorted({factor.dtype for factor in factors[:2]}, reverse=True)
+      flops = count(instruction, visit.computation)
+      totals[' x '.join(types)] += visit.times * flops
   return dict(totals)
 
 

@@ -43,7 +43,8 @@ class Measurement:
     bytes: Bytes read from and written to main memory.
     collectives: Bytes of a step's collectives by kind.
     sent: Bytes that a device sends for them, around rings.
-    product_types: Type of the factors -> operations of such products.
+    product_types: Types of the factors, such as 'bf16' or 'f32 x bf16' ->
+      operations of such products.
     renewal: The last five, for a step in which conditionals take the branch
       with most instructions, such as one that renews projectors; or nothing if
       it is the same.
@@ -152,12 +153,13 @@ def plannable(
     if 'projector' in method:
       default = method['projector'].default
       projectors.add(part.kwargs.get('projector', default))
-  if 'svd' not in projectors or target.chip.platform != 'tpu':
+  if projectors <= {'gaussian'} or target.chip.platform != 'tpu':
     return config, []
-  optimizer = dataclasses.replace(config.optimizer, projector='subspace')
+  optimizer = dataclasses.replace(config.optimizer, projector='gaussian')
   return dataclasses.replace(config, optimizer=optimizer), [
-    "planned with projector='subspace': an SVD does not compile for TPUs in "
-    'reasonable time'
+    "planned with projector='gaussian', whose state has the same shapes: an "
+    "SVD, and the QR of 'subspace', do not compile for TPUs in reasonable "
+    'time; what renewing projectors takes is not in it'
   ]
 
 

@@ -186,7 +186,7 @@ class Sweep:
     )
 
   def _advice(self, first: Measurement) -> Iterator[str]:
-    """Yields the smallest changes that fit, each of its own kind."""
+    """Yields the smallest change that fits: of the step, or else of chips."""
     room = self.target.device.memory
     if room is None:
       return

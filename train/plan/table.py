@@ -125,12 +125,12 @@ def text(rows: Sequence[Row], sweep: Sweep) -> str:
   return '\n'.join([head, '', *table, '', *remarks])
 
 
-def align(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Aligns texts, the first column to the left, the others to the right."""
+def align(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+  """Aligns texts: the first columns to the left, the others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return [
     '  '.join(
-      cell.ljust(width) if i == 0 else cell.rjust(width)
+      cell.ljust(width) if i < left else cell.rjust(width)
       for i, (cell, width) in enumerate(zip(line, widths, strict=True))
     ).rstrip()
     for line in lines
@@ -246,7 +246,7 @@ def collectives(rows: Sequence[dict[str, Any]]) -> str:
       'Updates of one parameter of each kind, compiled alone: collectives, '
       'bytes per device, and numbers in the largest array sent.',
       '',
-      *align(lines),
+      *align(lines, left=5),
     ]
   )
 
