@@ -152,6 +152,19 @@ class ProjectorTest(parameterized.TestCase):
         measure.plannable(config, targets.parse(other)), (config, [])
       )
 
+  def test_a_projector_that_is_state_stays_state(self):
+    config = _config(
+      *('llama_60m', 'optimizer.recipe=apollo', 'optimizer.projector=svd')
+    )
+    changed, notes = measure.plannable(config, targets.parse('v5e:2x2'))
+    self.assertEqual(changed.optimizer.projector, 'subspace')
+    self.assertIn('SVD', notes[0])
+
+  def test_option_that_the_recipe_does_not_take(self):
+    config = _config('tiny', 'optimizer.recipe=adamw', 'optimizer.rank=8')
+    with pytest.raises(UserError, match='takes rank'):
+      measure.plannable(config, targets.parse('v5e:2x2'))
+
   def test_others_are_planned_as_they_are(self):
     for recipe in ('apollo', 'sage_hybrid'):
       config = _config('llama_60m', f'optimizer.recipe={recipe}')

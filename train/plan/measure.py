@@ -16,7 +16,9 @@ from sage_optax import recipes
 from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
 from train import program as program_lib
-from train.config import Config
+from train import state as state_lib
+from train.config import Config, model_config
+from train.errors import UserError
 from train.plan import cost, hlo, targets, traffic
 
 
@@ -142,25 +144,50 @@ def measure(config: Config, target: targets.Target) -> Measurement:
 def plannable(
   config: Config, target: targets.Target
 ) -> tuple[Config, list[str]]:
-  """Returns a configuration that compiles for the target, and what differs."""
-  options = optimizer_lib.recipe_options(config)
-  recipe = config.optimizer.recipe
-  roles = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
-  parts = recipes.resolve(recipe, overrides=roles, **options)
-  projectors = set()
-  for part in parts.values():
-    method = inspect.signature(recipes.METHODS[part.method]).parameters
-    if 'projector' in method:
-      default = method['projector'].default
-      projectors.add(part.kwargs.get('projector', default))
-  if projectors <= {'gaussian'} or target.chip.platform != 'tpu':
+  """Returns a configuration that compiles for the target, and what differs.
+
+  Raises:
+    UserError: if the recipe does not take one of the options.
+  """
+  if target.chip.platform != 'tpu' or _projectors(config) <= {'gaussian'}:
     return config, []
   optimizer = dataclasses.replace(config.optimizer, projector='gaussian')
-  return dataclasses.replace(config, optimizer=optimizer), [
+  changed = dataclasses.replace(config, optimizer=optimizer)
+  if _state_bytes(changed, target) != _state_bytes(config, target):
+    # APOLLO keeps no projector of this kind. The next best compiles slowly.
+    optimizer = dataclasses.replace(config.optimizer, projector='subspace')
+    return dataclasses.replace(config, optimizer=optimizer), [
+      "planned with projector='subspace': an SVD does not compile for TPUs"
+    ]
+  return changed, [
     "planned with projector='gaussian', whose state has the same shapes: an "
     "SVD, and the QR of 'subspace', do not compile for TPUs in reasonable "
     'time; what renewing projectors takes is not in it'
   ]
+
+
+def _projectors(config: Config) -> set[str]:
+  """Returns the kinds of projectors that a recipe draws."""
+  options = optimizer_lib.recipe_options(config)
+  roles = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
+  try:
+    parts = recipes.resolve(config.optimizer.recipe, overrides=roles, **options)
+  except ValueError as error:
+    raise UserError(f'config.optimizer: {error}') from error
+  found = set()
+  for part in parts.values():
+    method = inspect.signature(recipes.METHODS[part.method]).parameters
+    if 'projector' in method:
+      default = method['projector'].default
+      found.add(part.kwargs.get('projector', default))
+  return found
+
+
+def _state_bytes(config: Config, target: targets.Target) -> int:
+  model = model_config(config, target.chip.platform)
+  params = state_lib.abstract_params(model)
+  tx = optimizer_lib.make(config, params, llama.logical_axes(model)).tx
+  return sage_optax.memory.state_bytes(tx, params)
 
 
 def compile_or_need(lowered: Any, arguments: int) -> tuple[Any, int]:
