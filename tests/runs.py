@@ -57,10 +57,10 @@ def call(*args):
   return main.main(['main', *args])
 
 
-def start(args, module='train.main', options=(), devices=1):
+def start(args, module='train.main', options=(), devices=1, xla=''):
   """Starts the command line in a process of its own."""
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {xla}',
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -79,6 +79,8 @@ def start(args, module='train.main', options=(), devices=1):
 
 def start_all(args, count, devices, **kwargs):
   """Starts the command line in several processes that train together."""
+  # Only process 0 finds compiled programs again: compile quickly.
+  kwargs['xla'] = '--xla_backend_optimization_level=0'
   if count == 1:
     return [start(args, devices=devices, **kwargs)]
   with socket.create_server(('127.0.0.1', 0)) as server:
