@@ -116,10 +116,10 @@ def scale_by_apollo(
   _subspace.check(rank, update_proj_gap, projector)
 
   def init_fn(params):
-    jax.tree.map(lambda p: _matrix.check_matrix(p, 'scale_by_apollo'), params)
+    _matrix.check_matrices(params, 'scale_by_apollo')
     return ScaleByApolloState(
       count=jnp.zeros([], jnp.int32),
-      rng_key=_subspace.raw_key(key),
+      rng_key=rounding.raw_key(key),
       mu=_subspace.init_moments(params, rank),
       nu=_subspace.init_moments(params, rank),
       norm=_subspace.init_norms(params),
@@ -131,8 +131,10 @@ def scale_by_apollo(
   def update_fn(updates, state, params=None):
     del params
     count = optax.safe_increment(state.count)
+    projectors = _subspace.renew(
+      projector, rank, update_proj_gap, state, updates
+    )
     grads = jax.tree.map(_matrix.as_stat, updates)
-    projectors = _subspace.renew(projector, rank, update_proj_gap, state, grads)
 
     # Handed on: under explicit sharding no traced number may be closed over.
     numbers = (b1, b2, eps, norm_growth_limit, jnp.sqrt(scale))
@@ -170,4 +172,4 @@ def scale_by_apollo(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return rounding.low_precision_state(tx, state_dtype, constant=('projector',))

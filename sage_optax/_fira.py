@@ -112,10 +112,10 @@ def scale_by_fira(
   _subspace.check(rank, update_proj_gap, projector)
 
   def init_fn(params):
-    jax.tree.map(lambda p: _matrix.check_matrix(p, 'scale_by_fira'), params)
+    _matrix.check_matrices(params, 'scale_by_fira')
     return ScaleByFiraState(
       count=jnp.zeros([], jnp.int32),
-      rng_key=_subspace.raw_key(key),
+      rng_key=rounding.raw_key(key),
       mu=_subspace.init_moments(params, rank),
       nu=_subspace.init_moments(params, rank),
       norm=_subspace.init_norms(params),
@@ -125,8 +125,10 @@ def scale_by_fira(
   def update_fn(updates, state, params=None):
     del params
     count = optax.safe_increment(state.count)
+    projectors = _subspace.renew(
+      projector, rank, update_proj_gap, state, updates
+    )
     grads = jax.tree.map(_matrix.as_stat, updates)
-    projectors = _subspace.renew(projector, rank, update_proj_gap, state, grads)
     # Handed on: under explicit sharding no traced number may be closed over.
     numbers = (b1, b2, eps, alpha, norm_growth_limit)
 
@@ -138,6 +140,11 @@ def scale_by_fira(
       phi = _matrix.norm(direction, axis) / (_matrix.norm(low, axis) + 1e-8)
       kept = _subspace.back(low, projector, grad.shape)
       residual = grad - (kept if exact_residual else alpha * kept)
+      # What is left of a gradient within the subspace is rounding, whose tiny
+      # norm the limiter would let grow from for a thousand steps.
+      left = _matrix.norm(residual, (-2, -1))
+      noise = 1e-6 * _matrix.norm(grad, (-2, -1))
+      residual = jnp.where(left > noise, residual, 0.0)
       residual, norm = _matrix.limit_growth(residual * phi, old_norm, limit)
       subspace = _subspace.back(direction, projector, grad.shape)
       return alpha * subspace + residual, mu, nu, norm
@@ -156,4 +163,4 @@ def scale_by_fira(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return rounding.low_precision_state(tx, state_dtype, constant=('projector',))

@@ -104,10 +104,10 @@ def scale_by_galore(
   _subspace.check(rank, update_proj_gap, projector)
 
   def init_fn(params):
-    jax.tree.map(lambda p: _matrix.check_matrix(p, 'scale_by_galore'), params)
+    _matrix.check_matrices(params, 'scale_by_galore')
     return ScaleByGaloreState(
       count=jnp.zeros([], jnp.int32),
-      rng_key=_subspace.raw_key(key),
+      rng_key=rounding.raw_key(key),
       mu=_subspace.init_moments(params, rank),
       nu=_subspace.init_moments(params, rank),
       projector=_subspace.init_projectors(params, rank),
@@ -116,8 +116,10 @@ def scale_by_galore(
   def update_fn(updates, state, params=None):
     del params
     count = optax.safe_increment(state.count)
+    projectors = _subspace.renew(
+      projector, rank, update_proj_gap, state, updates
+    )
     grads = jax.tree.map(_matrix.as_stat, updates)
-    projectors = _subspace.renew(projector, rank, update_proj_gap, state, grads)
 
     def low_rank_adam(numbers, grad, projector, mu, nu):
       low = _subspace.project(grad, projector)
@@ -137,4 +139,4 @@ def scale_by_galore(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return rounding.low_precision_state(tx, state_dtype, constant=('projector',))

@@ -82,5 +82,5 @@ def scale_by_lion(
     return optax.tree.cast_like(signs, updates), ScaleByLionState(count, mu)
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  dtype = mu_dtype if state_dtype is None else state_dtype
+  dtype = rounding.one_dtype(state_dtype, mu_dtype)
   return rounding.low_precision_state(tx, dtype)

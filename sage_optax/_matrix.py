@@ -40,18 +40,9 @@ def unit_axes(ndim: int, core_ndim: int | None) -> tuple[int, ...]:
 def check_static(
   name: str, value: Any, allowed: tuple[int | None, ...]
 ) -> None:
-  """Raises ValueError unless `value` is one of the integers `allowed`.
-
-  They decide the structure of the state, so a traced value, which is what
-  `optax.inject_hyperparams` makes of a number, cannot be used.
-  """
-  if isinstance(value, jax.core.Tracer):
-    raise ValueError(
-      f'{name} must be a Python integer, got a traced value: with '
-      f"optax.inject_hyperparams, name it in static_args=('{name}', ...)."
-    )
+  """Raises ValueError unless `value` is one of the integers `allowed`."""
   if value is not None:
-    value = operator.index(value)
+    value = _static_int(name, value)
   if value not in allowed:
     raise ValueError(
       f'{name} must be one of {", ".join(map(str, allowed))}, got {value!r}.'
@@ -60,23 +51,38 @@ def check_static(
 
 def check_positive(name: str, value: Any) -> None:
   """Raises ValueError unless `value` is a Python integer of at least 1."""
+  if _static_int(name, value) < 1:
+    raise ValueError(f'{name} must be at least 1, got {value}.')
+
+
+def _static_int(name: str, value: Any) -> int:
+  """`value`, if it is an integer that may decide the structure of the state.
+
+  A traced value, which is what `optax.inject_hyperparams` makes of a number,
+  cannot.
+  """
   if isinstance(value, jax.core.Tracer):
     raise ValueError(
       f'{name} must be a Python integer, got a traced value: with '
       f"optax.inject_hyperparams, name it in static_args=('{name}', ...)."
     )
-  if operator.index(value) < 1:
-    raise ValueError(f'{name} must be at least 1, got {value}.')
-
-
-def check_matrix(x: Any, method: str) -> None:
-  """Raises ValueError unless `x` has the two axes of a matrix."""
-  if jnp.ndim(x) < 2:
+  try:
+    return operator.index(value)
+  except TypeError:
     raise ValueError(
-      f'{method} needs matrices [..., fan_in, fan_out], got an array of '
-      f'{jnp.ndim(x)} axes: give this leaf another method, as recipes do with '
-      "the role 'vector'."
-    )
+      f'{name} must be a Python integer, got {value!r}.'
+    ) from None
+
+
+def check_matrices(params: Any, method: str) -> None:
+  """Raises ValueError unless each leaf has the two axes of a matrix."""
+  for leaf in jax.tree.leaves(params):
+    if jnp.ndim(leaf) < 2:
+      raise ValueError(
+        f'{method} needs matrices [..., fan_in, fan_out], got an array of '
+        f'{jnp.ndim(leaf)} axes: give this leaf another method, as recipes do '
+        "with the role 'vector'."
+      )
 
 
 def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
@@ -86,8 +92,7 @@ def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
 
 def stat_dtype(x: Any) -> jnp.dtype:
   """The dtype of the statistics of `x`: float32 or wider."""
-  dtype = jnp.result_type(x)
-  return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+  return jnp.promote_types(jnp.result_type(x), jnp.float32)
 
 
 def mean_abs(x: jax.Array, axis: int) -> jax.Array:
@@ -128,14 +133,37 @@ def aligned_zeros(param: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     sharding = jax.typeof(p).sharding
     if not _explicit(sharding.mesh):
       return jnp.zeros(shape, dtype)
-    spec = tuple(sharding.spec) + (None,) * (p.ndim - len(sharding.spec))
-    names = (
-      name if size == param_size else None
-      for name, size, param_size in zip(spec, shape, p.shape, strict=True)
-    )
-    return jnp.zeros(shape, dtype, out_sharding=jax.P(*names))
+    spec = aligned_spec(sharding.spec, p.shape, shape)
+    return jnp.zeros(shape, dtype, out_sharding=spec)
 
   return jnp.zeros_like(jax.eval_shape(make, param))
+
+
+def aligned_spec(
+  spec: jax.P, shape: tuple[int, ...], other: tuple[int, ...]
+) -> jax.P:
+  """The spec of an array that belongs to a parameter.
+
+  Args:
+    spec: of the parameter; it may be shorter than its axes.
+    shape: of the parameter.
+    other: the array's, axis by axis the parameter's or of another size.
+
+  Returns:
+    The parameter's entry where the sizes agree, None elsewhere.
+  """
+  entries = tuple(spec) + (None,) * (len(shape) - len(spec))
+  return jax.P(
+    *(
+      entry if size == other_size else None
+      for entry, size, other_size in zip(entries, shape, other, strict=True)
+    )
+  )
+
+
+def mesh_axes(entry: Any) -> tuple[str, ...]:
+  """The mesh axes that an entry of a spec names."""
+  return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
@@ -195,15 +223,16 @@ def limit_growth(
     limit: largest ratio of the two norms; None: no limit.
 
   Returns:
-    The matrices and their norms. Where `x` is zero the old norm is kept: the
-    released codes store the zero, and can never leave it again.
+    The matrices and their norms. A norm below a thousandth of the old one is
+    not remembered, nor is zero: the released codes store these, and the matrix
+    then hardly moves for hundreds of steps, or never again.
   """
   if limit is None:
     return x, old_norm
   now = norm(x, (FAN_IN, FAN_OUT))
   excess = jnp.maximum(now / (old_norm + 1e-8) / limit, 1.0)
   excess = jnp.where(old_norm > 0, excess, 1.0)
-  kept = jnp.where(now > 0, now / excess, old_norm)
+  kept = jnp.where(now > 1e-3 * old_norm, now / excess, old_norm)
   return x / excess, kept.astype(old_norm.dtype)
 
 

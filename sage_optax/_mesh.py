@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sage_optax import _matrix
+
 
 class Placement(NamedTuple):
   """A parameter's shape, and its spec on a mesh."""
@@ -39,6 +41,24 @@ def scope(placements: dict[str, Placement]) -> Iterator[None]:
     yield
   finally:
     _placements.reset(token)
+
+
+def rescope(views: Any) -> contextlib.AbstractContextManager[None]:
+  """Makes known where leaves lie that are seen in another layout.
+
+  Args:
+    views: tree of `layout` views by leaf, or None where it is seen as it is.
+  """
+  placements = dict(_placements.get())
+  for path, view in jax.tree.leaves_with_path(views):
+    key = jax.tree_util.keystr(path)
+    if placement := placements.get(key):
+      placements[key] = Placement(
+        placement.mesh,
+        view.merged_spec(placement.spec),
+        view.merged(placement.shape),
+      )
+  return scope(placements)
 
 
 @contextlib.contextmanager
@@ -198,7 +218,7 @@ def _padded(x, parts):
 
 def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
   """The mesh axes of the matrices that the layer axis can take."""
-  if spec and _names(spec[0]):
+  if spec and _matrix.mesh_axes(spec[0]):
     return ()  # The layers are shared out already.
   names = [name for side in _matrix_names(spec, ndim) for name in side]
   choices = itertools.chain.from_iterable(
@@ -209,15 +229,12 @@ def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
     return math.prod(mesh.shape[name] for name in chosen)
 
   # Half of the devices may idle: whole matrices are worth that.
-  chosen = max((c for c in choices if parts(c) < 2 * layers), key=parts)
+  fitting = (c for c in choices if parts(c) < 2 * layers)
+  chosen = max(fitting, key=parts, default=())
   return chosen if parts(chosen) > 1 else ()
 
 
 def _matrix_names(spec, ndim) -> list[tuple[str, ...]]:
   """The mesh axes that shard the last two axes."""
   entries = (*spec, *(None,) * (ndim - len(spec)))
-  return [_names(entry) for entry in entries[-2:]]
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-  return (entry,) if isinstance(entry, str) else tuple(entry or ())
+  return [_matrix.mesh_axes(entry) for entry in entries[-2:]]

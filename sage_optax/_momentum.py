@@ -100,6 +100,13 @@ def zeros(params: optax.Params) -> optax.Updates:
   )
 
 
+def zeros_of(statistic: Any, params: optax.Params) -> optax.Updates:
+  """Zeros in the shape, dtype and sharding of a statistic of each leaf."""
+  return jax.tree.map(
+    lambda p: jnp.zeros_like(jax.eval_shape(statistic, p)), params
+  )
+
+
 def unzip(tree: Any, like: Any, number: int) -> tuple[Any, ...]:
   """Turns a tree of tuples into a tuple of trees.
 

@@ -120,8 +120,7 @@ def scale_by_muon(
     return _orthogonal.newton_schulz(balanced, ns_steps) * factor
 
   def init_fn(params):
-    for leaf in jax.tree.leaves(params):
-      _matrix.check_matrix(leaf, 'scale_by_muon')
+    _matrix.check_matrices(params, 'scale_by_muon')
     return ScaleByMuonState(jnp.zeros([], jnp.int32), _momentum.zeros(params))
 
   def update_fn(updates, state, params=None):

@@ -114,10 +114,7 @@ def scale_by_sage(
     return jnp.minimum(jnp.minimum(loudness(average), loudness(now)), 1.0)
 
   def init_fn(params):
-    # The statistic's own shape, dtype and sharding, filled with zeros.
-    abs_mean = jax.tree.map(
-      lambda p: jnp.zeros_like(jax.eval_shape(statistic, p)), params
-    )
+    abs_mean = _momentum.zeros_of(statistic, params)
     count = jnp.zeros([], jnp.int32)
     return ScaleBySageState(count, _momentum.zeros(params), abs_mean)
 
@@ -131,7 +128,7 @@ def scale_by_sage(
     )
 
     def direction(grad, mu, now, abs_mean):
-      unbiased = abs_mean / (1 - jnp.asarray(b2, abs_mean.dtype) ** count)
+      unbiased = _momentum.unbiased(abs_mean, b2, count)
       sign = _momentum.interpolated_sign(grad, mu, b1)
       return sign * damper(now, unbiased)
 
@@ -141,6 +138,6 @@ def scale_by_sage(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  if state_dtype is None:
-    return rounding.low_precision_state(tx, mu_dtype, slot='mu')
-  return rounding.low_precision_state(tx, state_dtype)
+  slot = 'mu' if state_dtype is None else None
+  dtype = rounding.one_dtype(state_dtype, mu_dtype)
+  return rounding.low_precision_state(tx, dtype, slot=slot)

@@ -110,6 +110,7 @@ def scale_by_column_norm(
     new_state = ScaleByColumnNormState(count, mu)
     return optax.tree.cast_like(scaled, updates), new_state
 
+  rounding.check_dtype(state_dtype)
   if momentum is None:
     return optax.GradientTransformation(
       optax.init_empty_state, memoryless_update_fn

@@ -103,10 +103,7 @@ def scale_by_sgd_sai(
     return norm / (_matrix.norm(grad - mean, axes) / (size - 1) ** 0.5 + eps)
 
   def init_fn(params):
-    # The ratio's own shape, dtype and sharding, filled with zeros.
-    gsnr = jax.tree.map(
-      lambda p: jnp.zeros_like(jax.eval_shape(ratio, p)), params
-    )
+    gsnr = _momentum.zeros_of(ratio, params)
     count = jnp.zeros([], jnp.int32)
     return ScaleBySgdSaiState(count, _momentum.zeros(params), gsnr)
 
@@ -132,7 +129,7 @@ def scale_by_sgd_sai(
     )
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return rounding.low_precision_state(tx, state_dtype, constant=('gsnr',))
 
 
 def _over_maximum(gsnr):
@@ -140,4 +137,5 @@ def _over_maximum(gsnr):
   largest = jnp.zeros([])
   for leaf in jax.tree.leaves(gsnr):
     largest = jnp.maximum(largest, jnp.max(leaf, initial=0.0))
-  return jax.tree.map(lambda x: x / jnp.where(largest > 0, largest, 1), gsnr)
+  largest = jnp.where(largest > 0, largest, 1)
+  return jax.tree.map(lambda x: x / largest.astype(x.dtype), gsnr)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum, _subspace, rounding
+from sage_optax import _matrix, _momentum, rounding
 
 
 class ScaleBySpamState(NamedTuple):
@@ -109,7 +109,7 @@ def scale_by_spam(
     Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM
     Training, arXiv 2501.06842, 2025.
   """
-  if isinstance(reset_interval, int):
+  if not isinstance(reset_interval, jax.Array):  # it may be traced
     _matrix.check_positive('reset_interval', reset_interval)
   dense = False
   if isinstance(density, (int, float)):  # an array may be traced
@@ -122,7 +122,7 @@ def scale_by_spam(
       jnp.zeros([], jnp.int32),
       _momentum.zeros(params),
       _momentum.zeros(params),
-      _subspace.raw_key(key),
+      rounding.raw_key(key),
     )
 
   def clip(grad, nu):
@@ -144,19 +144,18 @@ def scale_by_spam(
     grads = jax.tree.map(
       lambda g, v: jnp.where(since >= grace_steps, clip(g, v), g), grads, nu
     )
-    mu = jax.tree.map(lambda g, m: _momentum.ema(g, m, b1), grads, mu)
-    nu = jax.tree.map(
-      lambda g, v: _momentum.ema(jnp.square(g), v, b2), grads, nu
-    )
     cold = _momentum.cosine(since, warmup_steps, 0.99, 0.0)
     factor = jnp.where(count < reset_interval, 1.0, 1.0 - cold)
 
-    def adam(mu, nu):
+    def adam(grad, mu, nu):
+      step, mu, nu = _momentum.raw_adam(grad, mu, nu, b1, b2, eps)
       correction = _momentum.adam_correction(count, b1, b2, mu.dtype)
-      return mu / (jnp.sqrt(nu) + eps) * (factor * correction)
+      return step * (factor * correction), mu, nu
 
-    scaled = optax.tree.cast_like(jax.tree.map(adam, mu, nu), updates)
-    return scaled, ScaleBySpamState(count, mu, nu, state.rng_key)
+    results = jax.tree.map(adam, grads, mu, nu)
+    scaled, mu, nu = _momentum.unzip(results, grads, 3)
+    new_state = ScaleBySpamState(count, mu, nu, state.rng_key)
+    return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
   return rounding.low_precision_state(tx, state_dtype)
@@ -164,20 +163,16 @@ def scale_by_spam(
 
 def _masked(grads, raw_key, resets, density):
   """Zeros where the mask that holds after so many resets is not set."""
-  key = jax.random.wrap_key_data(raw_key, impl='threefry2x32')
+  key = rounding.typed_key(raw_key)
   key = jax.random.fold_in(key, resets)
 
   def keep(path, grad):
-    drawn = _uniform_like(grad, rounding.leaf_key(key, path))
+    drawn = jax.random.uniform(
+      rounding.leaf_key(key, path),
+      grad.shape,
+      jnp.float32,
+      out_sharding=_matrix.explicit_sharding(grad),
+    )
     return jnp.where(drawn < density, grad, 0)
 
   return jax.tree_util.tree_map_with_path(keep, grads)
-
-
-def _uniform_like(x, key):
-  """Numbers in [0, 1) in the shape of `x`, placed like it."""
-  sharding = jax.typeof(x).sharding
-  explicit = jax.sharding.AxisType.Explicit in (sharding.mesh.axis_types or ())
-  return jax.random.uniform(
-    key, x.shape, jnp.float32, out_sharding=sharding if explicit else None
-  )

@@ -118,22 +118,16 @@ def scale_by_stable_spam(
     ('reset_interval', reset_interval),
     ('total_steps', total_steps),
   ):
-    if isinstance(value, int):
+    if value is not None and not isinstance(value, jax.Array):
       _matrix.check_positive(name, value)
   _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
 
   largest = functools.partial(_largest, core_ndim=core_ndim)
 
   def init_fn(params):
-    def per_unit():
-      # The statistic's own shape, dtype and sharding, filled with zeros.
-      return jax.tree.map(
-        lambda p: jnp.zeros_like(jax.eval_shape(largest, p)), params
-      )
-
     counts = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
     moments = _momentum.zeros(params), _momentum.zeros(params)
-    means = per_unit(), per_unit(), per_unit()
+    means = (_momentum.zeros_of(largest, params) for _ in range(3))
     return ScaleByStableSpamState(*counts, *moments, *means)
 
   def update_fn(updates, state, params=None):

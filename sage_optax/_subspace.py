@@ -26,23 +26,6 @@ _POWER_ITERATIONS = 2
 _PROJECTORS = ('gaussian', 'svd', 'subspace')
 
 
-def raw_key(key: int | jax.Array) -> jax.Array:
-  """What a random method keeps of its argument `key`: uint32[2], threefry's.
-
-  Args:
-    key: a seed (traced too, as `optax.inject_hyperparams` has it), a typed key
-      of any kind, or the two numbers themselves.
-  """
-  if not isinstance(key, int):
-    key = jnp.asarray(key)
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-      return jax.random.bits(key, (2,), jnp.uint32)
-    if key.shape == (2,):
-      return key.astype(jnp.uint32)
-    key = key.astype(jnp.uint32)
-  return jax.random.key_data(jax.random.key(key, impl='threefry2x32'))
-
-
 def check(rank: Any, update_proj_gap: Any, projector: Any) -> None:
   """Raises ValueError unless these are what their names say."""
   _matrix.check_positive('rank', rank)
@@ -141,36 +124,41 @@ def renew(
     state: NamedTuple with `count` (updates before this one), `rng_key` and
       `projector`: a tree, or None for 'gaussian' ones that are drawn again
       from their key in each step and never kept.
-    grads: tree of gradients, float32 or wider.
+    grads: tree of gradients, of any type.
 
   Returns:
     A tree like `grads`, in the layout of this module.
   """
-  key = jax.random.wrap_key_data(state.rng_key, impl='threefry2x32')
+  key = rounding.typed_key(state.rng_key)
   refresh = state.count // update_proj_gap
 
   def draw_leaf(path, grad, old):
     leaf_key = jax.random.fold_in(rounding.leaf_key(key, path), refresh)
 
     def new(leaf_key, count, grad, old):
+      grad = _matrix.as_stat(grad)
       return draw(kind, rank, leaf_key, count, grad, old).astype(old.dtype)
 
     new = _matrix.in_auto_axes(new, old)
     with _mesh.leaf(path):
       return new(leaf_key, state.count, grad, old)
 
-  def draw_all(grads, old):
-    return jax.tree_util.tree_map_with_path(draw_leaf, grads, old)
+  def renew_leaf(path, grad, old):
+    # One by one, with gradients in the type they came in: all that a
+    # condition may need has to live until it is decided.
+    return jax.lax.cond(
+      state.count % update_proj_gap == 0,
+      lambda grad, old: draw_leaf(path, grad, old),
+      lambda grad, old: old,
+      grad,
+      old,
+    )
 
   if state.projector is None:
-    return draw_all(grads, init_projectors(grads, rank))
-  return jax.lax.cond(
-    state.count % update_proj_gap == 0,
-    draw_all,
-    lambda grads, old: old,
-    grads,
-    state.projector,
-  )
+    old, function = init_projectors(grads, rank), draw_leaf
+  else:
+    old, function = state.projector, renew_leaf
+  return jax.tree_util.tree_map_with_path(function, grads, old)
 
 
 def draw(
@@ -198,12 +186,11 @@ def draw(
     return old
   if kind == 'gaussian':
     return _gaussian(key, grad.shape, rank)
-  if kind == 'svd':
-    return _mesh.whole_matrices(lambda g: _singular_vectors(g, rank), grad)
-  if kind == 'subspace':
+  if kind in ('svd', 'subspace'):
     first = _gaussian(key, grad.shape, rank).astype(old.dtype)
     start = jnp.where(count == 0, first, old)
-    return _mesh.whole_matrices(_orthogonal_iteration, grad, start)
+    find = _singular_vectors if kind == 'svd' else _orthogonal_iteration
+    return _mesh.whole_matrices(find, grad, start)
   return _called(kind, rank, key, count, grad)
 
 
@@ -213,29 +200,43 @@ def _gaussian(key, shape, rank):
   return drawn / min(rank, *shape[-2:]) ** 0.5
 
 
-def _singular_vectors(grad, rank):
+def _singular_vectors(grad, start):
   """Those of the smaller side, in float32 as the authors have it."""
-  u, _, vh = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
-  rank = min(rank, *grad.shape[-2:])
-  return u[..., :, :rank] if projects_fan_in(grad.shape) else vh[..., :rank, :]
+  shape = grad.shape
+  grad, start = _smaller_side_first(grad, start)
+  u, _, _ = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
+  basis = u[..., : start.shape[-1]].astype(start.dtype)
+  return _unless_zero(grad, basis, start, shape)
 
 
 def _orthogonal_iteration(grad, start):
   """Turns the subspace `start` towards the leading singular vectors."""
-  fan_in = projects_fan_in(grad.shape)
+  shape = grad.shape
+  grad, start = _smaller_side_first(grad, start)
   peak = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
-  grad = grad / jnp.where(peak > 0, peak, 1.0)
-  grad, start = (grad, start) if fan_in else (grad.mT, start.mT)
-  start, _ = jnp.linalg.qr(start)
-  basis = start
+  unit = grad / jnp.where(peak > 0, peak, 1.0)
+  basis, _ = jnp.linalg.qr(start)
   for _ in range(_POWER_ITERATIONS):
     # Orthonormal after either product: the Gram matrix alone would lose what
     # lies below 3e-4 of the largest singular value.
-    larger, _ = jnp.linalg.qr(_matrix.matmul(grad.mT, basis))
-    basis, _ = jnp.linalg.qr(_matrix.matmul(grad, larger))
-  # A zero gradient has no direction to turn to.
-  basis = jnp.where(peak > 0, basis, start)
-  return basis if fan_in else basis.mT
+    larger, _ = jnp.linalg.qr(_matrix.matmul(unit.mT, basis))
+    basis, _ = jnp.linalg.qr(_matrix.matmul(unit, larger))
+  return _unless_zero(grad, basis, start, shape)
+
+
+def _smaller_side_first(grad, start):
+  """[..., smaller, larger] and [..., smaller, rank]."""
+  if projects_fan_in(grad.shape):
+    return grad, start
+  return grad.mT, start.mT
+
+
+def _unless_zero(grad, basis, start, shape):
+  """The basis found; a zero gradient has none, and keeps the one before."""
+  before, _ = jnp.linalg.qr(start)
+  largest = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
+  basis = jnp.where(largest > 0, basis, before)
+  return basis if projects_fan_in(shape) else basis.mT
 
 
 def _called(function, rank, key, count, grad):

@@ -1,6 +1,5 @@
 """SWAN: each gradient matrix standardised and whitened, without state."""
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -94,8 +93,7 @@ def scale_by_swan(
     return white
 
   def init_fn(params):
-    for leaf in jax.tree.leaves(params):
-      _matrix.check_matrix(leaf, 'scale_by_swan')
+    _matrix.check_matrices(params, 'scale_by_swan')
     return optax.EmptyState()
 
   def update_fn(updates, state, params=None):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, roles
+from sage_optax import _matrix, _mesh, roles
 
 # (axes of fan_in, axes of fan_out) of a leaf; all others are a batch.
 AxesPair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -94,7 +94,8 @@ def with_matrix_axes(
     abstract = jax.eval_shape(inner.init, updates if params is None else params)
     state_seen = _state_views(inner, abstract, seen)
     state = _apply(_View.to_matrix, state_seen, state)
-    updates, state = inner.update(updates, state, params, **extra_args)
+    with _mesh.rescope(seen):
+      updates, state = inner.update(updates, state, params, **extra_args)
     return (
       _apply(_View.from_matrix, seen, updates),
       _apply(_View.from_matrix, state_seen, state),
@@ -234,17 +235,23 @@ class _View:
       return False
     return len(self.split(shape)) == len(self.shape)
 
+  def merged_spec(self, spec: jax.P) -> jax.P:
+    """The spec as matrices of an array that has this spec."""
+    names = _names(spec, len(self.shape))
+    merged = (
+      tuple(name for a in axes for name in names[a]) or None
+      for axes in (*((a,) for a in self.batch), self.fan_in, self.fan_out)
+    )
+    return jax.P(*merged)
+
   def to_matrix(self, x: Any) -> jax.Array:
     """From the parameter's layout to matrices; axes may be reduced."""
     x = jnp.asarray(x)
     sharding = _matrix.explicit_sharding(x)
     if sharding is not None:
-      names = _names(sharding, x.ndim)
-      merged = [
-        tuple(name for a in axes for name in names[a]) or None
-        for axes in (*((a,) for a in self.batch), self.fan_in, self.fan_out)
-      ]
-      sharding = jax.sharding.NamedSharding(sharding.mesh, jax.P(*merged))
+      sharding = jax.sharding.NamedSharding(
+        sharding.mesh, self.merged_spec(sharding.spec)
+      )
     shape = self.merged(x.shape)
     x = jnp.transpose(x, self.order)
     return jnp.reshape(x, shape, out_sharding=sharding)
@@ -253,7 +260,7 @@ class _View:
     """The inverse; axes of the parameter's size are sharded as it is."""
     shape, sharding = self.split(x.shape), None
     if self.sharding is not None:
-      names = _names(self.sharding, len(self.shape))
+      names = _names(self.sharding.spec, len(self.shape))
       aligned = (
         names[a] if size == self.shape[a] else ()
         for a, size in zip(self.order, shape, strict=True)
@@ -266,14 +273,9 @@ class _View:
     return jnp.transpose(x, inverse)
 
 
-def _names(
-  sharding: jax.sharding.NamedSharding, ndim: int
-) -> list[tuple[str, ...]]:
+def _names(spec: jax.P, ndim: int) -> list[tuple[str, ...]]:
   """The mesh axes that shard each axis."""
-  names = [
-    (name,) if isinstance(name, str) else tuple(name or ())
-    for name in sharding.spec
-  ]
+  names = [_matrix.mesh_axes(entry) for entry in spec]
   return names + [()] * (ndim - len(names))
 
 

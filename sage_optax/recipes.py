@@ -60,7 +60,10 @@ def recipe(
       them; `paper=True` chooses the authors' released form where there is one.
 
   Returns:
-    An ordinary `GradientTransformation`; its `update` needs `params`.
+    An ordinary `GradientTransformation`; its `update` needs `params`. Under
+    `optax.inject_hyperparams` with bfloat16 parameters pass
+    hyperparam_dtype=jnp.float32: Optax makes bfloat16 numbers of b2 and the
+    like otherwise, and 0.999 is 1 there.
 
   Raises:
     ValueError: unknown recipe, or an argument that no part takes; from `init`,
@@ -201,6 +204,13 @@ def _shared_names(row: Recipe) -> list[str]:
   return list(dict.fromkeys([*names, *(['paper'] if row.paper else [])]))
 
 
+# What optax.inject_hyperparams must not trace, or take for a schedule.
+_STATIC = (
+  *('roles', 'matrix_axes', 'axis', 'rank', 'update_proj_gap', 'ns_steps'),
+  'projector',
+)
+
+
 class _Default:
   """Says that an argument was not given (None means something to methods)."""
 
@@ -228,6 +238,7 @@ def _public(name: str) -> Callable[..., optax.GradientTransformation]:
     inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULT)
     for n in _shared_names(row)
   ]
+  static = tuple(p.name for p in parameters if p.name in _STATIC)
   signature = inspect.Signature(
     parameters, return_annotation=optax.GradientTransformation
   )
@@ -241,7 +252,7 @@ def _public(name: str) -> Callable[..., optax.GradientTransformation]:
     )
     + f"\n\nThe same as `sage_optax.recipe('{name}', learning_rate, ...)`,\n"
     'whose docstring tells of the arguments. With optax.inject_hyperparams,\n'
-    "static_args=('roles', 'matrix_axes', 'axis') keeps them as they are.\n"
+    f'static_args={static} keeps them as they are.\n'
   )
   return build
 

@@ -37,15 +37,69 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
     1.001
   """
   x = x.astype(jnp.float32)
-  noise = jax.random.bits(
-    key, x.shape, jnp.uint16, out_sharding=_matrix.explicit_sharding(x)
-  )
   # Into the 16 bits that are cut off: a carry rounds the magnitude up.
+  noise = _hash_bits(key, x) >> 16
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
   cut = jax.lax.bitcast_convert_type(
     (bits >> 16).astype(jnp.uint16), jnp.bfloat16
   )
   return jnp.where(jnp.isfinite(x), cut, x.astype(jnp.bfloat16))
+
+
+def _hash_bits(key: jax.Array, x: jax.Array) -> jax.Array:
+  """uint32 bits per element of `x`: a hash of the key and its place in `x`.
+
+  A tenth of what jax.random.bits costs, which would take more time than the
+  optimizer, and good enough for what is rounded off: two rounds of a mixing
+  function of 32 bits (the constants are Wellons's lowbias32).
+  """
+  place = jnp.zeros([], jnp.uint32)
+  for axis in range(x.ndim):
+    # Places are counted modulo 2^32, over the whole array whatever the mesh.
+    along = jax.lax.broadcasted_iota(
+      jnp.uint32, x.shape, axis, out_sharding=_matrix.explicit_sharding(x)
+    )
+    place = place * jnp.uint32(x.shape[axis]) + along
+
+  def mix(bits):
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+  first, second = jax.random.bits(key, (2,), jnp.uint32)
+  return mix(mix(place ^ first) + second)
+
+
+def raw_key(key: int | jax.Array) -> jax.Array:
+  """What a random method keeps of its argument `key`: uint32[2], threefry's.
+
+  Args:
+    key: a seed (traced too, as `optax.inject_hyperparams` has it), a typed key
+      of any kind, or the two numbers themselves.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  if not isinstance(key, int):
+    key = jnp.asarray(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      return jax.random.bits(key, (2,), jnp.uint32)
+    if not jnp.issubdtype(key.dtype, jnp.integer) or key.shape not in (
+      (),
+      (2,),
+    ):
+      raise ValueError(
+        'key must be an integer, a key of jax.random, or its two integers, got '
+        f'{key.dtype.name}{list(key.shape)}.'
+      )
+    if key.shape == (2,):
+      return key.astype(jnp.uint32)
+  return jax.random.key_data(jax.random.key(key, impl=_IMPL))
+
+
+def typed_key(raw: jax.Array) -> jax.Array:
+  """The key that `raw_key` made numbers of."""
+  return jax.random.wrap_key_data(raw, impl=_IMPL)
 
 
 def leaf_key(key: jax.Array, path: tuple[Any, ...]) -> jax.Array:
@@ -54,8 +108,31 @@ def leaf_key(key: jax.Array, path: tuple[Any, ...]) -> jax.Array:
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
+def check_dtype(dtype: Any) -> None:
+  """Raises ValueError unless it is None or a dtype that states can have."""
+  if dtype is not None and jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+    raise ValueError(
+      'The dtype of the state must be float32 or bfloat16, got '
+      f'{jnp.dtype(dtype).name}.'
+    )
+
+
+def one_dtype(state_dtype: Any, mu_dtype: Any) -> Any:
+  """The one of the two that is given; ValueError if both are."""
+  if None not in (state_dtype, mu_dtype):
+    raise ValueError(
+      f'Give state_dtype or mu_dtype, not both, got {state_dtype!r} and '
+      f'{mu_dtype!r}.'
+    )
+  return mu_dtype if state_dtype is None else state_dtype
+
+
 def low_precision_state(
-  tx: optax.GradientTransformation, dtype: Any, *, slot: str | None = None
+  tx: optax.GradientTransformation,
+  dtype: Any,
+  *,
+  slot: str | None = None,
+  constant: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
   """Keeps what `tx` remembers in float32 or bfloat16.
 
@@ -67,6 +144,8 @@ def low_precision_state(
     tx: a transformation whose state is a NamedTuple with a field `count`.
     dtype: float32 or bfloat16; None: the state as `tx` has it.
     slot: name of the only field to change. None: all.
+    constant: fields that stay the same for many steps, and are rounded to
+      nearest.
 
   Returns:
     A transformation with a state of the same structure, whose floating arrays
@@ -75,13 +154,10 @@ def low_precision_state(
   Raises:
     ValueError: another dtype.
   """
+  check_dtype(dtype)
   if dtype is None:
     return tx
   dtype = jnp.dtype(dtype)
-  if dtype not in (jnp.float32, jnp.bfloat16):
-    raise ValueError(
-      f'The dtype of the state must be float32 or bfloat16, got {dtype.name}.'
-    )
 
   def on_slots(function, state):
     def change(path, leaf):
@@ -101,7 +177,7 @@ def low_precision_state(
     key = jax.random.fold_in(jax.random.key(0, impl=_IMPL), wide.count)
 
     def store(path, leaf):
-      if dtype == jnp.float32:
+      if dtype == jnp.float32 or getattr(path[0], 'name', None) in constant:
         return leaf.astype(dtype)
       return stochastic_round(leaf, leaf_key(key, path))
 

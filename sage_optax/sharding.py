@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from sage_optax import _mesh
+from sage_optax import _matrix, _mesh
 
 
 def state_specs(
@@ -42,15 +42,7 @@ def state_specs(
       return leaf
     if leaf.ndim != param.ndim:
       return PartitionSpec()
-    names = tuple(spec) + (None,) * (param.ndim - len(spec))
-    return PartitionSpec(
-      *(
-        name if size == param_size else None
-        for name, size, param_size in zip(
-          names, leaf.shape, param.shape, strict=True
-        )
-      )
-    )
+    return _matrix.aligned_spec(spec, param.shape, leaf.shape)
 
   return optax.tree.map_params(
     tx,
@@ -74,8 +66,9 @@ def with_mesh(
   (GaLore, Fira, APOLLO) multiply matrices with themselves. On matrices that are
   sharded, each product would gather them anew. Here stacked matrices
   `[layers, fan_in, fan_out]` go to devices layer by layer for this work, and
-  back: two all-to-alls in all. Other methods need none, and nothing changes for
-  them. Numbers stay the same, up to rounding.
+  back: two all-to-alls a matrix. Other methods need none, and nothing changes
+  for them. Numbers stay the same, up to rounding. Axes that the mesh does not
+  divide are taken to be replicated.
 
   Args:
     tx: any gradient transformation; the update has to be jitted.
@@ -85,6 +78,10 @@ def with_mesh(
   Returns:
     `tx`, with the same state.
 
+  Raises:
+    ValueError: a mesh with explicit axes, a leaf of `param_specs` that is no
+      `PartitionSpec`; from `update`, a leaf that it has no entry for.
+
   Example:
     >>> import jax, sage_optax
     >>> from jax.sharding import PartitionSpec as P
@@ -92,20 +89,40 @@ def with_mesh(
     >>> specs = {'kernel': P(None, 'fsdp', None)}
     >>> tx = with_mesh(sage_optax.muon(1e-3), mesh, specs)
   """
-  inner = optax.with_extra_args_support(tx)
-  specs = {
-    jax.tree_util.keystr(path): spec
-    for path, spec in jax.tree.leaves_with_path(
-      param_specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+  if jax.sharding.AxisType.Explicit in mesh.axis_types:
+    raise ValueError(
+      'with_mesh needs a mesh with automatic axes, got explicit ones: use the '
+      'transformation as it is.'
     )
-  }
+  inner = optax.with_extra_args_support(tx)
+  specs = {}
+  for path, spec in jax.tree.leaves_with_path(
+    param_specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+  ):
+    key = jax.tree_util.keystr(path)
+    if not isinstance(spec, PartitionSpec):
+      raise ValueError(
+        f'param_specs must be a tree of PartitionSpecs, got {spec!r} at {key}.'
+      )
+    specs[key] = spec
+
+  def placement(key, shape):
+    spec = specs[key]
+    replicated = undivided_axes(shape, spec, mesh.shape)
+    kept = (None if i in replicated else e for i, e in enumerate(spec))
+    return _mesh.Placement(mesh, PartitionSpec(*kept), shape)
 
   def update_fn(updates, state, params=None, **extra_args):
-    placements = {
-      key: _mesh.Placement(mesh, specs[key], leaf.shape)
+    shapes = {
+      jax.tree_util.keystr(path): leaf.shape
       for path, leaf in jax.tree.leaves_with_path(updates)
-      if (key := jax.tree_util.keystr(path)) in specs
     }
+    if missing := shapes.keys() - specs.keys():
+      raise ValueError(
+        f'param_specs has no entry for {", ".join(sorted(missing))}: it must '
+        'be a tree like the parameters.'
+      )
+    placements = {key: placement(key, shape) for key, shape in shapes.items()}
     with _mesh.scope(placements):
       return inner.update(updates, state, params, **extra_args)
 
@@ -131,10 +148,9 @@ def undivided_axes(
     (1,)
   """
 
-  def parts(names):
-    names = (names,) if isinstance(names, str) else (names or ())
-    return math.prod(mesh_shape[name] for name in names)
+  def parts(entry):
+    return math.prod(mesh_shape[name] for name in _matrix.mesh_axes(entry))
 
   return tuple(
-    i for i, names in enumerate(spec) if names and shape[i] % parts(names)
+    i for i, entry in enumerate(spec) if entry and shape[i] % parts(entry)
   )
