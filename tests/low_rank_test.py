@@ -151,6 +151,37 @@ class GrowthTest(parameterized.TestCase):
       stepping.updates(free, grads), stepping.updates(high, grads), rtol=1e-6
     )
 
+  @parameterized.parameters(1e-14, 1e-30)
+  def test_a_collapsed_gradient_is_forgotten(self, size):
+    grads = np.random.default_rng(0).standard_normal((30, 16, 24))
+    grads[10] *= size
+    tx = sage_optax.scale_by_apollo(4, projector='svd')
+    state = tx.init(jnp.asarray(grads[0], jnp.float32))
+    norms = []
+    for grad in grads:
+      update, state = jax.jit(tx.update)(jnp.asarray(grad, jnp.float32), state)
+      norms.append(np.linalg.norm(update))
+    self.assertGreater(min(norms[11:]), 0.3 * min(norms[5:10]))
+
+  def test_a_residual_that_is_rounding_is_none(self):
+    rng = np.random.default_rng(0)
+    first = np.outer(rng.standard_normal(16), rng.standard_normal(24))
+    tx = sage_optax.scale_by_fira(2, exact_residual=True)
+    _, state = tx.update(jnp.asarray(first, jnp.float32), tx.init(first))
+    np.testing.assert_array_equal(state.norm, 0.0)  # not limited by noise
+    later = jnp.asarray(rng.standard_normal((16, 24)), jnp.float32)
+    _, state = tx.update(later, state)
+    self.assertGreater(float(state.norm[0, 0]), 0.01)
+
+  @parameterized.parameters('svd', 'subspace')
+  def test_a_zero_first_gradient_chooses_no_rows(self, projector):
+    tx = sage_optax.scale_by_galore(4, projector=projector)
+    later = np.random.default_rng(0).standard_normal((32, 64))
+    later = jnp.asarray(later, jnp.float32)
+    _, state = tx.update(jnp.zeros((32, 64)), tx.init(later))
+    update, _ = tx.update(later, state)
+    self.assertEqual(int((jnp.abs(update).max(1) > 0).sum()), 32)
+
 
 class ShardedTest(parameterized.TestCase):
   @parameterized.product(

@@ -238,8 +238,14 @@ class SageTest(parameterized.TestCase):
       ValueError, 'axis must be one of -2, -1, got 0'
     ):
       sage_optax.scale_by_sage(axis=0)
+    with self.assertRaisesRegex(ValueError, 'axis must be a Python integer'):
+      sage_optax.scale_by_sage(axis=0.5)
     with self.assertRaisesRegex(ValueError, 'core_ndim must be one of None, 1'):
       sage_optax.scale_by_sage(core_ndim=3)
+    with self.assertRaisesRegex(
+      ValueError, 'state_dtype or mu_dtype, not both'
+    ):
+      sage_optax.scale_by_sage(state_dtype='float32', mu_dtype='bfloat16')
     tx = sage_optax.scale_by_sage(core_ndim=2)
     with self.assertRaisesRegex(ValueError, "role 'vector'"):
       tx.init(jnp.zeros(3))

@@ -122,6 +122,46 @@ class WithMeshTest(parameterized.TestCase):
     ]
     self.assertEqual(*texts)
 
+  def test_kernels_of_other_layouts(self):
+    mesh, spec = _mesh(), P(None, 'fsdp', 'tensor', None)
+    plain = sage_optax.with_matrix_axes(
+      sage_optax.scale_by_muon(), [('kernel', ((-3,), (-2, -1)))]
+    )
+    grads = _grads((8, 64, 4, 8))
+    expected, _ = plain.update(grads, plain.init(grads))
+    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+    compiled, args = _compiled(tx, grads, spec, mesh)
+    ours, _ = compiled(*args)
+    np.testing.assert_allclose(
+      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
+    )
+    self.assertEqual(_matrix_collectives(compiled, 64 * 32), {'all-to-all': 2})
+
+  def test_axes_that_are_not_divided_or_empty(self):
+    mesh, spec = _mesh(), {'kernel': P(None, 'fsdp', 'tensor')}
+    plain = sage_optax.scale_by_muon()
+    tx = sage_optax.sharding.with_mesh(plain, mesh, spec)
+    for shape in ((0, 16, 24), (8, 15, 24), (8, 16, 0)):
+      grads = _grads(shape)
+      expected, _ = plain.update(grads, plain.init(grads))
+      ours, _ = jax.jit(tx.update)(grads, tx.init(grads))
+      np.testing.assert_allclose(
+        ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
+      )
+
+  def test_wrong_arguments(self):
+    tx, mesh = sage_optax.scale_by_muon(), _mesh()
+    explicit = _mesh(jax.sharding.AxisType.Explicit)
+    with self.assertRaisesRegex(ValueError, 'automatic axes'):
+      sage_optax.sharding.with_mesh(tx, explicit, {'kernel': P()})
+    shardings = {'kernel': NamedSharding(mesh, P())}
+    with self.assertRaisesRegex(ValueError, 'tree of PartitionSpecs'):
+      sage_optax.sharding.with_mesh(tx, mesh, shardings)
+    tx = sage_optax.sharding.with_mesh(tx, mesh, {'other': P()})
+    grads = _grads((2, 4, 4))
+    with self.assertRaisesRegex(ValueError, r"no entry for \['kernel'\]"):
+      tx.update(grads, tx.init(grads))
+
   def test_through_a_recipe(self):
     # Masked trees keep their paths; other leaves are left alone.
     mesh = _mesh()
