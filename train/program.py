@@ -127,6 +127,10 @@ def build(
     strict=config.mesh.strict,
     units=mesh_lib.axis_units(model),
   )
+  # Newton-Schulz and its like on whole matrices, layer by layer.
+  optimizer = dataclasses.replace(
+    optimizer, tx=sage_optax.sharding.with_mesh(optimizer.tx, mesh, specs)
+  )
   shardings = state_lib.state_shardings(optimizer.tx, params, specs, mesh)
   constrain = mesh_lib.constrain(mesh)
   rows = config.train.microbatch or config.train.batch_size
