@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sage_optax import _matrix, _mesh, rounding
+from sage_optax import _matrix, _mesh, _orthogonal, rounding
 
 # 'gaussian', 'svd', 'subspace', or (key, matrix[fan_in, fan_out], count) ->
 # P[rank, smaller side].
@@ -188,7 +188,11 @@ def draw(
     return _gaussian(key, grad.shape, rank)
   if kind in ('svd', 'subspace'):
     first = _gaussian(key, grad.shape, rank).astype(old.dtype)
-    start = jnp.where(count == 0, first, old)
+    # A little of other directions, for one that a gradient once lacked would
+    # never come back.
+    used, side = sorted(first.shape[-2:])
+    other = 0.03 * (used / side) ** 0.5 * first
+    start = jnp.where(count == 0, first, old + other)
     find = _singular_vectors if kind == 'svd' else _orthogonal_iteration
     return _mesh.whole_matrices(find, grad, start)
   return _called(kind, rank, key, count, grad)
@@ -210,17 +214,21 @@ def _singular_vectors(grad, start):
 
 
 def _orthogonal_iteration(grad, start):
-  """Turns the subspace `start` towards the leading singular vectors."""
+  """Turns the subspace `start` towards the leading singular vectors.
+
+  The basis stays as near to the one before as it can, which is what moments
+  that are kept across a refresh want.
+  """
   shape = grad.shape
   grad, start = _smaller_side_first(grad, start)
   peak = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
   unit = grad / jnp.where(peak > 0, peak, 1.0)
-  basis, _ = jnp.linalg.qr(start)
+  basis = _orthogonal.polar(start)
   for _ in range(_POWER_ITERATIONS):
     # Orthonormal after either product: the Gram matrix alone would lose what
     # lies below 3e-4 of the largest singular value.
-    larger, _ = jnp.linalg.qr(_matrix.matmul(unit.mT, basis))
-    basis, _ = jnp.linalg.qr(_matrix.matmul(unit, larger))
+    larger = _orthogonal.polar(_matrix.matmul(unit.mT, basis))
+    basis = _orthogonal.polar(_matrix.matmul(unit, larger))
   return _unless_zero(grad, basis, start, shape)
 
 
@@ -233,7 +241,7 @@ def _smaller_side_first(grad, start):
 
 def _unless_zero(grad, basis, start, shape):
   """The basis found; a zero gradient has none, and keeps the one before."""
-  before, _ = jnp.linalg.qr(start)
+  before = _orthogonal.polar(start)
   largest = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
   basis = jnp.where(largest > 0, basis, before)
   return basis if projects_fan_in(shape) else basis.mT

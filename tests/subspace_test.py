@@ -57,6 +57,18 @@ class ProjectorTest(parameterized.TestCase):
     cosines = np.linalg.svd(spans[0] @ spans[1].mT, compute_uv=False)
     self.assertGreater(cosines.min(), 0.999)
 
+  def test_directions_that_a_gradient_lacked_come_back(self):
+    # A gradient of rank one leaves one direction; later ones find the rest.
+    grads = np.asarray(_decaying((24, 64), steps=8, decay=0.5)).copy()
+    grads[0] = np.outer(grads[0][:, 0], grads[0][0])
+    tx = sage_optax.scale_by_galore(6, 1, projector='subspace')
+    p = stepping.states(tx, jnp.asarray(grads))[-1].projector
+    values = np.linalg.svd(np.asarray(p), compute_uv=False)
+    np.testing.assert_allclose(values, 1.0, atol=1e-5)
+    leading = np.linalg.svd(grads[-1])[0][:, :6]
+    cosines = np.linalg.svd(leading.T @ np.asarray(p), compute_uv=False)
+    self.assertGreater(cosines.min(), 0.99)
+
   def test_one_iteration_does_not_span_it_yet(self):
     # The subspace goes on from the last one: refreshes make it better.
     grads = _decaying((24, 64), steps=4, decay=0.9)
@@ -205,6 +217,6 @@ class ProjectorTest(parameterized.TestCase):
     self.assertEqual(names.count('cond'), 1)
     inside = str([e for e in jaxpr.eqns if e.primitive.name == 'cond'])
     outside = str([e for e in jaxpr.eqns if e.primitive.name != 'cond'])
-    work = {'gaussian': 'erf_inv', 'svd': 'svd', 'subspace': ' qr['}
+    work = {'gaussian': 'erf_inv', 'svd': 'svd', 'subspace': 'scan['}
     self.assertIn(work[kind], inside)
     self.assertNotIn(work[kind], outside)
