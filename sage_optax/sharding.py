@@ -85,7 +85,8 @@ def with_mesh(
   Example:
     >>> import jax, sage_optax
     >>> from jax.sharding import PartitionSpec as P
-    >>> mesh = jax.make_mesh((1,), ('fsdp',))
+    >>> auto = (jax.sharding.AxisType.Auto,)
+    >>> mesh = jax.make_mesh((1,), ('fsdp',), axis_types=auto)
     >>> specs = {'kernel': P(None, 'fsdp', None)}
     >>> tx = with_mesh(sage_optax.muon(1e-3), mesh, specs)
   """
