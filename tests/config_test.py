@@ -138,6 +138,7 @@ class CommandLineTest(parameterized.TestCase):
       '--config.model.num_kv_heads=2',
       '--config.train.grad_clip=none',
       '--config.train.dtype=none',
+      '--config.model.remat=none',
       '--config.optimizer.recipe=lion',
       '--config.optimizer.learning_rates.lion=2e-4',
       '--config.optimizer.matrix.lr_scale=0.5',
@@ -148,6 +149,7 @@ class CommandLineTest(parameterized.TestCase):
     self.assertIsNone(config.train.grad_clip)
     self.assertIsNone(config.train.dtype)
     self.assertEqual(config.optimizer.learning_rates['lion'], 2e-4)
+    self.assertEqual(config.model.remat, 'none')
     self.assertEqual(
       optimizer.recipe_options(config)['matrix'], {'lr_scale': 0.5}
     )

@@ -139,6 +139,8 @@ def read_flag(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
   if not flag_values['config'].present:
     raise UserError('no configuration: give --config=configs/quickstart.py')
   config: Any = flag_values['config'].value
+  if config.model.remat is None:  # Here 'none' is a word.
+    config.model.remat = 'none'
   validate(config)
   complete(config)
   return config
