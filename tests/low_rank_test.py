@@ -10,19 +10,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from tests import stepping
-
-_METHODS = {
-  'apollo': sage_optax.scale_by_apollo,
-  'galore': sage_optax.scale_by_galore,
-  'fira': sage_optax.scale_by_fira,
-}
-_KINDS = ('gaussian', 'svd', 'subspace')
-
-
-def _drawn(key, matrix, count):
-  """A projector of rank 2 that uses its key."""
-  del count
-  return jax.random.normal(key, (2, min(matrix.shape)))
+from tests.low_rank import KINDS, METHODS, drawn
 
 
 def _identity(key, matrix, count):
@@ -138,15 +126,15 @@ class GrowthTest(parameterized.TestCase):
   @parameterized.parameters('apollo', 'fira')
   def test_a_zero_gradient_does_not_freeze(self, method):
     grads = stepping.grads((6, 8), 8).at[4].set(0.0)
-    updates = stepping.updates(_METHODS[method](2), grads)
+    updates = stepping.updates(METHODS[method](2), grads)
     sizes = np.linalg.norm(updates, axis=(1, 2))
     self.assertGreater(sizes[5:].min(), 0.2 * sizes[3])
 
   @parameterized.parameters('apollo', 'fira')
   def test_none_switches_it_off(self, method):
     grads = stepping.grads((6, 8), 5)
-    free = _METHODS[method](2, norm_growth_limit=None)
-    high = _METHODS[method](2, norm_growth_limit=1e9)
+    free = METHODS[method](2, norm_growth_limit=None)
+    high = METHODS[method](2, norm_growth_limit=1e9)
     np.testing.assert_allclose(
       stepping.updates(free, grads), stepping.updates(high, grads), rtol=1e-6
     )
@@ -185,50 +173,33 @@ class GrowthTest(parameterized.TestCase):
 
 class ShardedTest(parameterized.TestCase):
   @parameterized.product(
-    method=list(_METHODS),
-    kind=[*_KINDS, _drawn],
+    method=list(METHODS),
+    kind=[*KINDS, drawn],
     axis_type=[jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit],
   )
   def test_mesh_changes_nothing(self, method, kind, axis_type):
     # Stacked, with refreshes, and with numbers that are traced.
     tx = optax.inject_hyperparams(
-      _METHODS[method], static_args=('rank', 'update_proj_gap', 'projector')
+      METHODS[method], static_args=('rank', 'update_proj_gap', 'projector')
     )(rank=2, update_proj_gap=2, projector=kind)
     grads = stepping.grads((2, 8, 12), 5)
     expected, states = stepping.updates(tx, grads), stepping.states(tx, grads)
-    mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(axis_type,) * 2)
-    spec = jax.P(None, 'a', 'b')
-    sharding = jax.sharding.NamedSharding(mesh, spec)
-    with jax.set_mesh(mesh):
-      sharded = [jax.device_put(grad, sharding) for grad in grads]
-      specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
-      shardings = jax.tree.map(
-        lambda s: jax.sharding.NamedSharding(mesh, s), specs
-      )
-      state = jax.jit(tx.init, out_shardings=shardings)(sharded[0])
-      explicit = axis_type == jax.sharding.AxisType.Explicit
-      update = jax.jit(
-        tx.update, out_shardings=None if explicit else (sharding, shardings)
-      )
-      for grad, reference, alone in zip(sharded, expected, states, strict=True):
-        ours, state = update(grad, state)
-        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
-        self.assertTrue(ours.sharding.is_equivalent_to(sharding, 3))
-        if kind in ('gaussian', _drawn) and method != 'apollo':
-          # Drawn numbers are the same to the last bit.
-          np.testing.assert_array_equal(
-            state.inner_state.projector, alone.inner_state.projector
-          )
-    for leaf, wanted in zip(
-      jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True
+    steps = stepping.on_mesh(tx, grads, axis_type)
+    for (ours, state), reference, alone in zip(
+      steps, expected, states, strict=True
     ):
-      self.assertTrue(leaf.sharding.is_equivalent_to(wanted, leaf.ndim))
+      np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
+      if kind in ('gaussian', drawn) and method != 'apollo':
+        # Drawn numbers are the same to the last bit.
+        np.testing.assert_array_equal(
+          state.inner_state.projector, alone.inner_state.projector
+        )
 
 
 class CompositionTest(parameterized.TestCase):
-  @parameterized.parameters(*_METHODS)
+  @parameterized.parameters(*METHODS)
   def test_injected(self, method):
-    make = _METHODS[method]
+    make = METHODS[method]
     grads = stepping.grads((6, 8), 5)
     inject = optax.inject_hyperparams
     static = ('rank', 'update_proj_gap')
@@ -250,10 +221,10 @@ class CompositionTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "static_args=.'rank', ...."):
       jax.jit(inject(make)(rank=2).init)(grads[0])
 
-  @parameterized.product(method=list(_METHODS), kind=['svd', 'subspace'])
+  @parameterized.product(method=list(METHODS), kind=['svd', 'subspace'])
   def test_vmap_of_the_whole(self, method, kind):
     grads = stepping.grads((3, 6, 8), 5)
-    tx = _METHODS[method](2, 2, projector=kind)
+    tx = METHODS[method](2, 2, projector=kind)
     mapped = optax.GradientTransformation(
       jax.vmap(tx.init), lambda g, s: jax.vmap(tx.update)(g, s)
     )

@@ -7,7 +7,7 @@ import optax
 from absl.testing import parameterized
 
 import sage_optax
-from tests import cases
+from tests import cases, stepping
 
 _ROWS = tuple((case.name, case) for case in cases.CASES)
 _UNITS = tuple(
@@ -308,29 +308,8 @@ class ShardedTest(parameterized.TestCase):
       self._compare(case, axis_type, shape)
 
   def _compare(self, case, axis_type, shape):
-    mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(axis_type,) * 2)
-    spec = jax.P(*(None,) * (len(shape) - 2), 'a', 'b')
-    sharding = jax.sharding.NamedSharding(mesh, spec)
     grads = jnp.asarray(_grads(shape))
     tx = case.make(2)
-    expected = _run(tx, grads)
-    with jax.set_mesh(mesh):
-      sharded = [jax.device_put(grad, sharding) for grad in grads]
-      specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
-      shardings = jax.tree.map(
-        lambda s: jax.sharding.NamedSharding(mesh, s), specs
-      )
-      state = jax.jit(tx.init, out_shardings=shardings)(sharded[0])
-      # Under automatic sharding the results' shardings are the caller's to say.
-      explicit = axis_type == jax.sharding.AxisType.Explicit
-      update = jax.jit(
-        tx.update, out_shardings=None if explicit else (sharding, shardings)
-      )
-      for grad, ref in zip(sharded, expected, strict=True):
-        ours, state = update(grad, state)
-        np.testing.assert_allclose(ours, ref, rtol=1e-6, atol=1e-6)
-        self.assertTrue(ours.sharding.is_equivalent_to(sharding, ours.ndim))
-        for leaf, wanted in zip(
-          jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True
-        ):
-          self.assertTrue(leaf.sharding.is_equivalent_to(wanted, leaf.ndim))
+    steps = stepping.on_mesh(tx, grads, axis_type)
+    for (ours, _), ref in zip(steps, _run(tx, grads), strict=True):
+      np.testing.assert_allclose(ours, ref, rtol=1e-6, atol=1e-6)

@@ -6,6 +6,7 @@ leaves are (out, in) there and are transposed here.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -180,11 +181,11 @@ def _sage_hybrid(recording):
   )
 
 
-def _sinkgd(recording):
+def _sinkgd(recording, embedding='embedding'):
   hyper = recording.hyper
   return sage_optax.sinkgd(
     hyper['lr'],
-    roles=_roles(recording),
+    roles={**_roles(recording), 'embed': embedding},
     eps=hyper['eps'],
     num_iters=hyper['sinkhorn_iter'],
     matrix={'lr_scale': hyper['linear_lr_scale']},
@@ -203,18 +204,7 @@ def _sinkgd_pure(recording):
   )
 
 
-def _sinkgd_unnamed(recording):
-  """The embedding is a matrix, too."""
-  hyper = recording.hyper
-  return sage_optax.sinkgd(
-    hyper['lr'],
-    roles={**_roles(recording), 'embed': 'matrix'},
-    eps=hyper['eps'],
-    num_iters=hyper['sinkhorn_iter'],
-    matrix={'lr_scale': hyper['linear_lr_scale']},
-    **_betas(hyper),
-    **_decay(hyper),
-  )
+_sinkgd_unnamed = functools.partial(_sinkgd, embedding='matrix')
 
 
 def _axolotl(recording):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import sage_optax
+
 
 def grads(shape, steps, seed=0):
   """[steps, *shape], normal."""
@@ -29,3 +31,34 @@ def updates(tx, grads):
     scaled, state = update(grad, state)
     seen.append(scaled)
   return np.stack(seen)
+
+
+def on_mesh(tx, grads, axis_type):
+  """Yields update and state of each step on 4 x 2 devices.
+
+  Matrices are sharded on both axes. That updates stay where gradients are, and
+  the state where `state_specs` says, is asserted.
+  """
+  mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(axis_type,) * 2)
+
+  def named(spec):
+    return jax.sharding.NamedSharding(mesh, spec)
+
+  spec = jax.P(*(None,) * (grads[0].ndim - 2), 'a', 'b')
+  with jax.set_mesh(mesh):
+    sharded = [jax.device_put(grad, named(spec)) for grad in grads]
+    specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
+    shardings = named(spec), jax.tree.map(named, specs)
+    state = jax.jit(tx.init, out_shardings=shardings[1])(sharded[0])
+    # Under automatic sharding the results' shardings are the caller's to say.
+    explicit = axis_type == jax.sharding.AxisType.Explicit
+    update = jax.jit(tx.update, out_shardings=None if explicit else shardings)
+    for grad in sharded:
+      scaled, state = update(grad, state)
+      for leaf, wanted in zip(
+        jax.tree.leaves((scaled, state)),
+        jax.tree.leaves(shardings),
+        strict=True,
+      ):
+        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), leaf.sharding
+      yield scaled, state

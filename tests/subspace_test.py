@@ -9,19 +9,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from tests import replays, stepping
-
-_METHODS = {
-  'apollo': sage_optax.scale_by_apollo,
-  'galore': sage_optax.scale_by_galore,
-  'fira': sage_optax.scale_by_fira,
-}
-_KINDS = ('gaussian', 'svd', 'subspace')
-
-
-def _drawn(key, matrix, count):
-  """A projector of rank 2 that uses its key."""
-  del count
-  return jax.random.normal(key, (2, min(matrix.shape)))
+from tests.low_rank import KINDS, METHODS, drawn
 
 
 def _decaying(shape, steps, decay):
@@ -85,7 +73,7 @@ class ProjectorTest(parameterized.TestCase):
     recording = replays.Recording(f'{method}/official_r2_gap5')
     grads = recording.tree('grads')
     for leaf, shape in (('w6x4', (4, 6)), ('w4x12', (12, 4))):
-      tx = _METHODS[method](2, 5)
+      tx = METHODS[method](2, 5)
       states = stepping.states(tx, jnp.asarray(grads[leaf], jnp.float32))
       for t in (0, 4, 5, 11):
         ours = _rows(states[t].projector, shape)
@@ -108,9 +96,9 @@ class ProjectorTest(parameterized.TestCase):
     flat = p.reshape(64, -1)
     self.assertLen(np.unique(flat[:, 0]), 64)
 
-  @parameterized.product(method=['galore', 'fira'], kind=[*_KINDS, _drawn])
+  @parameterized.product(method=['galore', 'fira'], kind=[*KINDS, drawn])
   def test_is_renewed_every_gap_steps(self, method, kind):
-    tx = _METHODS[method](2, 3, projector=kind)
+    tx = METHODS[method](2, 3, projector=kind)
     states = stepping.states(tx, stepping.grads((2, 6, 8), 7))
     p = [np.asarray(state.projector) for state in states]
     for t in range(1, 7):
@@ -159,9 +147,9 @@ class ProjectorTest(parameterized.TestCase):
     for other in others:
       self.assertGreater(np.abs(first['a'] - other).min(), 0)
 
-  @parameterized.parameters(*_METHODS)
+  @parameterized.parameters(*METHODS)
   def test_keys(self, method):
-    make = functools.partial(_METHODS[method], 2)
+    make = functools.partial(METHODS[method], 2)
     param = jnp.zeros((4, 6))
     seed = make(key=7).init(param).rng_key
     self.assertEqual((seed.shape, seed.dtype), ((2,), jnp.uint32))
@@ -170,32 +158,32 @@ class ProjectorTest(parameterized.TestCase):
       typed = make(key=jax.random.key(7, impl=impl)).init(param).rng_key
       self.assertEqual((typed.shape, typed.dtype), ((2,), jnp.uint32))
 
-  @parameterized.product(method=list(_METHODS), kind=_KINDS)
+  @parameterized.product(method=list(METHODS), kind=KINDS)
   def test_zero_gradients_at_first(self, method, kind):
     grads = stepping.grads((2, 6, 8), 6).at[:3].set(0.0)
-    updates = stepping.updates(_METHODS[method](2, 2, projector=kind), grads)
+    updates = stepping.updates(METHODS[method](2, 2, projector=kind), grads)
     self.assertTrue(np.isfinite(updates).all())
     np.testing.assert_array_equal(updates[:3], 0.0)
     self.assertGreater(np.abs(updates[4:]).min(), 0.0)  # refreshed at 4
 
   @parameterized.product(
-    method=list(_METHODS), kind=[*_KINDS, _drawn], shape=[(0, 4), (2, 4, 0)]
+    method=list(METHODS), kind=[*KINDS, drawn], shape=[(0, 4), (2, 4, 0)]
   )
   def test_empty_matrices(self, method, kind, shape):
-    tx = _METHODS[method](2, projector=kind)
+    tx = METHODS[method](2, projector=kind)
     updates, _ = tx.update(jnp.ones(shape), tx.init(jnp.ones(shape)))
     self.assertEqual(updates.shape, shape)
 
-  @parameterized.parameters(*_METHODS)
+  @parameterized.parameters(*METHODS)
   def test_wrong_arguments(self, method):
-    make = _METHODS[method]
+    make = METHODS[method]
     with self.assertRaisesRegex(ValueError, 'rank must be at least 1, got 0'):
       make(0)
     with self.assertRaisesRegex(ValueError, 'update_proj_gap must be at'):
       make(2, 0)
     with self.assertRaisesRegex(ValueError, "gaussian, svd.* got 'qr'"):
       make(2, projector='qr')
-    tx = make(3, projector=_drawn)
+    tx = make(3, projector=drawn)
     with self.assertRaisesRegex(
       ValueError, r'\[3, 4\] .* \[6, 4\], got \[2, 4'
     ):
@@ -205,12 +193,12 @@ class ProjectorTest(parameterized.TestCase):
     ):
       make(2).init(jnp.ones(3))
 
-  @parameterized.product(method=list(_METHODS), kind=_KINDS)
+  @parameterized.product(method=list(METHODS), kind=KINDS)
   def test_a_refresh_is_computed_when_it_is_due_only(self, method, kind):
     # Outside of any vmap `cond` stays one: the branch is not always computed.
     if method == 'apollo' and kind == 'gaussian':
       self.skipTest('draws in each step')
-    tx = _METHODS[method](2, projector=kind)
+    tx = METHODS[method](2, projector=kind)
     grad = jnp.ones((3, 6, 8))
     jaxpr = jax.make_jaxpr(tx.update)(grad, tx.init(grad))
     names = [eqn.primitive.name for eqn in jaxpr.eqns]

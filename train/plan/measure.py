@@ -161,8 +161,8 @@ def plannable(
     ]
   return changed, [
     "planned with projector='gaussian', whose state has the same shapes: an "
-    "SVD, and the QR of 'subspace', do not compile for TPUs in reasonable "
-    'time; what renewing projectors takes is not in it'
+    "SVD does not compile for TPUs in reasonable time, and 'subspace' takes a "
+    'minute per matrix shape; what renewing projectors takes is not in it'
   ]
 
 
