@@ -1,0 +1,8 @@
+"""What the claims about speed rest on; README.md has the last results.
+
+- the optimizer step: optimizers (the command), contenders (who takes part),
+  turns (how they are timed), torch_peers (PyTorch's, in a process of its own),
+  on_tpu (what the compiler for TPUs says)
+- data, start-up and checkpoints: pipeline
+- what all results have: results (the machine, tables, documents)
+"""

@@ -1,0 +1,142 @@
+"""Who takes part: the recipes, bare methods, and what others have."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+import sage_optax
+from configs import llama_60m, llama_270m
+from train import state as state_lib
+from train.config import Config, model_config
+
+RATE, DECAY, RANK = 1e-4, 0.1, 256
+BASELINE = 'optax.adamw'
+# Reads gradients, reads and writes parameters, once: the memory's speed.
+FLOOR = 'optax.sgd'
+SIZES: dict[str, Callable[[], Config]] = {
+  '60M': llama_60m.get_config,
+  '270M': llama_270m.get_config,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+  """Parameters to be updated: shapes, layers stacked, and their roles."""
+
+  params: Any
+  roles: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+  """An optimizer that takes part.
+
+  Attributes:
+    name: What it is called in tables.
+    tx: The transformation, rate and decay included.
+    unstacked: Whether it wants one matrix per layer, not stacked ones.
+  """
+
+  name: str
+  tx: optax.GradientTransformation
+  unstacked: bool = False
+
+
+def tree(config: Config) -> Tree:
+  """Returns the parameters of a configuration's model."""
+  params = state_lib.abstract_params(model_config(config, 'cpu'))
+  return Tree(params, sage_optax.roles.assign(params))
+
+
+def names() -> tuple[str, ...]:
+  """Everybody."""
+  return (BASELINE, FLOOR, *sage_optax.recipe_names(), *_BARE, *_PEERS)
+
+
+def make(name: str, to: Tree, mesh: Any, **options: Any) -> Contender:
+  """Returns a contender.
+
+  Args:
+    name: One of `names()`.
+    to: What it updates.
+    mesh: Of one device; ours are told, as the trainer does.
+    **options: For a recipe, beside its defaults.
+  """
+  if name in _PEERS:
+    return Contender(name, _PEERS[name](to.roles), name == 'optax.galore')
+  if name == BASELINE:
+    return Contender(name, optax.adamw(RATE, weight_decay=DECAY))
+  if name == FLOOR:
+    return Contender(name, optax.sgd(RATE))
+  if name in _BARE:
+    tx = optax.chain(
+      _BARE[name](),
+      optax.add_decayed_weights(DECAY),
+      optax.scale_by_learning_rate(RATE),
+    )
+  else:
+    tx = sage_optax.recipe(
+      name, RATE, roles=to.roles, weight_decay=DECAY, **options
+    )
+  specs = jax.tree.map(lambda _: P(), to.params)
+  return Contender(name, sage_optax.sharding.with_mesh(tx, mesh, specs))
+
+
+def unstack(tree: Any) -> Any:
+  """Returns a copy of the tree with a list of layers."""
+  tree = jax.tree.map(jnp.copy, tree)
+  count = len(jax.tree.leaves(tree['layers'])[0])
+  layers = [
+    jax.tree.map(lambda x, i=i: x[i], tree['layers']) for i in range(count)
+  ]
+  return {**tree, 'layers': layers}
+
+
+def _muon(roles: Any) -> optax.GradientTransformation:
+  """By default stacked matrices would be left to Adam."""
+  axes = optax.contrib.MuonDimensionNumbers(-2, -1)
+  return optax.contrib.muon(
+    RATE,
+    weight_decay=DECAY,
+    adam_weight_decay=DECAY,
+    muon_weight_dimension_numbers=jax.tree.map(
+      lambda role: axes if role == 'matrix' else None, roles
+    ),
+  )
+
+
+def _galore(roles: Any) -> optax.GradientTransformation:
+  """As the recipe: of its rank, and Adam on all that is not in a layer."""
+  del roles  # Of the stacked tree.
+  axes = optax.contrib.GaLoreDimensionNumbers(0, 1)
+  return optax.contrib.galore(
+    RATE,
+    rank=RANK,
+    weight_decay=DECAY,
+    weight_dimension_numbers=lambda params: jax.tree.map(
+      lambda role: axes if role == 'matrix' else None,
+      sage_optax.roles.assign(params),
+    ),
+  )
+
+
+_BARE: dict[str, Callable[[], optax.GradientTransformation]] = {
+  'scale_by_sage': sage_optax.scale_by_sage,
+  'scale_by_sinkgd': sage_optax.scale_by_sinkgd,
+  'scale_by_lion': sage_optax.scale_by_lion,
+  'scale_by_column_norm': sage_optax.scale_by_column_norm,
+}
+# In Optax's own form: roles -> transformation.
+_PEERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+  'optax.lion': lambda _: optax.lion(RATE, weight_decay=DECAY),
+  'optax.adafactor': lambda _: optax.adafactor(
+    RATE, weight_decay_rate=RATE * DECAY
+  ),
+  'optax.muon': _muon,
+  'optax.galore': _galore,
+}

@@ -1,0 +1,139 @@
+"""What the compiler for TPUs says of an update; there need not be a TPU.
+
+Every method is compiled in a process of its own, which can be given up.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+from train.plan import hlo, targets, traffic
+
+TOPOLOGY = 'v5e:1x1'
+_SECONDS = 240  # until a method is given up
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+  """One update and its application on one chip.
+
+  Attributes:
+    bytes: Read from and written to main memory.
+    temp_bytes: Of temporaries.
+    cycles: The compiler's own estimate, loops multiplied out.
+    kernels: Pallas calls, of which the compiler knows no cycles.
+    note: What was compiled instead of what was asked, or why it failed.
+  """
+
+  bytes: int | None = None
+  temp_bytes: int | None = None
+  cycles: int | None = None
+  kernels: int = 0
+  note: str = ''
+
+
+def figures(name: str, size: str) -> Figures:
+  """Returns the figures of a contender; if there are none, a note."""
+  target = targets.parse(TOPOLOGY)
+  command = [sys.executable, '-m', 'benchmarks.on_tpu', name, size]
+  try:
+    done = subprocess.run(
+      command,
+      env=os.environ | targets.environment(target),
+      cwd=pathlib.Path(__file__).parent.parent,
+      capture_output=True,
+      text=True,
+      timeout=_SECONDS,
+      check=False,
+    )
+  except subprocess.TimeoutExpired:
+    return Figures(note=f'not compiled within {_SECONDS} s')
+  if done.returncode:
+    lines = done.stderr.strip().splitlines() or ['no message']
+    return Figures(note=f'not compiled: {lines[-1][:200]}')
+  return Figures(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def estimated_cycles(module: hlo.Module) -> int:
+  """Returns the sum of the compiler's estimates, loops multiplied out."""
+  total = 0
+  for visit in hlo.walk(module):
+    text = visit.instruction.attributes
+    match = re.search(r'"estimated_cycles":"?(\d+)', text)
+    if match and not visit.fused:
+      total += visit.times * int(match[1])
+  return total
+
+
+def compile_here(name: str, size: str) -> Figures:
+  """Compiles a contender in this process."""
+  import jax
+  from jax.sharding import Mesh, NamedSharding
+  from jax.sharding import PartitionSpec as P
+
+  from benchmarks import contenders, turns
+
+  target = targets.parse(TOPOLOGY)
+  mesh = Mesh(targets.devices(target), ('fsdp',))
+  config = contenders.SIZES[size]()
+  options, note = _plannable(name, config, target)
+  contender = contenders.make(name, contenders.tree(config), mesh, **options)
+  params = contenders.tree(config).params
+  if contender.unstacked:
+    params = jax.eval_shape(contenders.unstack, params)
+  params, state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=NamedSharding(mesh, P())
+    ),
+    (params, jax.eval_shape(contender.tx.init, params)),
+  )
+  compiled = turns.lower(contender.tx, params, state).compile()
+  module = hlo.parse(compiled.as_text())
+  moved, kernels = _kernels(module)
+  return Figures(
+    bytes=traffic.accessed(module) + moved,
+    temp_bytes=compiled.memory_analysis().temp_size_in_bytes,
+    cycles=estimated_cycles(module),
+    kernels=kernels,
+    note=note,
+  )
+
+
+def _kernels(module: hlo.Module) -> tuple[int, int]:
+  """Bytes that Pallas calls move beyond what is counted, and their number.
+
+  A call is counted as if it read its operands and wrote its results once.
+  """
+  found = [
+    visit.times
+    for visit in hlo.walk(module)
+    if visit.instruction.opcode == 'custom-call'
+    and 'tpu_custom_call' in visit.instruction.attributes
+  ]
+  return 0, sum(found)
+
+
+def _plannable(
+  name: str, config: Any, target: targets.Target
+) -> tuple[dict[str, Any], str]:
+  """Options with which a recipe compiles in reasonable time, and why."""
+  import sage_optax
+  from train.plan import measure
+
+  if name not in sage_optax.recipe_names():
+    return {}, ''
+  config.optimizer.recipe = name
+  config.optimizer.learning_rate = 1e-3
+  changed, notes = measure.plannable(config, target)
+  if not notes:
+    return {}, ''
+  return {'projector': changed.optimizer.projector}, '; '.join(notes)
+
+
+if __name__ == '__main__':
+  print(json.dumps(dataclasses.asdict(compile_here(*sys.argv[1:]))))

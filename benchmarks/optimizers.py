@@ -1,0 +1,281 @@
+"""Times optimizer steps: python -m benchmarks.optimizers.
+
+Every optimizer updates the same stacked Llama with the same gradients, in
+turns, on one CPU device; the jitted step is the update and its application,
+parameters and state donated. README.md says what the columns mean.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from benchmarks import contenders, on_tpu, results, torch_peers, turns
+
+_MIB = 2**20
+_NAME = 'optimizers'
+_RENEWS = 5  # times an ordinary step
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """An optimizer's figures on one tree.
+
+  Attributes:
+    name: The optimizer.
+    timing: Its times, and the ratio to the baseline's.
+    floor: Its median as a multiple of what its bytes take at least.
+    floor_bytes: These bytes; None for PyTorch's.
+    state_bytes: Of its state.
+    temp_bytes: Of temporaries.
+    compile_seconds: What compiling took.
+    first_seconds: What a run's first step takes, if it was timed.
+    tpu: What the compiler for TPUs says, if it was asked.
+  """
+
+  name: str
+  timing: turns.Timing
+  floor: float | None = None
+  floor_bytes: int | None = None
+  state_bytes: int | None = None
+  temp_bytes: int | None = None
+  compile_seconds: float | None = None
+  first_seconds: float | None = None
+  tpu: on_tpu.Figures | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  args = _parser().parse_args(argv)
+  if unknown := [n for n in args.params if n not in contenders.SIZES]:
+    print(
+      f'error: --params has {unknown[0]!r}: use some of '
+      f'{", ".join(contenders.SIZES)}',
+      file=sys.stderr,
+    )
+    return 2
+  everybody = (*contenders.names(), *torch_peers.NAMES)
+  if unknown := [n for n in args.methods or () if n not in everybody]:
+    print(
+      f'error: --methods has {unknown[0]!r}: use some of '
+      f'{", ".join(everybody)}',
+      file=sys.stderr,
+    )
+    return 2
+  if jax.device_count() != 1 or jax.default_backend() != 'cpu':
+    print(
+      f'error: there are {jax.device_count()} {jax.default_backend()} devices, '
+      'wanted is one CPU: set JAX_PLATFORMS=cpu and no XLA_FLAGS',
+      file=sys.stderr,
+    )
+    return 2
+  # Compilation is timed.
+  jax.config.update('jax_enable_compilation_cache', False)
+  machine = results.machine()
+  tables = {}
+  for size in args.params:
+    tables[size] = _measure(size, args, machine)
+    gc.collect()
+  text = markdown(tables, machine)
+  print(text)
+  if args.json:
+    found = {
+      'machine': machine,
+      'rows': {k: list(map(dataclasses.asdict, v)) for k, v in tables.items()},
+    }
+    args.json.write_text(json.dumps(found, indent=2) + '\n')
+  if args.markdown:
+    results.put(args.markdown, _NAME, text)
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.optimizers',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+  def names(text: str) -> list[str]:
+    return text.split(',')
+
+  add = parser.add_argument
+  sizes = ','.join(contenders.SIZES)
+  add('--params', type=names, default=names(sizes), help=f'some of {sizes}')
+  add('--methods', type=names, help='names with commas; else everybody')
+  add('--rounds', type=int, default=5, help='turns of each; slow ones have 2')
+  add('--tpu', action='store_true', help='ask the compiler for TPUs, too')
+  add('--torch-python', default=sys.executable, help='where torch is')
+  add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
+  add(
+    '--markdown',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='write the tables into a document, in place of those before',
+  )
+  return parser
+
+
+def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
+  """Compiles and times the contenders on the tree of a size."""
+  to = contenders.tree(contenders.SIZES[size]())
+  tensors = turns.Tensors(to)
+  subjects = {}
+  for name in chosen(args.methods):
+    _say(f'{size}: compiling {name}')
+    contender = contenders.make(name, to, _one_device())
+    subjects[name] = turns.Subject(contender, tensors)
+  first = {}
+  # Decompositions take minutes on larger trees, and are no news there.
+  for name in subjects if size == next(iter(contenders.SIZES)) else ():
+    _say(f'{size}: first step of {name}')
+    first[name] = subjects[name].first_step()
+  python = args.torch_python
+  with torch_peers.start(python, torch_shapes(to)) as (peers, versions):
+    machine['versions'] |= versions
+    wanted = args.methods or torch_peers.NAMES
+    peers = [peer for peer in peers if peer.name in wanted]
+    racers = [*subjects.values(), *peers]
+    found = turns.race(racers, args.rounds, lambda s: _say(f'{size}: {s}'))
+  timings = turns.summary(found, contenders.BASELINE)
+  floor = subjects[contenders.FLOOR]
+  speed = floor.floor_bytes / timings[contenders.FLOOR].ms
+  tpu = {}
+  for name in subjects if args.tpu else ():
+    _say(f'{size}: {name} for {on_tpu.TOPOLOGY}')
+    tpu[name] = on_tpu.figures(name, size)
+  _say('')
+  return [
+    Row(
+      name=name,
+      timing=timings[name],
+      floor=timings[name].ms * speed / subject.floor_bytes,
+      floor_bytes=subject.floor_bytes,
+      state_bytes=subject.state_bytes,
+      temp_bytes=subject.compiled.temp_bytes,
+      compile_seconds=subject.compiled.seconds,
+      first_seconds=first.get(name),
+      tpu=tpu.get(name),
+    )
+    for name, subject in subjects.items()
+  ] + [Row(name=peer.name, timing=timings[peer.name]) for peer in peers]
+
+
+def chosen(methods: Sequence[str] | None) -> list[str]:
+  """Returns JAX's contenders, always with those that others are measured by."""
+  always = (contenders.BASELINE, contenders.FLOOR)
+  return [
+    name
+    for name in contenders.names()
+    if methods is None or name in always or name in methods
+  ]
+
+
+def torch_shapes(
+  to: contenders.Tree,
+) -> list[tuple[tuple[int, ...], bool]]:
+  """Returns the parameters as PyTorch has them: layers not stacked."""
+  params = jax.eval_shape(contenders.unstack, to.params)
+  roles = {**to.roles, 'layers': [to.roles['layers']] * len(params['layers'])}
+  return [
+    (leaf.shape, role == 'matrix')
+    for leaf, role in zip(
+      jax.tree.leaves(params), jax.tree.leaves(roles), strict=True
+    )
+  ]
+
+
+def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
+  """Returns what is printed."""
+  blocks = [results.caption(machine)]
+  for size, rows in tables.items():
+    params = contenders.tree(contenders.SIZES[size]()).params
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    floor = next(row for row in rows if row.name == contenders.FLOOR)
+    speed = (floor.floor_bytes or 0) / floor.timing.ms / 1e6
+    blocks.append(
+      f'{count:,} parameters of `{contenders.SIZES[size].__module__}`, '
+      f'float32; memory at {speed:.1f} GB/s.'
+    )
+    blocks.append(_table(rows))
+    blocks += [
+      f'{row.name}: the first step, as all that renew projectors, takes '
+      f'{row.first_seconds:.1f} s.'
+      for row in rows
+      if (row.first_seconds or 0) > _RENEWS * row.timing.ms / 1e3
+    ]
+    blocks += [
+      f'{row.name} for TPU: {row.tpu.note}.'
+      for row in rows
+      if row.tpu and row.tpu.note
+    ]
+  return '\n\n'.join(blocks)
+
+
+def _table(rows: Sequence[Row]) -> str:
+  with_tpu = any(row.tpu for row in rows)
+  header = [
+    *('optimizer', 'ms', 'quartiles', '× adamw', '× floor', 'state, MiB'),
+    *('temporary, MiB', 'compiled, s'),
+  ]
+  if with_tpu:
+    header += ['TPU: GB', 'temporary, MiB', 'Mcycles', '× adamw']
+  base = next(row for row in rows if row.name == contenders.BASELINE)
+  return results.table(
+    header,
+    [_cells(row) + (_tpu_cells(row, base) if with_tpu else []) for row in rows],
+  )
+
+
+def _cells(row: Row) -> list[str]:
+  timing, number = row.timing, results.number
+  return [
+    row.name,
+    number(timing.ms, 1),
+    f'{timing.low:,.1f} – {timing.high:,.1f}',
+    number(timing.ratio),
+    number(row.floor),
+    number(_mib(row.state_bytes), 1),
+    number(_mib(row.temp_bytes), 1),
+    number(row.compile_seconds, 1),
+  ]
+
+
+def _tpu_cells(row: Row, base: Row) -> list[str]:
+  tpu, number = row.tpu or on_tpu.Figures(), results.number
+  if tpu.bytes is None or tpu.cycles is None:
+    return ['-'] * 4
+  known = not tpu.kernels and base.tpu and base.tpu.cycles
+  return [
+    number(tpu.bytes / 1e9),
+    number(_mib(tpu.temp_bytes), 1),
+    number(tpu.cycles / 1e6) if known else '-',
+    number(tpu.cycles / known) if known else '-',
+  ]
+
+
+def _mib(value: int | None) -> float | None:
+  return None if value is None else value / _MIB
+
+
+def _one_device() -> Any:
+  auto = (jax.sharding.AxisType.Auto,)
+  return jax.make_mesh((1,), ('fsdp',), axis_types=auto)
+
+
+def _say(line: str) -> None:
+  """Shows what is going on, on a terminal only."""
+  if sys.stderr.isatty():
+    print(f'\r\x1b[K{line}', end='', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
