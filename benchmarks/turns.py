@@ -241,7 +241,7 @@ def _gradient(rng: np.random.Generator, shape: Any, role: str) -> jax.Array:
   """Embeddings: rows of the tokens that came up, by how often they did."""
   grad = 1e-3 * rng.standard_normal(shape, np.float32)
   if role == 'embedding':
-    rows = rng.zipf(1.2, size=2**15)
+    rows = rng.zipf(1.2, size=2 * shape[0])
     seen = np.bincount(rows[rows <= shape[0]] - 1, minlength=shape[0])
     grad *= np.sqrt(seen, dtype=np.float32)[:, None]
   return jnp.asarray(grad)

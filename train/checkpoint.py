@@ -232,6 +232,11 @@ class Checkpoints:
       ) from error
     return restored.state
 
+  @property
+  def writing(self) -> bool:
+    """Whether files are being written beside what else goes on."""
+    return self._manager.is_saving_in_progress()
+
   def wait(self) -> None:
     """Returns when all that was saved is complete on disk."""
     self._manager.wait_until_finished()
