@@ -1,0 +1,240 @@
+"""Times the training step against PyTorch: python -m benchmarks.train_step.
+
+Hugging Face's Llama of the same shapes with the same weights takes the same
+steps, float32, on as many threads. Every contender is a process of its own;
+they take one step at a time in turns, so that all share the same noise. It is
+an error if their losses differ.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import results, worker
+
+# Name -> fields of train.config.ModelConfig, and of TrainConfig.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+  '9M': (
+    {
+      'vocab_size': 4096,
+      'hidden_size': 256,
+      'intermediate_size': 768,
+      'num_layers': 8,
+      'num_heads': 4,
+      'tie_embeddings': False,
+    },
+    {'batch_size': 8, 'seq_len': 512},
+  ),
+  # configs/quickstart.py
+  'quickstart': (
+    {
+      'vocab_size': 4096,
+      'hidden_size': 128,
+      'intermediate_size': 384,
+      'num_layers': 4,
+      'num_heads': 4,
+      'tie_embeddings': True,
+    },
+    {'batch_size': 8, 'seq_len': 256},
+  ),
+}
+OURS = 'sage_optax'
+EAGER = 'PyTorch eager'
+COMPILED = 'PyTorch compiled'
+# Losses are of the same numbers in another order.
+_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What a contender did.
+
+  Attributes:
+    name: The contender.
+    tokens_per_second: By the median step.
+    ms: The median step.
+    low: The first quartile.
+    high: The third.
+    ratio: Our tokens a second to its: the median over rounds.
+    ratio_low: The first quartile of that.
+    ratio_high: The third.
+    loss_gap: How far its losses are from ours, at most.
+  """
+
+  name: str
+  tokens_per_second: float
+  ms: float
+  low: float
+  high: float
+  ratio: float
+  ratio_low: float
+  ratio_high: float
+  loss_gap: float
+
+
+def make_job(size: str, folder: str, threads: int, steps: int) -> dict:
+  """Writes the batches, and returns what a worker needs to know."""
+  model, train = SIZES[size]
+  rng = np.random.default_rng(0)
+  shape = (steps, train['batch_size'], train['seq_len'] + 1)
+  # Some tokens are common, so that there is something to learn.
+  batches = (model['vocab_size'] * rng.random(shape) ** 3).astype(np.int32)
+  path = str(pathlib.Path(folder) / 'batches.npy')
+  np.save(path, batches)
+  return {
+    'model': model,
+    'train': {**train, 'steps': steps, 'grad_clip': 1.0, 'dtype': 'float32'},
+    'learning_rate': 1e-3,
+    'weight_decay': 0.1,
+    'threads': threads,
+    'batches': path,
+    'weights': str(pathlib.Path(folder) / 'weights.npz'),
+  }
+
+
+def start(
+  job: dict[str, Any], torch_python: str, names: Sequence[str] = ()
+) -> dict[str, worker.Worker]:
+  """Starts the contenders; ours first, because it writes the weights."""
+  torch: dict[str, dict[str, Any]] = {
+    f'{EAGER}, {optimizer}': {'optimizer': optimizer, 'compile': False}
+    for optimizer in ('fused', 'foreach')
+  }
+  torch[f'{COMPILED}, fused'] = {'optimizer': 'fused', 'compile': True}
+  workers = {OURS: worker.Worker(sys.executable, 'benchmarks.step_jax', job)}
+  for name, options in torch.items():
+    if not names or name in names:
+      workers[name] = worker.Worker(
+        torch_python, 'benchmarks.step_torch', {**job, 'parts': 1, **options}
+      )
+  return workers
+
+
+def race(
+  workers: dict[str, worker.Worker], warm_up: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+  """Lets them take turns; returns seconds without, losses with the warm-up."""
+  seconds: dict[str, list[float]] = {name: [] for name in workers}
+  losses: dict[str, list[float]] = {name: [] for name in workers}
+  names = list(workers)
+  for i in range(warm_up + rounds):
+    # Nobody always follows the same one.
+    for name in names if i % 2 else reversed(names):
+      took, loss = workers[name].step(i)
+      losses[name].append(loss)
+      if i >= warm_up:
+        seconds[name].append(took)
+  return seconds, losses
+
+
+def summary(
+  seconds: dict[str, list[float]], losses: dict[str, list[float]], tokens: int
+) -> list[Row]:
+  """Returns a row per contender."""
+  rows = []
+  for name, took in seconds.items():
+    low, median, high = statistics.quantiles(took, n=4, method='inclusive')
+    ratios = [a / b for a, b in zip(took, seconds[OURS], strict=True)]
+    spread = statistics.quantiles(ratios, n=4, method='inclusive')
+    gap = np.abs(np.subtract(losses[name], losses[OURS])).max()
+    rows.append(
+      Row(
+        name=name,
+        tokens_per_second=tokens / median,
+        ms=1e3 * median,
+        low=1e3 * low,
+        high=1e3 * high,
+        ratio=spread[1],
+        ratio_low=spread[0],
+        ratio_high=spread[2],
+        loss_gap=float(gap),
+      )
+    )
+  return rows
+
+
+def check(rows: Sequence[Row]) -> None:
+  """Raises RuntimeError where losses say that not the same was computed."""
+  for row in rows:
+    if row.loss_gap > _TOLERANCE:
+      raise RuntimeError(
+        f"{row.name}'s losses differ from ours by {row.loss_gap:.1e}, expected "
+        f'at most {_TOLERANCE}: the times compare different things'
+      )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+  """Returns the table."""
+  return results.table(
+    ('', 'tokens/s', 'ms a step', 'quartiles', 'ours is', 'quartiles'),
+    [
+      (
+        row.name,
+        results.number(row.tokens_per_second, 0),
+        results.number(row.ms, 0),
+        f'{row.low:.0f}-{row.high:.0f}',
+        f'{row.ratio:.2f}x',
+        f'{row.ratio_low:.2f}-{row.ratio_high:.2f}',
+      )
+      for row in rows
+    ],
+  )
+
+
+def main() -> None:
+  """Runs the command."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--size', choices=SIZES, default='9M')
+  parser.add_argument('--rounds', type=int, default=12)
+  parser.add_argument('--warm-up', type=int, default=3, help='steps of each')
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--json', help='file to write')
+  parser.add_argument(
+    '--torch-python',
+    default=sys.executable,
+    help='interpreter that has torch and transformers (the extra bench)',
+  )
+  args = parser.parse_args()
+  workers: dict[str, worker.Worker] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    steps = args.warm_up + args.rounds
+    job = make_job(args.size, folder, args.threads, steps)
+    try:
+      workers = start(job, args.torch_python)
+      versions = {k: v for w in workers.values() for k, v in w.versions.items()}
+      seconds, losses = race(workers, args.warm_up, args.rounds)
+    finally:
+      for process in workers.values():
+        process.close()
+  tokens = job['train']['batch_size'] * job['train']['seq_len']
+  rows = summary(seconds, losses, tokens)
+  check(rows)
+  found = results.machine()
+  found['versions'] |= versions
+  print(
+    f'{args.size} parameters, {tokens} tokens a step, float32, '
+    f'{args.threads} threads, {args.rounds} rounds.\n\n{markdown(rows)}\n\n'
+    f'{results.caption(found)}'
+  )
+  if args.json:
+    document = {
+      'machine': found,
+      'job': {k: job[k] for k in ('model', 'train', 'threads')},
+      'rows': [dataclasses.asdict(row) for row in rows],
+      'seconds': seconds,
+    }
+    pathlib.Path(args.json).write_text(json.dumps(document, indent=2))
+
+
+if __name__ == '__main__':
+  main()
