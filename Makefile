@@ -3,6 +3,8 @@
 #   make test      run the test suite
 #   make lint      formatting, lint and types
 #   make docs      write docs/methods and docs/conformance.md again
+#   make bench     time everything, and write benchmarks/README.md's tables;
+#                  QUICK=1 times less, and writes nothing
 # PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed on.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +21,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: train test lint docs clean
+.PHONY: train test lint docs bench clean
 
 # Huge pages: XLA on CPU allocates its temporaries anew in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -37,6 +39,16 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m docs.generate
 
+RESULTS := $(if $(QUICK),,--markdown benchmarks/README.md)
+bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+bench: export JAX_PLATFORMS := cpu
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.optimizers $(RESULTS) \
+	  $(if $(QUICK),--params 60M --rounds 2,--tpu) $(ARGS)
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.pipeline $(RESULTS) \
+	  $(if $(QUICK),--configs quickstart)
+
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(CREATE)
 	$(INSTALL) --constraint constraints.txt --editable '.[train]'
@@ -45,6 +57,11 @@ $(VENV)/.train: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(CREATE)
 	$(INSTALL) --constraint constraints.txt --editable '.[train,test]'
+	touch $@ $(VENV)/.train
+
+$(VENV)/.bench: pyproject.toml constraints.txt
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[train,bench,tpu-plan]'
 	touch $@ $(VENV)/.train
 
 clean:

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 
 from benchmarks import contenders, on_tpu, results, torch_peers, turns
+from train.errors import UserError
+from train.plan import targets
 
 _MIB = 2**20
 _NAME = 'optimizers'
@@ -54,27 +56,10 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   args = _parser().parse_args(argv)
-  if unknown := [n for n in args.params if n not in contenders.SIZES]:
-    print(
-      f'error: --params has {unknown[0]!r}: use some of '
-      f'{", ".join(contenders.SIZES)}',
-      file=sys.stderr,
-    )
-    return 2
-  everybody = (*contenders.names(), *torch_peers.NAMES)
-  if unknown := [n for n in args.methods or () if n not in everybody]:
-    print(
-      f'error: --methods has {unknown[0]!r}: use some of '
-      f'{", ".join(everybody)}',
-      file=sys.stderr,
-    )
-    return 2
-  if jax.device_count() != 1 or jax.default_backend() != 'cpu':
-    print(
-      f'error: there are {jax.device_count()} {jax.default_backend()} devices, '
-      'wanted is one CPU: set JAX_PLATFORMS=cpu and no XLA_FLAGS',
-      file=sys.stderr,
-    )
+  try:
+    _check(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
     return 2
   # Compilation is timed.
   jax.config.update('jax_enable_compilation_cache', False)
@@ -96,6 +81,26 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+  """Raises UserError if the benchmark cannot be run."""
+  everybody = (*contenders.names(), *torch_peers.NAMES)
+  for option, given, known in (
+    ('--params', args.params, tuple(contenders.SIZES)),
+    ('--methods', args.methods or (), everybody),
+  ):
+    if unknown := [name for name in given if name not in known]:
+      raise UserError(
+        f'{option} has {unknown[0]!r}: use some of {", ".join(known)}'
+      )
+  if args.tpu:
+    targets.check_installed(targets.parse(on_tpu.TOPOLOGY))
+  if jax.device_count() != 1 or jax.default_backend() != 'cpu':
+    raise UserError(
+      f'there are {jax.device_count()} {jax.default_backend()} devices, wanted '
+      'is one CPU: set JAX_PLATFORMS=cpu and no XLA_FLAGS'
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m benchmarks.optimizers',
@@ -112,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--params', type=names, default=names(sizes), help=f'some of {sizes}')
   add('--methods', type=names, help='names with commas; else everybody')
   add('--rounds', type=int, default=5, help='turns of each; slow ones have 2')
-  add('--tpu', action='store_true', help='ask the compiler for TPUs, too')
+  add('--tpu', action='store_true', help='compile the first size for a TPU')
   add('--torch-python', default=sys.executable, help='where torch is')
   add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
   add(
@@ -143,15 +148,15 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
     machine['versions'] |= versions
     wanted = args.methods or torch_peers.NAMES
     peers = [peer for peer in peers if peer.name in wanted]
-    racers = [*subjects.values(), *peers]
+    racers: list[turns.Racer] = [*subjects.values(), *peers]
     found = turns.race(racers, args.rounds, lambda s: _say(f'{size}: {s}'))
   timings = turns.summary(found, contenders.BASELINE)
   floor = subjects[contenders.FLOOR]
   speed = floor.floor_bytes / timings[contenders.FLOOR].ms
   tpu = {}
-  for name in subjects if args.tpu else ():
-    _say(f'{size}: {name} for {on_tpu.TOPOLOGY}')
-    tpu[name] = on_tpu.figures(name, size)
+  if args.tpu and size == args.params[0]:
+    _say(f'{size}: compiling for {on_tpu.TOPOLOGY}')
+    tpu = on_tpu.figures(list(subjects), size)
   _say('')
   return [
     Row(
@@ -227,7 +232,7 @@ def _table(rows: Sequence[Row]) -> str:
     *('temporary, MiB', 'compiled, s'),
   ]
   if with_tpu:
-    header += ['TPU: GB', 'temporary, MiB', 'Mcycles', '× adamw']
+    header += ['TPU: GB', '× adamw', 'temporary, MiB', 'Mcycles']
   base = next(row for row in rows if row.name == contenders.BASELINE)
   return results.table(
     header,
@@ -253,13 +258,14 @@ def _tpu_cells(row: Row, base: Row) -> list[str]:
   tpu, number = row.tpu or on_tpu.Figures(), results.number
   if tpu.bytes is None or tpu.cycles is None:
     return ['-'] * 4
-  known = not tpu.kernels and base.tpu and base.tpu.cycles
-  return [
-    number(tpu.bytes / 1e9),
-    number(_mib(tpu.temp_bytes), 1),
-    number(tpu.cycles / 1e6) if known else '-',
-    number(tpu.cycles / known) if known else '-',
-  ]
+  ratio = '-'
+  if base.tpu and base.tpu.bytes:
+    ratio = number(tpu.bytes / base.tpu.bytes)
+  cycles = number(tpu.cycles / 1e6)
+  if tpu.kernels:
+    cycles += f' + {tpu.kernels} kernels'
+  temporary = number(_mib(tpu.temp_bytes), 1)
+  return [number(tpu.bytes / 1e9), ratio, temporary, cycles]
 
 
 def _mib(value: int | None) -> float | None:

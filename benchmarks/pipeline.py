@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from benchmarks import results
-from train import checkpoint, data, inputs, mesh
+from train import checkpoint, data, inputs, mesh, signals
 from train import config as config_lib
 from train import program as program_lib
 
@@ -163,7 +163,7 @@ def speed(name: str) -> Speed:
   """Times the loader, the step and checkpoints of a configuration."""
   path = str(_ROOT / 'configs' / f'{name}.py')
   config = config_lib.load(path, *_DATA)
-  opened = inputs.open_inputs(config, lambda: False, _say)
+  opened = inputs.open_inputs(config, signals.Stop(), _say)
   loaded = _loaded(config, opened)
   config = config_lib.load(path, *_DATA, *_STEP)
   step = _Stepper(config, opened)

@@ -176,7 +176,7 @@ def test_what_is_printed():
   assert '58,073,600 parameters' in text
   assert 'memory at 30.0 GB/s' in text
   cells = ['50.0', '49.0 – 51.0', '1.00', '1.50', '2.0', '0.0', '0.5']
-  row = ' | '.join(['optax.adamw', *cells, '2.00', '0.0', '4.00', '1.00'])
+  row = ' | '.join(['optax.adamw', *cells, '2.00', '1.00', '0.0', '4.00'])
   assert f'| {row} |' in lines
   row = ' | '.join(['torch.AdamW', '30.0', '29.0 – 31.0', '0.60', *['-'] * 8])
   assert f'| {row} |' in lines
