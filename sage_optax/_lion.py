@@ -35,9 +35,10 @@ def scale_by_lion(
     u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
-  The same as `optax.scale_by_lion`, bit for bit in float32. The momentum is
-  float32 also where parameters are narrower; Optax's takes their type. Paper
-  and released codes agree.
+  The same as `optax.scale_by_lion`, bit for bit in float32; on CPU, where the
+  sign is taken of an expression that costs less, but where its argument is
+  within rounding of zero. The momentum is float32 also where parameters are
+  narrower; Optax's takes their type. Paper and released codes agree.
 
   Learning rates:
     A third to a tenth of AdamW's, with a weight decay as much larger, is the
@@ -74,10 +75,10 @@ def scale_by_lion(
   def update_fn(updates, state, params=None):
     del params
     grads = jax.tree.map(_matrix.as_stat, updates)
-    signs = jax.tree.map(
-      lambda g, m: _momentum.interpolated_sign(g, m, b1), grads, state.mu
+    steps = jax.tree.map(
+      lambda g, m: _momentum.sign_step(g, m, b1, b2), grads, state.mu
     )
-    mu = jax.tree.map(lambda g, m: _momentum.ema(g, m, b2), grads, state.mu)
+    signs, mu = _momentum.unzip(steps, grads, 2)
     count = optax.safe_increment(state.count)
     return optax.tree.cast_like(signs, updates), ScaleByLionState(count, mu)
 

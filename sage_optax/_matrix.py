@@ -95,12 +95,6 @@ def stat_dtype(x: Any) -> jnp.dtype:
   return jnp.promote_types(jnp.result_type(x), jnp.float32)
 
 
-def mean_abs(x: jax.Array, axis: int) -> jax.Array:
-  """Mean of |x| over `axis`, which is kept with size 1; 0 if it is empty."""
-  total = jnp.sum(jnp.abs(x), axis=axis, keepdims=True)
-  return total / max(x.shape[axis], 1)
-
-
 def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Root of the mean square over `axes`, which are kept with size 1."""
   return jnp.sqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True))
@@ -234,54 +228,3 @@ def limit_growth(
   excess = jnp.where(old_norm > 0, excess, 1.0)
   kept = jnp.where(now > 1e-3 * old_norm, now / excess, old_norm)
   return x / excess, kept.astype(old_norm.dtype)
-
-
-def sinkhorn(
-  x: jax.Array, num_iters: int, eps: jax.typing.ArrayLike, unit_norm: bool
-) -> jax.Array:
-  """Normalises `x[..., fan_in, fan_out]` along both axes in turn.
-
-  `num_iters` times, fan_in slices first, fan_out slices last:
-
-      X = X / (norm2(X over fan_in) + eps) * sqrt(fan_in)
-      X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
-
-  X is always `x` times one scale per fan_out and one per fan_in index, so the
-  loop carries these two vectors and never writes the matrix; under a mesh only
-  vectors are reduced between devices.
-
-  Args:
-    x: array, float32 or wider, of at least 2 axes.
-    num_iters: number of iterations, at least 1.
-    eps: added to every norm; zero slices stay zero.
-    unit_norm: leave both sqrt factors out.
-
-  Returns:
-    The normalised array, in the shape and dtype of `x`.
-  """
-  fan_in, fan_out = x.shape[-2:]
-  in_norm = 1.0 if unit_norm else fan_in**0.5
-  out_norm = 1.0 if unit_norm else fan_out**0.5
-
-  def rescale(scale, slice_norm, target):
-    # A zero slice keeps its scale: growing by 1/eps in each iteration it would
-    # overflow, and 0 * inf is not 0.
-    grown = scale * (target / (slice_norm + eps))
-    return jnp.where(slice_norm > 0, grown, scale)
-
-  # The first iteration stands outside the loop, for then the carry has the
-  # type (under explicit sharding: the sharding too) that the body gives it.
-  out_scale = in_norm / (norm(x, FAN_IN) + eps)
-  in_scale = out_norm / (norm(x * out_scale, FAN_OUT) + eps)
-
-  def iterate(_, scales):
-    in_scale, out_scale = scales
-    slice_norm = norm(x * in_scale * out_scale, FAN_IN)
-    out_scale = rescale(out_scale, slice_norm, in_norm)
-    slice_norm = norm(x * in_scale * out_scale, FAN_OUT)
-    return rescale(in_scale, slice_norm, out_norm), out_scale
-
-  in_scale, out_scale = jax.lax.fori_loop(
-    1, num_iters, iterate, (in_scale, out_scale)
-  )
-  return x * in_scale * out_scale

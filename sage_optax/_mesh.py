@@ -81,6 +81,15 @@ def tree_map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(with_leaf, tree, *rest)
 
 
+def one_device(x: Any) -> bool:
+  """Whether the work on `x` runs on one device, as far as can be known."""
+  if _matrix.explicit_sharding(x) is not None:
+    return False
+  for placement in _placements.get().values():
+    return placement.mesh.size == 1
+  return jax.device_count() == 1
+
+
 def whole_matrices(
   function: Callable[..., jax.Array], *arrays: jax.Array
 ) -> jax.Array:

@@ -15,20 +15,41 @@ def ema(new: jax.Array, old: jax.Array, decay: Any) -> jax.Array:
   return ((1.0 - decay) * new + decay * old).astype(old.dtype)
 
 
-def interpolated_sign(
-  grad: jax.Array, mu: jax.Array, b1: jax.typing.ArrayLike
-) -> jax.Array:
-  """The sign update (Chen et al. 2023, Program 1).
+def sign_step(
+  grad: jax.Array,
+  mu: jax.Array,
+  b1: jax.typing.ArrayLike,
+  b2: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+  """The sign update and the new momentum (Chen et al. 2023, Program 1).
 
   Args:
     grad: gradient, in the dtype of `mu`.
     mu: momentum from before this step.
-    b1: weight of the momentum.
+    b1: weight of the momentum in the update.
+    b2: decay of the momentum.
 
   Returns:
-    sign(b1 * mu + (1 - b1) * grad), in the shape and dtype of `grad`.
+    sign(b1 * mu + (1 - b1) * grad), in the shape and dtype of `grad`, and the
+    new momentum.
   """
-  return jnp.sign(ema(grad, mu, b1))
+  new = ema(grad, mu, b2)
+
+  def plain(grad, mu, new):
+    del new
+    return jnp.sign(ema(grad, mu, b1))
+
+  def fused(grad, mu, new):
+    # Of the new momentum, so that the old one need not be copied before it is
+    # overwritten: XLA gives every result on CPU a loop of its own.
+    del mu
+    rest = (1.0 - b1) - b1 * (1.0 - b2) / b2
+    return jnp.sign(b1 / b2 * new + rest * grad).astype(new.dtype)
+
+  if isinstance(b2, jax.core.Tracer) or b2 < 0.5:
+    return plain(grad, mu, new), new  # Dividing by b2 would lose digits.
+  sign = jax.lax.platform_dependent(grad, mu, new, cpu=fused, default=plain)
+  return sign, new
 
 
 def raw_adam(

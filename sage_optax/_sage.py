@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum, rounding
+from sage_optax import _blocks, _matrix, _momentum, rounding
 
 
 class ScaleBySageState(NamedTuple):
@@ -100,10 +100,9 @@ def scale_by_sage(
   _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
 
   def statistic(grad):
-    grad = _matrix.as_stat(grad)
-    if len(_matrix.unit_axes(grad.ndim, core_ndim)) < 2:
-      return jnp.abs(grad)
-    return _matrix.mean_abs(grad, axis)
+    if len(_matrix.unit_axes(jnp.ndim(grad), core_ndim)) < 2:
+      return jnp.abs(_matrix.as_stat(grad))
+    return _blocks.mean(jnp.abs, grad, axis)
 
   def damper(now, average):
     axes = _matrix.unit_axes(now.ndim, core_ndim)
@@ -122,18 +121,17 @@ def scale_by_sage(
     del params
     count = optax.safe_increment(state.count)
     grads = jax.tree.map(_matrix.as_stat, updates)
-    now = jax.tree.map(statistic, grads)
+    now = jax.tree.map(statistic, updates)
     abs_mean = jax.tree.map(
       lambda s, old: _momentum.ema(s, old, b2), now, state.abs_mean
     )
 
-    def direction(grad, mu, now, abs_mean):
-      unbiased = _momentum.unbiased(abs_mean, b2, count)
-      sign = _momentum.interpolated_sign(grad, mu, b1)
-      return sign * damper(now, unbiased)
+    def step(grad, mu, now, abs_mean):
+      sign, mu = _momentum.sign_step(grad, mu, b1, b2)
+      return sign * damper(now, _momentum.unbiased(abs_mean, b2, count)), mu
 
-    scaled = jax.tree.map(direction, grads, state.mu, now, abs_mean)
-    mu = jax.tree.map(lambda g, m: _momentum.ema(g, m, b2), grads, state.mu)
+    steps = jax.tree.map(step, grads, state.mu, now, abs_mean)
+    scaled, mu = _momentum.unzip(steps, grads, 2)
     new_state = ScaleBySageState(count, mu, abs_mean)
     return optax.tree.cast_like(scaled, updates), new_state
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _momentum, rounding
+from sage_optax import _blocks, _matrix, _momentum, rounding
 
 
 class ScaleByColumnNormState(NamedTuple):
@@ -83,15 +83,20 @@ def scale_by_column_norm(
     Design, arXiv 2506.16659, 2025.
   """
   _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
-  size = _matrix.norm if unit_norm else _matrix.rms
 
   def normalize(x):
-    axes = _matrix.unit_axes(x.ndim, core_ndim)[:1]
-    return x / jnp.maximum(size(x, axes), eps)
+    axes = _matrix.unit_axes(jnp.ndim(x), core_ndim)[:1]
+    if not axes:
+      mean_square = jnp.square(_matrix.as_stat(x))
+    else:
+      mean_square = _blocks.mean(jnp.square, x, *axes)
+      if unit_norm:
+        mean_square = mean_square * x.shape[axes[0]]
+    return _matrix.as_stat(x) / jnp.maximum(jnp.sqrt(mean_square), eps)
 
   def memoryless_update_fn(updates, state, params=None):
     del params
-    scaled = jax.tree.map(lambda g: normalize(_matrix.as_stat(g)), updates)
+    scaled = jax.tree.map(normalize, updates)
     return optax.tree.cast_like(scaled, updates), state
 
   def init_fn(params):

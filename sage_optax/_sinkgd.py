@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix
+from sage_optax import _matrix, _mesh, _sinkhorn
 
 
 def scale_by_sinkgd(
@@ -66,16 +66,16 @@ def scale_by_sinkgd(
     raise ValueError(f'num_iters must be at least 1, got {num_iters}.')
 
   def normalize(grad):
-    x = _matrix.as_stat(grad)
-    axes = _matrix.unit_axes(x.ndim, core_ndim)
+    axes = _matrix.unit_axes(jnp.ndim(grad), core_ndim)
     if len(axes) == 2:
-      x = _matrix.sinkhorn(x, num_iters, eps, unit_norm)
+      x = _sinkhorn.normalize(grad, num_iters, eps, unit_norm)
     else:
+      x = _matrix.as_stat(grad)
       x = x / (_matrix.norm(x, axes) + eps)
     return x.astype(jnp.result_type(grad))
 
   def update_fn(updates, state, params=None):
     del params
-    return jax.tree.map(normalize, updates), state
+    return _mesh.tree_map(normalize, updates), state
 
   return optax.GradientTransformation(optax.init_empty_state, update_fn)

@@ -55,10 +55,13 @@ class WallsTest(parameterized.TestCase):
 
   def test_methods_do_not_use_each_other(self):
     shared = {
+      '_blocks',
       '_matrix',
       '_mesh',
       '_momentum',
       '_orthogonal',
+      '_sinkhorn',
+      '_sinkhorn_kernels',
       '_subspace',
       'rounding',
     }

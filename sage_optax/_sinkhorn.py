@@ -1,0 +1,162 @@
+"""Sinkhorn normalisation of matrices, in the forms that backends like.
+
+`num_iters` times, fan_in slices first, fan_out slices last:
+
+    X = X / (norm2(X over fan_in) + eps) * sqrt(fan_in)
+    X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
+
+X is always x times one scale per fan_in and one per fan_out index, so all forms
+look for these two vectors and never write a matrix.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sage_optax import _blocks, _matrix
+
+# A matrix of squares up to this size stays in a CPU's cache for all iterations.
+_RESIDENT_BYTES = 2**24
+
+Scales = tuple[jax.Array, jax.Array]
+
+
+def normalize(
+  x: jax.Array,
+  num_iters: int,
+  eps: jax.typing.ArrayLike,
+  unit_norm: bool,
+) -> jax.Array:
+  """Normalises `x[..., fan_in, fan_out]` along both axes in turn.
+
+  Args:
+    x: array of at least 2 axes, of any type.
+    num_iters: number of iterations, at least 1.
+    eps: added to every norm; zero slices stay zero.
+    unit_norm: leave both sqrt factors out.
+
+  Returns:
+    The normalised array in float32 or wider.
+  """
+  if x.size == 0:
+    return _matrix.as_stat(x)
+
+  def fast(x):
+    return _in_cache(x, num_iters, eps, unit_norm)
+
+  def usual(x):
+    return plain(x, num_iters, eps, unit_norm)
+
+  in_scale, out_scale = _blocks.on_one_cpu(fast, usual, x)
+  return _matrix.as_stat(x) * in_scale * out_scale
+
+
+def plain(
+  x: jax.Array, num_iters: Any, eps: jax.typing.ArrayLike, unit_norm: bool
+) -> Scales:
+  """The form that shards well: only vectors are reduced between devices.
+
+  Args:
+    x: [..., m, n].
+    num_iters, eps, unit_norm: as for `normalize`.
+
+  Returns:
+    The scales of fan_in [..., m, 1] and of fan_out [..., 1, n].
+  """
+  x = _matrix.as_stat(x)
+  in_norm, out_norm = _targets(x.shape, unit_norm)
+  norm, fan_in, fan_out = _matrix.norm, _matrix.FAN_IN, _matrix.FAN_OUT
+
+  # The first iteration stands outside the loop, for then the carry has the
+  # type (under explicit sharding: the sharding too) that the body gives it.
+  out_scale = in_norm / (norm(x, fan_in) + eps)
+  in_scale = out_norm / (norm(x * out_scale, fan_out) + eps)
+
+  def iterate(_, scales):
+    in_scale, out_scale = scales
+    size = norm(x * in_scale * out_scale, fan_in)
+    out_scale = _rescale(out_scale, size, in_norm, eps)
+    size = norm(x * in_scale * out_scale, fan_out)
+    return _rescale(in_scale, size, out_norm, eps), out_scale
+
+  return jax.lax.fori_loop(1, num_iters, iterate, (in_scale, out_scale))
+
+
+def _in_cache(x, num_iters, eps, unit_norm) -> Scales:
+  """As `plain`, unit by unit in a CPU's cache, with products for sums."""
+  *batch, m, n = x.shape
+  stacked = _blocks.units(x)
+  targets = _targets(x.shape, unit_norm)
+  fits = 4 * m * n <= _RESIDENT_BYTES
+  find = _of_squares if fits else _of_blocks
+
+  def unit(i):
+    return find(stacked, i, num_iters, eps, targets)
+
+  in_scale, out_scale = jax.lax.map(unit, jnp.arange(stacked.shape[0]))
+  return in_scale.reshape(*batch, m, 1), out_scale.reshape(*batch, 1, n)
+
+
+def _of_squares(x, unit, num_iters, eps, targets):
+  """The matrix is read once; its squares stay in the cache."""
+  in_norm, out_norm = targets
+  squares = jnp.square(_matrix.as_stat(x[unit]))
+  m, n = squares.shape
+
+  def iterate(_, scales):
+    row, col = scales
+    size = col * jnp.sqrt(jnp.square(row) @ squares)
+    col = _rescale(col, size, in_norm, eps)
+    size = row * jnp.sqrt(squares @ jnp.square(col))
+    return _rescale(row, size, out_norm, eps), col
+
+  start = jnp.ones(m, squares.dtype), jnp.ones(n, squares.dtype)
+  return jax.lax.fori_loop(0, num_iters, iterate, start)
+
+
+def _of_blocks(x, unit, num_iters, eps, targets):
+  """The matrix is read once per iteration, and once before.
+
+  A block of rows gets its scales, and at once adds to the columns' sums of
+  squares of the next iteration.
+  """
+  in_norm, out_norm = targets
+  _, m, n = x.shape
+  dtype = _matrix.stat_dtype(x)
+
+  def visit(col):
+    def step(start, block, carry):
+      row, sums = carry
+      squares = jnp.square(block)
+      scale = jax.lax.dynamic_slice_in_dim(row, start, block.shape[0])
+      if col is not None:
+        size = scale * jnp.sqrt(squares @ jnp.square(col))
+        scale = _rescale(scale, size, out_norm, eps)
+        row = jax.lax.dynamic_update_slice_in_dim(row, scale, start, 0)
+      return row, sums + jnp.square(scale) @ squares
+
+    return step
+
+  def iterate(_, carry):
+    row, col, sums = carry
+    col = _rescale(col, col * jnp.sqrt(sums), in_norm, eps)
+    row, sums = _blocks.fold(visit(col), (row, jnp.zeros_like(sums)), x, unit)
+    return row, col, sums
+
+  row, col, zeros = jnp.ones(m, dtype), jnp.ones(n, dtype), jnp.zeros(n, dtype)
+  row, sums = _blocks.fold(visit(None), (row, zeros), x, unit)
+  row, col, _ = jax.lax.fori_loop(0, num_iters, iterate, (row, col, sums))
+  return row, col
+
+
+def _targets(shape, unit_norm: bool) -> tuple[float, float]:
+  """The norms that slices over fan_in and over fan_out are given."""
+  fan_in, fan_out = shape[-2:]
+  return (1.0, 1.0) if unit_norm else (fan_in**0.5, fan_out**0.5)
+
+
+def _rescale(scale, size, target, eps):
+  # A zero slice keeps its scale: growing by 1/eps in each iteration it would
+  # overflow, and 0 * inf is not 0.
+  return jnp.where(size > 0, scale * (target / (size + eps)), scale)
