@@ -1,0 +1,274 @@
+"""The two scales of SinkGD on TPUs, by Pallas; `_sinkhorn.plain` is the oracle.
+
+A matrix that fits the chip's own memory (VMEM) is read from main memory once; a
+larger one, or a shard of one, once per iteration. Only vectors are written, so
+the compiler fuses the product with the rest of the step.
+
+Matrices are taken as they lie in memory: the compiler may have turned them, or
+have put layers between their axes, to pad less. A view [units, rows, lanes]
+or [rows, units, lanes] of that order costs nothing; another one, a copy.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from sage_optax import _sinkhorn_kernels as _kernels
+from sage_optax._sinkhorn_kernels import Chip, Plan
+
+_LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
+
+# Axes of [units, fan_in, fan_out] as they may lie in memory, the first the
+# compiler's choice among equals.
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1))
+
+
+def plan(
+  shape: Sequence[int],
+  dtype: Any,
+  chip: Chip = _kernels.Chip(),  # noqa: B008 (a constant)
+  forms: Sequence[str] = ('resident', 'columns', 'rows'),
+) -> Plan | None:
+  """Chooses the form for arrays of `shape`.
+
+  Args:
+    shape: [..., fan_in, fan_out].
+    dtype: Of the array.
+    chip: What it is for, as `chip_of` says.
+    forms: Those to choose from, the best first.
+
+  Returns:
+    The plan; None if not even the smallest block fits, and XLA has to do.
+  """
+  *_, m, n = shape
+  # Spilled registers and the like; and vectors of 8 sublanes, in 2 buffers.
+  room = chip.vmem - chip.vmem // 32 - 4 * 8 * 4 * (_up(m) + _up(n))
+  for form in forms:
+    if form == 'resident':
+      order = _order(shape, dtype)
+      whole = _bytes(m, n, dtype)
+      if whole <= room:
+        return Plan(form, order, 0, 2 if 2 * whole <= room else 1)
+      continue
+    order = _order(shape, dtype, interleaved=False)
+    divided, other = (n, m) if form == 'columns' else (m, n)
+    least = _bytes(other, _kernels.TILE, dtype)
+    if 2 * least <= room:
+      tiles = pl.cdiv(divided, _kernels.TILE)
+      most = max(min(room // 2, _LARGE_BLOCK) // least, 1)
+      size = pl.cdiv(tiles, pl.cdiv(tiles, most)) * _kernels.TILE
+      return Plan(form, order, min(size, divided))
+  return None
+
+
+def chip_of(x: jax.Array) -> Chip:
+  """The chip that `x` is for; the default one if that is not known.
+
+  Ahead of time it is not the host's. Inside `jit` and `shard_map` the type of
+  `x`, or the context, says which it is; else the default device does.
+  """
+  for mesh in (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()):
+    with jax.sharding.use_abstract_mesh(mesh):
+      try:
+        info = pltpu.get_tpu_info()
+      except ValueError:  # No TPU.
+        continue
+      return Chip(int(info.vmem_capacity_bytes), info.num_cores)
+  return Chip()
+
+
+def scales(
+  x: jax.Array,
+  num_iters: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike,
+  unit_norm: bool,
+  *,
+  in_names: tuple[str, ...] = (),
+  out_names: tuple[str, ...] = (),
+  how: Plan | None = None,
+  interpret: Any = False,
+) -> tuple[jax.Array, jax.Array]:
+  """The scales of `x * in_scale * out_scale`, normalised along both axes.
+
+  Args:
+    x: [..., fan_in, fan_out], float32 or bfloat16; inside `shard_map` (with
+      check_vma=False) the local block.
+    num_iters: at least 1; may be traced.
+    eps: added to every norm; may be traced.
+    unit_norm: norms become 1, not the roots of their lengths.
+    in_names: mesh axes that shard fan_in.
+    out_names: mesh axes that shard fan_out; not both.
+    how: None: what `plan` chooses.
+    interpret: as `pallas_call` takes it.
+
+  Returns:
+    in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
+
+  Raises:
+    ValueError: both axes are sharded, or no block fits.
+  """
+  if in_names and out_names:
+    raise ValueError(
+      f'fan_in is sharded by {in_names} and fan_out by {out_names}: one of '
+      'them must be whole; use the plain form.'
+    )
+  forms: tuple[str, ...] = ('resident', 'columns', 'rows')
+  if in_names or out_names:
+    forms = ('rows',) if in_names else ('columns',)
+  how = how or _planned(x, forms)
+  *batch, m, n = x.shape
+  targets = (
+    1.0 if unit_norm else math.sqrt(m * lax.axis_size(in_names)),
+    1.0 if unit_norm else math.sqrt(n * lax.axis_size(out_names)),
+  )
+  if how.form == 'resident':
+    r, c = _kernels.resident(
+      x, num_iters, eps, targets, how, chip_of(x), interpret
+    )
+  else:
+    read = functools.partial(
+      _kernels.one_read, how=how, chip=chip_of(x), interpret=interpret
+    )
+    names = in_names or out_names
+    r, c = _reads(x, num_iters, eps, targets, read, how.form, names)
+  return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
+
+
+def one_read(
+  x: jax.Array,
+  in_scale: jax.Array,
+  out_scale: jax.Array,
+  eps: jax.typing.ArrayLike,
+  target: jax.typing.ArrayLike,
+  *,
+  whole: str,
+  first: jax.typing.ArrayLike = False,
+  how: Plan | None = None,
+  interpret: Any = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Rescales one axis's scale and sums the squares for the other's.
+
+  Args:
+    x: [..., m, n], the local block of a mesh.
+    in_scale: [..., m, 1], float32.
+    out_scale: [..., 1, n], float32.
+    eps: added to the norms.
+    target: what the norms are to become.
+    whole: 'fan_in': slices over it are whole here, out_scale is rescaled;
+      'fan_out': in_scale is.
+    first: whether scales of zero slices change too.
+    how: a plan of form 'columns' for 'fan_in', 'rows' for 'fan_out'; None:
+      what `plan` chooses.
+    interpret: as `pallas_call` takes it.
+
+  Returns:
+    The new out_scale and the sums of squares over fan_out [..., m, 1], or the
+    new in_scale and the sums over fan_in [..., 1, n], of x with the new scale.
+  """
+  form = {'fan_in': 'columns', 'fan_out': 'rows'}[whole]
+  how = how or _planned(x, (form,))
+  *batch, m, n = x.shape
+  r, c = in_scale.reshape(-1, 1, m), out_scale.reshape(-1, 1, n)
+  scalars = _scalars(eps, target, first)
+  new, sums = _kernels.one_read(
+    x, r, c, scalars, how=how, chip=chip_of(x), interpret=interpret
+  )
+  shapes = (*batch, m, 1), (*batch, 1, n)
+  new_shape, sums_shape = shapes[::-1] if form == 'columns' else shapes
+  return new.reshape(new_shape), sums.reshape(sums_shape)
+
+
+def hbm_bytes(
+  shape: Sequence[int],
+  dtype: Any,
+  num_iters: int,
+  chip: Chip = _kernels.Chip(),  # noqa: B008 (a constant)
+) -> int:
+  """Bytes that the kernels of `scales` read and write in main memory.
+
+  Args:
+    shape: [..., fan_in, fan_out].
+    dtype: Of the array.
+    num_iters: Number of iterations.
+    chip: What it is for.
+  """
+  how = plan(shape, dtype, chip)
+  if how is None:
+    raise ValueError(f'no block of {tuple(shape)} fits the chip.')
+  *batch, m, n = shape
+  matrix = m * n * jnp.dtype(dtype).itemsize
+  if how.form == 'resident':
+    return math.prod(batch) * (matrix + 4 * (m + n))
+  # A pass reads both scales, and writes one and the sums for the other.
+  total = num_iters * (matrix + 8 * (m + n))
+  if how.form == 'rows':
+    total += matrix + 4 * n
+  return math.prod(batch) * total
+
+
+def _planned(x, forms):
+  how = plan(x.shape, x.dtype, chip_of(x), forms)
+  if how is None:
+    raise ValueError(
+      f'no block of {x.shape} fits the chip: use the plain form.'
+    )
+  return how
+
+
+def _order(shape, dtype, interleaved=True):
+  """How the compiler lays an array out: so that the least is padded."""
+  merged = math.prod(shape[:-2]), *shape[-2:]
+  # With 16-bit numbers, two units would share a register's row; with more than
+  # one axis of layers, any of them may lie between.
+  interleaved &= len(shape) == 3 and jnp.dtype(dtype).itemsize == 4
+
+  def padded(order):
+    first, second, last = (merged[axis] for axis in order)
+    return first * _up(second, min(8, pl.next_power_of_2(second))) * _up(last)
+
+  return min(_ORDERS[: 4 if interleaved else 2], key=padded)
+
+
+def _up(size, multiple=_kernels.TILE):
+  return pl.cdiv(size, multiple) * multiple
+
+
+def _bytes(m, n, dtype):
+  """Bytes of an array in VMEM, whichever way it lies."""
+  size = jnp.dtype(dtype).itemsize
+  return max(_up(m, 16) * _up(n), _up(m) * _up(n, 16)) * size
+
+
+def _scalars(eps, target, first):
+  """eps, the norm aimed at, and the norm above which a scale changes."""
+  floor = jnp.where(first, -1.0, 0.0)
+  return jnp.stack([jnp.asarray(v, jnp.float32) for v in (eps, target, floor)])
+
+
+def _reads(x, num_iters, eps, targets, read, form, names):
+  """Reads `x` once per iteration; blocks of rows want one read before."""
+  columns = form == 'columns'
+  units = math.prod(x.shape[:-2])
+  r, c = (jnp.ones((units, 1, size), jnp.float32) for size in x.shape[-2:])
+
+  def iterate(k, carry):
+    r, c, sums = carry
+    ours, theirs = (_scalars(eps, t, k == 0) for t in targets)
+    if columns:
+      c, sums = read(x, r, c, ours)
+      return _kernels.rescale(r, lax.psum(sums, names), *theirs), c, sums
+    c = _kernels.rescale(c, lax.psum(sums, names), *ours)
+    r, sums = read(x, r, c, theirs)
+    return r, c, sums
+
+  sums = jnp.zeros_like(r)
+  if not columns:
+    sums = jnp.sum(jnp.square(x.astype(jnp.float32)), -2).reshape(c.shape)
+  return lax.fori_loop(0, num_iters, iterate, (r, c, sums))[:2]
