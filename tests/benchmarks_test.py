@@ -1,5 +1,7 @@
 """What the benchmarks count and print; speed_test has how fast things are."""
 
+import pathlib
+import re
 import textwrap
 
 import jax
@@ -202,6 +204,17 @@ def test_tables_are_put_in_their_places(tmp_path):
     'second',
     '<!-- end of benchmark -->',
   ]
+
+
+def test_the_readme_quotes_what_was_printed():
+  root = pathlib.Path(__file__).parent.parent
+  section = (root / 'README.md').read_text().partition('## Speed')[2]
+  quoted = re.findall(r'^\| `(.+)` \| ([\d.]+) \|$', section, re.MULTILINE)
+  assert quoted
+  printed = (root / 'benchmarks' / 'README.md').read_text()
+  for name, ratio in quoted:
+    row = rf'^\| {re.escape(name)} \| [^|]+ \| [^|]+ \| {ratio} \|'
+    assert re.search(row, printed, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(
