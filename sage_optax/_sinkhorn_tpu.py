@@ -45,8 +45,11 @@ def plan(
     forms: Those to choose from, the best first.
 
   Returns:
-    The plan; None if not even the smallest block fits, and XLA has to do.
+    The plan; None if not even the smallest block fits or the type is none of
+    float32 and bfloat16, and XLA has to do.
   """
+  if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+    return None
   *_, m, n = shape
   # Spilled registers and the like; and vectors of 8 sublanes, in 2 buffers.
   room = chip.vmem - chip.vmem // 32 - 4 * 8 * 4 * (_up(m) + _up(n))
@@ -112,7 +115,7 @@ def scales(
     in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
 
   Raises:
-    ValueError: both axes are sharded, or no block fits.
+    ValueError: both axes are sharded, or `plan` finds none.
   """
   if in_names and out_names:
     raise ValueError(
@@ -201,7 +204,7 @@ def hbm_bytes(
   """
   how = plan(shape, dtype, chip)
   if how is None:
-    raise ValueError(f'no block of {tuple(shape)} fits the chip.')
+    raise ValueError(f'no plan for {jnp.dtype(dtype)}{list(shape)}.')
   *batch, m, n = shape
   matrix = m * n * jnp.dtype(dtype).itemsize
   if how.form == 'resident':
