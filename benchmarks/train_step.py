@@ -31,7 +31,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
       'num_heads': 4,
       'tie_embeddings': False,
     },
-    {'batch_size': 8, 'seq_len': 512},
+    {'batch_size': 8, 'seq_len': 512, 'microbatch': 2},
   ),
   # configs/quickstart.py
   'quickstart': (
@@ -43,7 +43,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
       'num_heads': 4,
       'tie_embeddings': True,
     },
-    {'batch_size': 8, 'seq_len': 256},
+    {'batch_size': 8, 'seq_len': 256, 'microbatch': 2},
   ),
 }
 OURS = 'sage_optax'

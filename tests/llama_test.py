@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models import attention, cross_entropy, hf, llama
+from models import attention, cross_entropy, hf, layers, llama
 
 _FIXTURE = pathlib.Path(__file__).parent / 'fixtures' / 'llama.npz'
 _VARIANTS = {'mha': (4, False), 'mha_tied': (4, True)}
@@ -454,6 +454,17 @@ class ModelTest(parameterized.TestCase):
       step = 1e-5
       difference = (along(step) - along(-step)) / (2 * step)
       np.testing.assert_allclose(slope, difference, rtol=1e-7)
+
+  def test_projection_on_cpu_has_the_gradients_of_a_product(self):
+    rng = np.random.default_rng(0)
+    x, kernel, g = (
+      jnp.asarray(rng.standard_normal(shape), jnp.float32)
+      for shape in ((2, 5, 8), (8, 6), (2, 5, 6))
+    )
+    out, pullback = jax.vjp(layers._project, x, kernel)
+    expected, expected_pullback = jax.vjp(jnp.matmul, x, kernel)
+    chex.assert_trees_all_close(out, expected, rtol=1e-5)
+    chex.assert_trees_all_close(pullback(g), expected_pullback(g), rtol=1e-5)
 
 
 class MeshTest(parameterized.TestCase):
