@@ -39,7 +39,8 @@ def make(job: dict[str, Any]) -> tuple[worker.Step, dict[str, str]]:
   if not os.path.exists(job['weights']):
     # Whole or not there: another process waits for it.
     path = job['weights'] + '.part.npz'
-    np.savez(path, **hf.to_hf(state.params, built.model))
+    arrays: dict[str, Any] = hf.to_hf(state.params, built.model)
+    np.savez(path, **arrays)
     os.replace(path, job['weights'])
   batches = np.load(job['batches'])
 
