@@ -45,20 +45,27 @@ def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
     return jnp.sum(function(_matrix.as_stat(x)), axis=axis, keepdims=True)
 
   def fast(x):
-    _, m, n = units(x).shape
-    ones = jnp.ones(m, _matrix.stat_dtype(x))
+    stack = units(x)
+    _, m, n = stack.shape
+    over_rows = axis == _matrix.FAN_IN
+    ones = jnp.ones(m if over_rows else n, _matrix.stat_dtype(x))
 
     def unit(i):
       def add(start, block, total):
-        part = jax.lax.dynamic_slice_in_dim(ones, start, block.shape[0])
-        return total + part @ function(block)
+        if over_rows:
+          return total + ones[: block.shape[0]] @ function(block)
+        part = function(block) @ ones
+        return jax.lax.dynamic_update_slice_in_dim(total, part, start, 0)
 
-      return fold(add, jnp.zeros(n, ones.dtype), units(x), i)
+      total = jnp.zeros(n if over_rows else m, ones.dtype)
+      return fold(add, total, stack, i)
 
-    sums = jax.lax.map(unit, jnp.arange(units(x).shape[0]))
-    return sums.reshape(*x.shape[:-2], 1, n)
+    sums = jax.lax.map(unit, jnp.arange(stack.shape[0]))
+    return jnp.expand_dims(sums.reshape(*x.shape[:-2], -1), axis)
 
-  if axis == _matrix.FAN_IN and x.size:
+  # Over columns XLA's code is fast, but of a narrow type it makes a copy.
+  slow = axis == _matrix.FAN_IN or x.dtype != _matrix.stat_dtype(x)
+  if slow and x.ndim >= 2 and x.size:
     total = on_one_cpu(fast, plain, x)
   else:
     total = plain(x)
@@ -91,11 +98,20 @@ def fold(
   rows = min(m, max(_BLOCK_BYTES // (4 * n), 8))
 
   def at(start, size, carry):
-    block = jax.lax.dynamic_slice(x, (unit, start, 0), (1, size, n))[0]
-    return step(start, _matrix.as_stat(block), carry)
+    return step(start, rows_of(x, unit, start, size), carry)
 
   carry = jax.lax.fori_loop(
     0, m // rows, lambda i, carry: at(i * rows, rows, carry), carry
   )
   rest = m % rows
   return at(m - rest, rest, carry) if rest else carry
+
+
+def rows_of(x: jax.Array, unit: Any, start: Any, size: int) -> jax.Array:
+  """Some rows of a matrix of x[units, m, n], in float32 or wider."""
+  if x.dtype != _matrix.stat_dtype(x):
+    # Or XLA keeps the whole array in float32, which it need not do in each
+    # round of a loop: nothing here depends on the round but the indices.
+    x, unit, start = jax.lax.optimization_barrier((x, unit, start))
+  rows = jax.lax.dynamic_slice(x, (unit, start, 0), (1, size, x.shape[2]))[0]
+  return _matrix.as_stat(rows)

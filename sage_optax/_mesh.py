@@ -52,11 +52,9 @@ def rescope(views: Any) -> contextlib.AbstractContextManager[None]:
   placements = dict(_placements.get())
   for path, view in jax.tree.leaves_with_path(views):
     key = jax.tree_util.keystr(path)
-    if placement := placements.get(key):
+    if known := placements.get(key):
       placements[key] = Placement(
-        placement.mesh,
-        view.merged_spec(placement.spec),
-        view.merged(placement.shape),
+        known.mesh, view.merged_spec(known.spec), view.merged(known.shape)
       )
   return scope(placements)
 
@@ -81,13 +79,32 @@ def tree_map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(with_leaf, tree, *rest)
 
 
+def placement(x: Any) -> Placement | None:
+  """Where the array of this leaf lies, if that is known."""
+  found = _placements.get().get(_leaf.get() or '')
+  return found if found is not None and found.shape == x.shape else None
+
+
 def one_device(x: Any) -> bool:
   """Whether the work on `x` runs on one device, as far as can be known."""
   if _matrix.explicit_sharding(x) is not None:
     return False
-  for placement in _placements.get().values():
-    return placement.mesh.size == 1
-  return jax.device_count() == 1
+  return len(_devices()) == 1
+
+
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': what the mesh consists of, or what there is.
+
+  Without a mesh the program may be for other devices, ahead of time: then this
+  must not decide alone.
+  """
+  return _devices()[0].platform
+
+
+def _devices() -> list[jax.Device]:
+  for known in _placements.get().values():
+    return list(known.mesh.devices.flat)
+  return jax.devices()
 
 
 def whole_matrices(
@@ -107,11 +124,11 @@ def whole_matrices(
   Returns:
     What `function` returns.
   """
-  placement = _placements.get().get(_leaf.get() or '')
   first = arrays[0]
-  if placement is None or first.ndim < 3 or first.shape != placement.shape:
+  known = placement(first)
+  if known is None or first.ndim < 3:
     return function(*arrays)
-  mesh, spec, _ = placement
+  mesh, spec, _ = known
   layers = first.shape[0]
   moved = _axes_for_layers(mesh, spec, first.ndim, layers)
   if not moved:
@@ -216,7 +233,7 @@ def _sides(moved, spec, shape, other):
   return tuple(
     tuple(n for n in names if n in moved) if a == b else ()
     for names, a, b in zip(
-      _matrix_names(spec, len(shape)), shape[-2:], other[-2:], strict=True
+      matrix_names(spec, len(shape)), shape[-2:], other[-2:], strict=True
     )
   )
 
@@ -229,7 +246,7 @@ def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
   """The mesh axes of the matrices that the layer axis can take."""
   if spec and _matrix.mesh_axes(spec[0]):
     return ()  # The layers are shared out already.
-  names = [name for side in _matrix_names(spec, ndim) for name in side]
+  names = [name for side in matrix_names(spec, ndim) for name in side]
   choices = itertools.chain.from_iterable(
     itertools.combinations(names, k) for k in range(len(names) + 1)
   )
@@ -243,7 +260,7 @@ def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
   return chosen if parts(chosen) > 1 else ()
 
 
-def _matrix_names(spec, ndim) -> list[tuple[str, ...]]:
+def matrix_names(spec, ndim) -> list[tuple[str, ...]]:
   """The mesh axes that shard the last two axes."""
   entries = (*spec, *(None,) * (ndim - len(spec)))
   return [_matrix.mesh_axes(entry) for entry in entries[-2:]]

@@ -18,8 +18,8 @@ def ema(new: jax.Array, old: jax.Array, decay: Any) -> jax.Array:
 def sign_step(
   grad: jax.Array,
   mu: jax.Array,
-  b1: jax.typing.ArrayLike,
-  b2: jax.typing.ArrayLike,
+  b1: Any,
+  b2: Any,
 ) -> tuple[jax.Array, jax.Array]:
   """The sign update and the new momentum (Chen et al. 2023, Program 1).
 

@@ -9,12 +9,13 @@ X is always x times one scale per fan_in and one per fan_out index, so all forms
 look for these two vectors and never write a matrix.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sage_optax import _blocks, _matrix
+from sage_optax import _blocks, _matrix, _mesh
 
 # A matrix of squares up to this size stays in a CPU's cache for all iterations.
 _RESIDENT_BYTES = 2**24
@@ -41,15 +42,65 @@ def normalize(
   """
   if x.size == 0:
     return _matrix.as_stat(x)
+  in_scale, out_scale = _scales(x, num_iters, eps, unit_norm)
+  return _matrix.as_stat(x) * in_scale * out_scale
 
-  def fast(x):
-    return _in_cache(x, num_iters, eps, unit_norm)
+
+def _scales(x, *options) -> Scales:
+  """The two scales, in the form for the devices that this is for."""
 
   def usual(x):
-    return plain(x, num_iters, eps, unit_norm)
+    return plain(x, *options)
 
-  in_scale, out_scale = _blocks.on_one_cpu(fast, usual, x)
-  return _matrix.as_stat(x) * in_scale * out_scale
+  if _mesh.one_device(x):
+    forms = {'cpu': lambda x: _in_cache(x, *options)}
+    if _mesh.platform() == 'tpu':
+      forms['tpu'] = _kernels(x, options) or usual
+    return jax.lax.platform_dependent(x, default=usual, **forms)
+  if _mesh.platform() == 'tpu' and _mesh.placement(x) is not None:
+    return (_kernels(x, options) or usual)(x)
+  return usual(x)
+
+
+def _kernels(x, options) -> Callable[[jax.Array], Scales] | None:
+  """The form that reads a matrix once, on TPUs; None if it does not fit.
+
+  Alone, the compiler could not divide a kernel: each device takes its shard,
+  and vectors are reduced between them.
+  """
+  from sage_optax import _sinkhorn_tpu  # Slow to import, and rarely needed.
+
+  shape: tuple[int, ...] = x.shape
+  names: tuple[tuple[str, ...], ...] = ((), ())
+  known = _mesh.placement(x)
+  if known is not None:
+    mesh, spec, _ = known
+    spec = jax.P(*spec, *(None,) * (x.ndim - len(spec)))
+    shape = jax.sharding.NamedSharding(mesh, spec).shard_shape(shape)
+    names = tuple(
+      tuple(name for name in side if mesh.shape[name] > 1)
+      for side in _mesh.matrix_names(spec, x.ndim)
+    )
+  forms, chip = _sinkhorn_tpu.forms(*names), _sinkhorn_tpu.chip_of(x)
+  if _sinkhorn_tpu.plan(shape, x.dtype, chip, forms) is None:
+    return None
+
+  def function(x):
+    in_names, out_names = names
+    return _sinkhorn_tpu.scales(
+      x, *options, in_names=in_names, out_names=out_names
+    )
+
+  if known is None or mesh.size == 1:
+    return function
+  *batch, fan_in, fan_out = spec
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=spec,
+    out_specs=(jax.P(*batch, fan_in, None), jax.P(*batch, None, fan_out)),
+    check_vma=False,
+  )
 
 
 def plain(
@@ -64,20 +115,21 @@ def plain(
   Returns:
     The scales of fan_in [..., m, 1] and of fan_out [..., 1, n].
   """
-  x = _matrix.as_stat(x)
   in_norm, out_norm = _targets(x.shape, unit_norm)
   norm, fan_in, fan_out = _matrix.norm, _matrix.FAN_IN, _matrix.FAN_OUT
 
   # The first iteration stands outside the loop, for then the carry has the
   # type (under explicit sharding: the sharding too) that the body gives it.
-  out_scale = in_norm / (norm(x, fan_in) + eps)
-  in_scale = out_norm / (norm(x * out_scale, fan_out) + eps)
+  wide = _matrix.as_stat(x)
+  out_scale = in_norm / (norm(wide, fan_in) + eps)
+  in_scale = out_norm / (norm(wide * out_scale, fan_out) + eps)
 
   def iterate(_, scales):
     in_scale, out_scale = scales
-    size = norm(x * in_scale * out_scale, fan_in)
+    wide = _matrix.as_stat(_kept_narrow(x))
+    size = norm(wide * in_scale * out_scale, fan_in)
     out_scale = _rescale(out_scale, size, in_norm, eps)
-    size = norm(x * in_scale * out_scale, fan_out)
+    size = norm(wide * in_scale * out_scale, fan_out)
     return _rescale(in_scale, size, out_norm, eps), out_scale
 
   return jax.lax.fori_loop(1, num_iters, iterate, (in_scale, out_scale))
@@ -101,8 +153,8 @@ def _in_cache(x, num_iters, eps, unit_norm) -> Scales:
 def _of_squares(x, unit, num_iters, eps, targets):
   """The matrix is read once; its squares stay in the cache."""
   in_norm, out_norm = targets
-  squares = jnp.square(_matrix.as_stat(x[unit]))
-  m, n = squares.shape
+  _, m, n = x.shape
+  squares = jnp.square(_blocks.rows_of(x, unit, 0, m))
 
   def iterate(_, scales):
     row, col = scales
@@ -154,6 +206,14 @@ def _targets(shape, unit_norm: bool) -> tuple[float, float]:
   """The norms that slices over fan_in and over fan_out are given."""
   fan_in, fan_out = shape[-2:]
   return (1.0, 1.0) if unit_norm else (fan_in**0.5, fan_out**0.5)
+
+
+def _kept_narrow(x):
+  """`x`, of which XLA for GPUs would else carry a float32 copy into a loop."""
+  if x.dtype == _matrix.stat_dtype(x):
+    return x
+  barrier = jax.lax.optimization_barrier
+  return jax.lax.platform_dependent(x, cuda=barrier, default=lambda x: x)
 
 
 def _rescale(scale, size, target, eps):

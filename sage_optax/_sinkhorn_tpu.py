@@ -61,6 +61,8 @@ def plan(
         return Plan(form, order, 0, 2 if 2 * whole <= room else 1)
       continue
     order = _order(shape, dtype, interleaved=False)
+    if order != _order(shape, jnp.float32):
+      continue  # A copy of all layers: XLA's form, which needs none, is better.
     divided, other = (n, m) if form == 'columns' else (m, n)
     least = _bytes(other, _kernels.TILE, dtype)
     if 2 * least <= room:
@@ -69,6 +71,17 @@ def plan(
       size = pl.cdiv(tiles, pl.cdiv(tiles, most)) * _kernels.TILE
       return Plan(form, order, min(size, divided))
   return None
+
+
+def forms(
+  in_names: tuple[str, ...], out_names: tuple[str, ...]
+) -> tuple[str, ...]:
+  """The forms that `plan` may choose if these mesh axes shard the matrices."""
+  if in_names and out_names:
+    return ()
+  if in_names:
+    return ('rows',)
+  return ('columns',) if out_names else ('resident', 'columns', 'rows')
 
 
 def chip_of(x: jax.Array) -> Chip:
@@ -122,10 +135,7 @@ def scales(
       f'fan_in is sharded by {in_names} and fan_out by {out_names}: one of '
       'them must be whole; use the plain form.'
     )
-  forms: tuple[str, ...] = ('resident', 'columns', 'rows')
-  if in_names or out_names:
-    forms = ('rows',) if in_names else ('columns',)
-  how = how or _planned(x, forms)
+  how = how or _planned(x, forms(in_names, out_names))
   *batch, m, n = x.shape
   targets = (
     1.0 if unit_norm else math.sqrt(m * lax.axis_size(in_names)),
@@ -142,50 +152,6 @@ def scales(
     names = in_names or out_names
     r, c = _reads(x, num_iters, eps, targets, read, how.form, names)
   return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
-
-
-def one_read(
-  x: jax.Array,
-  in_scale: jax.Array,
-  out_scale: jax.Array,
-  eps: jax.typing.ArrayLike,
-  target: jax.typing.ArrayLike,
-  *,
-  whole: str,
-  first: jax.typing.ArrayLike = False,
-  how: Plan | None = None,
-  interpret: Any = False,
-) -> tuple[jax.Array, jax.Array]:
-  """Rescales one axis's scale and sums the squares for the other's.
-
-  Args:
-    x: [..., m, n], the local block of a mesh.
-    in_scale: [..., m, 1], float32.
-    out_scale: [..., 1, n], float32.
-    eps: added to the norms.
-    target: what the norms are to become.
-    whole: 'fan_in': slices over it are whole here, out_scale is rescaled;
-      'fan_out': in_scale is.
-    first: whether scales of zero slices change too.
-    how: a plan of form 'columns' for 'fan_in', 'rows' for 'fan_out'; None:
-      what `plan` chooses.
-    interpret: as `pallas_call` takes it.
-
-  Returns:
-    The new out_scale and the sums of squares over fan_out [..., m, 1], or the
-    new in_scale and the sums over fan_in [..., 1, n], of x with the new scale.
-  """
-  form = {'fan_in': 'columns', 'fan_out': 'rows'}[whole]
-  how = how or _planned(x, (form,))
-  *batch, m, n = x.shape
-  r, c = in_scale.reshape(-1, 1, m), out_scale.reshape(-1, 1, n)
-  scalars = _scalars(eps, target, first)
-  new, sums = _kernels.one_read(
-    x, r, c, scalars, how=how, chip=chip_of(x), interpret=interpret
-  )
-  shapes = (*batch, m, 1), (*batch, 1, n)
-  new_shape, sums_shape = shapes[::-1] if form == 'columns' else shapes
-  return new.reshape(new_shape), sums.reshape(sums_shape)
 
 
 def hbm_bytes(

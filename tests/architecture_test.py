@@ -62,6 +62,7 @@ class WallsTest(parameterized.TestCase):
       '_orthogonal',
       '_sinkhorn',
       '_sinkhorn_kernels',
+      '_sinkhorn_tpu',
       '_subspace',
       'rounding',
     }

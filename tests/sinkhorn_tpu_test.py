@@ -157,23 +157,6 @@ class MeshTest(parameterized.TestCase):
         jnp.ones((2, 2)), 1, 0.0, False, in_names=('a',), out_names=('b',)
       )
 
-  @parameterized.parameters('fan_in', 'fan_out')
-  def test_one_read(self, whole):
-    x = np.asarray(_gradient((2, 140, 30)))
-    r = np.random.default_rng(1).uniform(1, 2, (2, 140, 1))
-    c = np.random.default_rng(2).uniform(1, 2, (2, 1, 30))
-    axis, other = (1, 2) if whole == 'fan_in' else (2, 1)
-    norm = np.sqrt(np.square(x * r * c).sum(axis, keepdims=True))
-    scale = (c if whole == 'fan_in' else r) * 4 / (norm + 0.5)
-    y = x * scale * (r if whole == 'fan_in' else c)
-    got, sums = tpu.one_read(
-      x, jnp.float32(r), jnp.float32(c), 0.5, 4.0, whole=whole, interpret=True
-    )
-    np.testing.assert_allclose(got, scale, 1e-5)
-    np.testing.assert_allclose(
-      sums, np.square(y).sum(other, keepdims=True), 1e-5
-    )
-
 
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
