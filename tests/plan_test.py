@@ -128,18 +128,16 @@ class LoweringTest(parameterized.TestCase):
 
 
 class ProjectorTest(parameterized.TestCase):
-  @parameterized.product(
-    recipe=('galore', 'fira'), projector=('none', 'svd', 'subspace')
-  )
+  @parameterized.product(recipe=('galore', 'fira'), projector=('none', 'svd'))
   def test_no_decomposition_is_planned_for_tpus(self, recipe, projector):
     config = _config(
       *('llama_60m', f'optimizer.recipe={recipe}'),
       f'optimizer.projector={projector}',
     )
     changed, notes = measure.plannable(config, targets.parse('v5e:2x2'))
-    self.assertEqual(changed.optimizer.projector, 'gaussian')
+    self.assertEqual(changed.optimizer.projector, 'subspace')
     self.assertIn('SVD', notes[0])
-    self.assertNotEqual(config.optimizer.projector, 'gaussian')
+    self.assertNotEqual(config.optimizer.projector, 'subspace')
     # The state is what it would be.
     self.assertEqual(
       *(
@@ -159,6 +157,18 @@ class ProjectorTest(parameterized.TestCase):
     changed, notes = measure.plannable(config, targets.parse('v5e:2x2'))
     self.assertEqual(changed.optimizer.projector, 'subspace')
     self.assertIn('SVD', notes[0])
+
+  @parameterized.parameters(
+    ('galore', 'v5e:2x2', True),
+    ('galore', 'cpu:8', False),
+    ('apollo', 'v5e:2x2', False),
+    ('adamw', 'v5e:2x2', False),
+  )
+  def test_little_effort_is_for_subspaces_on_tpus(self, recipe, name, little):
+    target = targets.parse(name)
+    config = _config('llama_60m', f'optimizer.recipe={recipe}')
+    config, _ = measure.plannable(config, target)
+    self.assertEqual(bool(measure.compiler_options(config, target)), little)
 
   def test_option_that_the_recipe_does_not_take(self):
     config = _config('tiny', 'optimizer.recipe=adamw', 'optimizer.rank=8')

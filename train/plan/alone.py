@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+import sage_optax
 from models import llama
 from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
@@ -80,7 +81,7 @@ def rows(config: Config, target: targets.Target) -> list[Row]:
     if kind in seen:
       continue
     seen.add(kind)
-    found = _collectives(config, mesh, path, leaf, names, spec)
+    found = _collectives(config, target, mesh, path, leaf, names, spec)
     counts: dict[str, int] = collections.Counter()
     for c in found:
       counts[c.kind] += c.times
@@ -105,11 +106,18 @@ def rows(config: Config, target: targets.Target) -> list[Row]:
 
 
 def _collectives(
-  config: Config, mesh: Any, path: Any, leaf: Any, names: Any, spec: Any
+  config: Config,
+  target: targets.Target,
+  mesh: Any,
+  path: Any,
+  leaf: Any,
+  names: Any,
+  spec: Any,
 ) -> list[cost.Collective]:
   """Compiles the update of one parameter."""
   params, axes, specs = (_nest(path, x) for x in (leaf, names, spec))
   tx = optimizer_lib.make(config, params, axes).tx
+  tx = sage_optax.sharding.with_mesh(tx, mesh, specs)
   shardings = state_lib.state_shardings(tx, params, specs, mesh)
   state = jax.eval_shape(tx.init, params)
 
@@ -127,7 +135,9 @@ def _collectives(
   where = (shardings.params, shardings.opt_state)
   params, state = place(params, where[0]), place(state, where[1])
   step = jax.jit(update, out_shardings=where, donate_argnums=(1, 2))
-  compiled = step.lower(params, state, params).compile()
+  options = measure.compiler_options(config, target)
+  lowered = step.lower(params, state, params)
+  compiled = lowered.compile(compiler_options=options or None)
   return cost.find_collectives(hlo.parse(str(compiled.as_text())))
 
 

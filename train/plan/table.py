@@ -18,6 +18,8 @@ _BOUNDS = {'compute': 'c', 'memory': 'm', 'network': 'n'}
 
 def times(measurement: Measurement, device: Chip) -> dict[str, float]:
   """Seconds of a step at the device's peak rates, by what they are spent on."""
+  if measurement.bytes is None:
+    return {}
   flops = measurement.flops or measurement.model_flops
   work = {
     'compute': (flops, device.flops),
@@ -87,7 +89,9 @@ def cells(row: Row, device: Chip, headers: Sequence[str]) -> list[str]:
   for kind in cost.KINDS:
     values[_SHORT.get(kind, kind)] = _number(m.collectives.get(kind, 0) / 1e9)
   values['FLOP'] = _number((m.flops or m.model_flops) / 1e12)
-  values['bytes'] = _number(m.bytes / 1e9)
+  values['bytes'] = values['time'] = '-'
+  if m.bytes is not None:
+    values['bytes'] = _number(m.bytes / 1e9)
   seconds = times(m, device)
   if seconds:
     bound = max(seconds, key=lambda name: seconds[name])
@@ -193,10 +197,11 @@ def _renewals(rows: Sequence[Row]) -> list[str]:
   for row in rows:
     other = row.measurement.renewal
     if other and other['flops']:
+      read = f'{_number(other["bytes"] / 1e9)} GB, '
       lines.append(
         f'{row.measurement.recipe}: a step that takes the longer branch of its '
         f'conditionals: {_number(other["flops"] / 1e12)} T FLOP, '
-        f'{_number(other["bytes"] / 1e9)} GB, collectives '
+        f'{"" if row.measurement.bytes is None else read}collectives '
         f'{_number(sum(other["collectives"].values()) / 1e9)} GB.'
       )
   return lines
