@@ -45,7 +45,7 @@ bench: export JAX_PLATFORMS := cpu
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.optimizers $(RESULTS) \
 	  $(if $(QUICK),--params 60M --rounds 2,--tpu) $(ARGS)
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.train_step $(RESULTS)
 	$(BIN)/python -m benchmarks.pipeline $(RESULTS) \
 	  $(if $(QUICK),--configs quickstart)
 

@@ -200,6 +200,9 @@ def main() -> None:
   parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--json', help='file to write')
   parser.add_argument(
+    '--markdown', type=pathlib.Path, help='document to write the table into'
+  )
+  parser.add_argument(
     '--torch-python',
     default=sys.executable,
     help='interpreter that has torch and transformers (the extra bench)',
@@ -221,11 +224,14 @@ def main() -> None:
   check(rows)
   found = results.machine()
   found['versions'] |= versions
-  print(
-    f'{args.size} parameters, {tokens} tokens a step, float32, '
-    f'{args.threads} threads, {args.rounds} rounds.\n\n{markdown(rows)}\n\n'
-    f'{results.caption(found)}'
+  text = (
+    f'{results.caption(found)}\n\n{args.size} parameters, {tokens} tokens a '
+    f'step, float32, {args.threads} threads, {args.rounds} rounds.\n\n'
+    f'{markdown(rows)}'
   )
+  print(text)
+  if args.markdown:
+    results.put(args.markdown, 'train_step', text)
   if args.json:
     document = {
       'machine': found,
