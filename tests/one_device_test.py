@@ -3,6 +3,7 @@
 Without it they are for processes that have one device, and tests have eight.
 """
 
+import importlib.util
 from unittest import mock
 
 import chex
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import sage_optax
 from sage_optax import _blocks, _momentum, _sinkhorn
 from sage_optax.sharding import with_mesh
 from tests import oracles
+from train.plan import targets
 
 _AUTO = (jax.sharding.AxisType.Auto,)
 _METHODS = {
@@ -136,6 +139,36 @@ class TemporariesTest(parameterized.TestCase):
     self.assertLess(
       compiled.memory_analysis().temp_size_in_bytes, 2.2 * _blocks._BLOCK_BYTES
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('jax_cuda13_plugin') is None,
+  reason='needs the extra gpu-plan',
+)
+class GpuTest(parameterized.TestCase):
+  @parameterized.product(
+    method=('sinkgd', 'sage', 'scale'), dtype=('float32', 'bfloat16')
+  )
+  def test_no_matrix_is_written_on_an_h100(self, method, dtype):
+    device = targets.devices(targets.parse('h100:8'))[:1]
+    mesh = jax.sharding.Mesh(np.array(device), ('fsdp',))
+    whole = jax.sharding.NamedSharding(mesh, jax.P())
+    tx = with_mesh(_METHODS[method], mesh, jax.P())
+    grad = jax.ShapeDtypeStruct((4, 2048, 5461), dtype, sharding=whole)
+    state = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+      jax.eval_shape(tx.init, grad),
+    )
+    param = jax.ShapeDtypeStruct(grad.shape, jnp.float32, sharding=whole)
+
+    def step(param, state, grad):
+      update, state = tx.update(grad, state)
+      return optax.apply_updates(param, update), state
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(param, state, grad)
+    compiled = lowered.compile(compiler_options={'xla_gpu_autotune_level': 0})
+    self.assertLess(compiled.memory_analysis().temp_size_in_bytes, 2**21)
 
 
 class SignTest(absltest.TestCase):
