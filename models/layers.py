@@ -219,7 +219,8 @@ def _project(x, kernel):
 
   Its gradients are JAX's, but for the order of operands in the kernel's. With
   JAX's own, XLA on CPU writes the gradient of the output once more, transposed,
-  and with it everything elementwise that it came from.
+  and with it everything elementwise that it came from. There is no forward
+  mode (`jax.jvp`).
   """
   return jnp.einsum('bsd,df->bsf', x, kernel)
 

@@ -16,6 +16,8 @@ from sage_optax import _matrix, _mesh
 
 # Measured: below this size, XLA uses one core for a block.
 _BLOCK_BYTES = 2**22
+# A product adds one after the other: long ones lose digits.
+_MOST_ROWS = 2048
 
 Function = Callable[[jax.Array], jax.Array]
 
@@ -41,9 +43,6 @@ def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
     The mean in the type that `function` was given; 0 if the axis is empty.
   """
 
-  def plain(x):
-    return jnp.sum(function(_matrix.as_stat(x)), axis=axis, keepdims=True)
-
   def fast(x):
     stack = units(x)
     _, m, n = stack.shape
@@ -61,14 +60,19 @@ def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
       return fold(add, total, stack, i)
 
     sums = jax.lax.map(unit, jnp.arange(stack.shape[0]))
-    return jnp.expand_dims(sums.reshape(*x.shape[:-2], -1), axis)
+    sums = jnp.expand_dims(sums.reshape(*x.shape[:-2], -1), axis)
+    return sums / x.shape[axis]
 
   # Over columns XLA's code is fast, but of a narrow type it makes a copy.
   slow = axis == _matrix.FAN_IN or x.dtype != _matrix.stat_dtype(x)
-  if slow and x.ndim >= 2 and x.size:
-    total = on_one_cpu(fast, plain, x)
-  else:
-    total = plain(x)
+  if not (slow and x.ndim >= 2 and x.size):
+    return plain_mean(function, x, axis)
+  return on_one_cpu(fast, lambda x: plain_mean(function, x, axis), x)
+
+
+def plain_mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
+  """As `mean`, for any devices."""
+  total = jnp.sum(function(_matrix.as_stat(x)), axis=axis, keepdims=True)
   return total / max(x.shape[axis], 1)
 
 
@@ -95,7 +99,7 @@ def fold(
     The carry after the last block.
   """
   _, m, n = x.shape
-  rows = min(m, max(_BLOCK_BYTES // (4 * n), 8))
+  rows = min(m, max(_BLOCK_BYTES // (4 * n), 8), _MOST_ROWS)
 
   def at(start, size, carry):
     return step(start, rows_of(x, unit, start, size), carry)

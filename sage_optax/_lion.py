@@ -35,10 +35,10 @@ def scale_by_lion(
     u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
-  The same as `optax.scale_by_lion`, bit for bit in float32; on CPU, where the
-  sign is taken of an expression that costs less, but where its argument is
-  within rounding of zero. The momentum is float32 also where parameters are
-  narrower; Optax's takes their type. Paper and released codes agree.
+  The same as `optax.scale_by_lion`, bit for bit in float32; compiled for CPUs,
+  signs may differ where the sign's argument is within rounding of zero. The
+  momentum is float32 also where parameters are narrower; Optax's takes their
+  type. Paper and released codes agree.
 
   Learning rates:
     A third to a tenth of AdamW's, with a weight decay as much larger, is the

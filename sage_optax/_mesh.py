@@ -2,7 +2,7 @@
 
 Methods know no mesh. Around an update, `with_mesh` says which mesh there is and
 how each parameter is sharded on it; the work that wants whole matrices asks
-here. Without it, the functions here do nothing.
+here. Without it, `one_device` goes by the process, and the rest does nothing.
 """
 
 import contextlib
@@ -86,25 +86,36 @@ def placement(x: Any) -> Placement | None:
 
 
 def one_device(x: Any) -> bool:
-  """Whether the work on `x` runs on one device, as far as can be known."""
+  """Whether compiled work on `x` is for one device, as far as can be known."""
+  if not isinstance(x, jax.core.Tracer) or in_shard_map():
+    return False  # Loops over blocks would be compiled anew in each call.
   if _matrix.explicit_sharding(x) is not None:
     return False
-  return len(_devices()) == 1
+  mesh = jax.typeof(x).sharding.mesh
+  if not mesh.empty and mesh.size > 1:
+    return False
+  for known in _placements.get().values():
+    return known.mesh.size == 1
+  return jax.device_count() == 1
 
 
-def platform() -> str:
+def in_shard_map() -> bool:
+  """Whether the work is for shards already, so that a mesh is no use."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.sharding.AxisType.Manual in (mesh.axis_types or ())
+
+
+def platform() -> str | None:
   """'cpu', 'gpu' or 'tpu': what the mesh consists of, or what there is.
 
-  Without a mesh the program may be for other devices, ahead of time: then this
-  must not decide alone.
+  None: not known. Without a mesh the program may be for other devices, ahead of
+  time: then this must not decide alone.
   """
-  return _devices()[0].platform
-
-
-def _devices() -> list[jax.Device]:
   for known in _placements.get().values():
-    return list(known.mesh.devices.flat)
-  return jax.devices()
+    if isinstance(known.mesh, jax.sharding.AbstractMesh):
+      return None
+    return known.mesh.devices.flat[0].platform
+  return jax.devices()[0].platform
 
 
 def whole_matrices(

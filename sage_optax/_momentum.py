@@ -43,11 +43,13 @@ def sign_step(
     # Of the new momentum, so that the old one need not be copied before it is
     # overwritten: XLA gives every result on CPU a loop of its own.
     del mu
-    rest = (1.0 - b1) - b1 * (1.0 - b2) / b2
-    return jnp.sign(b1 / b2 * new + rest * grad).astype(new.dtype)
+    share = b1 / b2
+    return jnp.sign(share * new + (1 - share) * grad).astype(new.dtype)
 
-  if isinstance(b2, jax.core.Tracer) or b2 < 0.5:
-    return plain(grad, mu, new), new  # Dividing by b2 would lose digits.
+  known = not any(isinstance(b, jax.core.Tracer) for b in (b1, b2))
+  # With a small b2 the division would lose digits.
+  if not (isinstance(grad, jax.core.Tracer) and known and 0.5 <= b2 > b1):
+    return plain(grad, mu, new), new
   sign = jax.lax.platform_dependent(grad, mu, new, cpu=fused, default=plain)
   return sign, new
 

@@ -1,5 +1,7 @@
 """SAGE: Lion's sign update times a damper that never exceeds 1."""
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -56,7 +58,9 @@ def scale_by_sage(
   update.
 
   The authors' released code moves the momentum before it takes the sign, and
-  two of its three classes leave the second term out. This is the paper's form.
+  two of its three classes leave the second term out. This is the paper's form;
+  compiled for CPUs, signs may differ from it where the sign's argument is
+  within rounding of zero.
 
   Learning rates:
     Published: 2e-3 for the hybrid (270M to 1.3B, The Pile), with 10 on matrices
@@ -97,12 +101,13 @@ def scale_by_sage(
     Lee and Kim, SAGE, Findings of ACL 2026, arXiv 2604.07663.
   """
   _matrix.check_static('axis', axis, (_matrix.FAN_IN, _matrix.FAN_OUT))
+  axis = operator.index(axis)
   _matrix.check_static('core_ndim', core_ndim, (None, 1, 2))
 
-  def statistic(grad):
+  def statistic(grad, mean=_blocks.mean):
     if len(_matrix.unit_axes(jnp.ndim(grad), core_ndim)) < 2:
       return jnp.abs(_matrix.as_stat(grad))
-    return _blocks.mean(jnp.abs, grad, axis)
+    return mean(jnp.abs, grad, axis)
 
   def damper(now, average):
     axes = _matrix.unit_axes(now.ndim, core_ndim)
@@ -113,7 +118,8 @@ def scale_by_sage(
     return jnp.minimum(jnp.minimum(loudness(average), loudness(now)), 1.0)
 
   def init_fn(params):
-    abs_mean = _momentum.zeros_of(statistic, params)
+    plain = functools.partial(statistic, mean=_blocks.plain_mean)
+    abs_mean = _momentum.zeros_of(plain, params)
     count = jnp.zeros([], jnp.int32)
     return ScaleBySageState(count, _momentum.zeros(params), abs_mean)
 

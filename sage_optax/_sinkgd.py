@@ -34,7 +34,8 @@ def scale_by_sinkgd(
 
   Args:
     num_iters: number of iterations, at least 1.
-    eps: added to every norm. Zero slices stay zero.
+    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so
+      do slices whose entries are all below 1e-18.
     unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
       The fan_out slices [i, :] then end with norm 1, entries with root mean
       square 1 / sqrt(fan_out).

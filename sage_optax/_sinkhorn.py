@@ -6,7 +6,7 @@
     X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
 
 X is always x times one scale per fan_in and one per fan_out index, so all forms
-look for these two vectors and never write a matrix.
+look for these two vectors; none writes a matrix but to a cache.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,8 @@ def _scales(x, *options) -> Scales:
     if _mesh.platform() == 'tpu':
       forms['tpu'] = _kernels(x, options) or usual
     return jax.lax.platform_dependent(x, default=usual, **forms)
-  if _mesh.platform() == 'tpu' and _mesh.placement(x) is not None:
+  known = _mesh.placement(x) is not None and not _mesh.in_shard_map()
+  if known and _mesh.platform() == 'tpu':
     return (_kernels(x, options) or usual)(x)
   return usual(x)
 
@@ -81,14 +82,18 @@ def _kernels(x, options) -> Callable[[jax.Array], Scales] | None:
       tuple(name for name in side if mesh.shape[name] > 1)
       for side in _mesh.matrix_names(spec, x.ndim)
     )
-  forms, chip = _sinkhorn_tpu.forms(*names), _sinkhorn_tpu.chip_of(x)
-  if _sinkhorn_tpu.plan(shape, x.dtype, chip, forms) is None:
+  abstract = mesh.abstract_mesh if known else jax.typeof(x).sharding.mesh
+  with jax.sharding.use_abstract_mesh(abstract):
+    chip = _sinkhorn_tpu.chip_of(x)
+  forms = _sinkhorn_tpu.forms(*names)
+  how = _sinkhorn_tpu.plan(shape, x.dtype, chip, forms)
+  if how is None:
     return None
 
   def function(x):
     in_names, out_names = names
     return _sinkhorn_tpu.scales(
-      x, *options, in_names=in_names, out_names=out_names
+      x, *options, in_names=in_names, out_names=out_names, how=how
     )
 
   if known is None or mesh.size == 1:
@@ -136,7 +141,11 @@ def plain(
 
 
 def _in_cache(x, num_iters, eps, unit_norm) -> Scales:
-  """As `plain`, unit by unit in a CPU's cache, with products for sums."""
+  """As `plain`, unit by unit in a CPU's cache, with products for sums.
+
+  Of squares of x itself: slices below 1e-18 are zero here. `plain` squares
+  x times its scales, so that from the second iteration on it sees them.
+  """
   *batch, m, n = x.shape
   stacked = _blocks.units(x)
   targets = _targets(x.shape, unit_norm)
@@ -219,4 +228,4 @@ def _kept_narrow(x):
 def _rescale(scale, size, target, eps):
   # A zero slice keeps its scale: growing by 1/eps in each iteration it would
   # overflow, and 0 * inf is not 0.
-  return jnp.where(size > 0, scale * (target / (size + eps)), scale)
+  return jnp.where(size == 0, scale, scale * (target / (size + eps)))

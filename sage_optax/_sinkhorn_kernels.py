@@ -316,7 +316,7 @@ def rescale(scale, squares, eps, target, floor):
   # A zero slice keeps its scale: growing by 1/eps in each iteration it would
   # overflow, and 0 * inf is not 0.
   norm = jnp.sqrt(squares)
-  return jnp.where(norm > floor, scale * (target / (norm + eps)), scale)
+  return jnp.where(norm <= floor, scale, scale * (target / (norm + eps)))
 
 
 def _view(x, order):

@@ -3,7 +3,10 @@
 Without it they are for processes that have one device, and tests have eight.
 """
 
+import functools
 import importlib.util
+import subprocess
+import sys
 from unittest import mock
 
 import chex
@@ -102,10 +105,42 @@ class FormsTest(parameterized.TestCase):
     x = jnp.ones((16, 8))
     tx = sage_optax.scale_by_sinkgd()
     with mock.patch.object(_sinkhorn, '_in_cache', side_effect=RuntimeError):
-      tx.update(x, tx.init(x))  # Eight devices, and not said how x lies.
+      # Eight devices, and not said how x lies.
+      jax.jit(tx.update)(x, tx.init(x))
       one = _on_one_cpu(tx, x)
+      one.update(x, one.init(x))  # Not compiled.
       with self.assertRaises(RuntimeError):
-        one.update(x, one.init(x))
+        jax.jit(one.update)(x, one.init(x))
+
+  @parameterized.parameters(*sorted(_METHODS))
+  def test_inside_a_shard_map(self, method):
+    x = jax.random.normal(jax.random.key(0), (16, 8))
+    tx = _on_one_cpu(_METHODS[method], x)
+    mesh = jax.make_mesh((1,), ('x',), _AUTO, devices=jax.devices()[:1])
+    update = jax.shard_map(
+      lambda x: tx.update(x, tx.init(x))[0],
+      mesh=mesh,
+      in_specs=jax.P('x'),
+      out_specs=jax.P('x'),
+    )
+    expected, _ = _METHODS[method].update(x, tx.init(x))
+    np.testing.assert_allclose(jax.jit(update)(x), expected, rtol=1e-5)
+
+  def test_what_is_not_finite_is_not_hidden(self):
+    x = jnp.ones((24, 16)).at[3, 5].set(jnp.nan)
+    tx = _on_one_cpu(sage_optax.scale_by_sinkgd(), x)
+    updates, _ = jax.jit(tx.update)(x, tx.init(x))
+    self.assertTrue(np.isnan(updates).all())
+
+  def test_shapes_can_be_asked_for_before_there_are_devices(self):
+    script = (
+      'import jax, sage_optax; from jax._src import xla_bridge as bridge;'
+      'x = jax.ShapeDtypeStruct((4, 3), "float32");'
+      '[jax.eval_shape(sage_optax.recipe(name, 1e-3, roles="matrix").init, x)'
+      ' for name in ("sage", "scale", "sinkgd")];'
+      'assert not bridge.backends_are_initialized()'
+    )
+    subprocess.run([sys.executable, '-c', script], check=True, timeout=120)
 
 
 class TemporariesTest(parameterized.TestCase):
@@ -176,13 +211,15 @@ class SignTest(absltest.TestCase):
     grad, mu = (
       jax.random.normal(jax.random.key(i), (1000, 100)) for i in (0, 1)
     )
-    for b1, b2 in ((0.9, 0.99), (0.95, 0.98), (0.0, 0.9), (0.9, 0.5)):
-      sign, new = _momentum.sign_step(grad, mu, b1, b2)
+    for b1, b2 in ((0.9, 0.99), (0.95, 0.98), (0.0, 0.9), (0.9, 0.9)):
+      step = functools.partial(_momentum.sign_step, b1=b1, b2=b2)
+      sign, new = jax.jit(step)(grad, mu)
       argument = b1 * mu + (1 - b1) * grad
       certain = np.abs(argument) > 1e-6
       self.assertGreater(certain.mean(), 0.999)
       np.testing.assert_array_equal(sign[certain], np.sign(argument)[certain])
-      np.testing.assert_array_equal(new, (1 - b2) * grad + b2 * mu)
+      # Compiled, products and sums are rounded at once.
+      np.testing.assert_allclose(new, (1 - b2) * grad + b2 * mu, 1e-6, 1e-6)
 
   def test_elsewhere_it_is_optax_bit_for_bit(self):
     # The plain form is what accelerators run; here it is asked for by name.
@@ -199,8 +236,8 @@ class SignTest(absltest.TestCase):
         grad = jax.random.randint(jax.random.key(step), (64, 8), -9, 10).astype(
           jnp.float32
         )
-        updates, state = ours.update(grad, state)
-        expected, other = theirs.update(grad, other)
+        updates, state = jax.jit(ours.update)(grad, state)
+        expected, other = jax.jit(theirs.update)(grad, other)
         np.testing.assert_array_equal(updates, expected)
     np.testing.assert_array_equal(state.mu, other.mu)
 
