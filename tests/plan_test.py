@@ -169,6 +169,18 @@ class ProjectorTest(parameterized.TestCase):
     config = _config('llama_60m', f'optimizer.recipe={recipe}')
     config, _ = measure.plannable(config, target)
     self.assertEqual(bool(measure.compiler_options(config, target)), little)
+    quick = measure.compiler_options(config, target, quick=True)
+    self.assertEqual(bool(quick), name.startswith('v5e'))
+
+  def test_what_little_effort_changes_is_left_out(self):
+    found = measure.measure(_config('tiny'), targets.parse('cpu:8'))
+    quick = dataclasses.replace(found, bytes=None)
+    device = targets.parse('v5e:2x2').device
+    headers = ['recipe', 'peak', 'bytes', 'time']
+    for measured, left_out in ((found, False), (quick, True)):
+      row = sweep.Row(measured, None, [], 0)
+      cells = table.cells(row, device, headers)
+      self.assertEqual([c == '-' for c in cells], [False] * 2 + [left_out] * 2)
 
   def test_option_that_the_recipe_does_not_take(self):
     config = _config('tiny', 'optimizer.recipe=adamw', 'optimizer.rank=8')

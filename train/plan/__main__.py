@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     action='store_true',
     help='do not look for changes that make a recipe fit',
   )
+  add(
+    '--quick',
+    action='store_true',
+    help='compile with little effort, for TPUs: without bytes and time',
+  )
   add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
   add('--png', type=pathlib.Path, metavar='FILE', help='draw the peaks')
   add(
@@ -121,7 +126,9 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   from train.plan import sweep as sweep_lib
 
   recipes = _recipes(args, overrides)
-  sweep = sweep_lib.Sweep(args.config, overrides, args.topology, recipes, _say)
+  sweep = sweep_lib.Sweep(
+    args.config, overrides, args.topology, recipes, _say, quick=args.quick
+  )
   alone: list[dict[str, Any]] = []
   rows: list[sweep_lib.Row] = []
   for recipe in recipes:

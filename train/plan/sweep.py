@@ -63,6 +63,8 @@ class Sweep:
     topology: str,
     recipes: list[str],
     say: Callable[[str], None] = lambda line: None,
+    *,
+    quick: bool = False,
   ):
     """Checks what can be checked before anything is compiled.
 
@@ -72,6 +74,7 @@ class Sweep:
       topology: Name of the target.
       recipes: What will be asked for.
       say: Told what is being compiled.
+      quick: Compile with little effort, for TPUs.
 
     Raises:
       UserError: if any of them is wrong.
@@ -81,6 +84,7 @@ class Sweep:
     self._overrides = ['optimizer.learning_rate=0.001', 'eval.batch_size=0']
     self._overrides += overrides
     self._say = say
+    self._quick = quick
     self.target = targets.parse(topology)
     targets.check_installed(self.target)
     loaded = [self._load(self._recipe(name)) for name in recipes]
@@ -129,6 +133,7 @@ class Sweep:
       'overrides': [*self._overrides, *changes],
       'topology': target.name,
       'what': what,
+      'quick': self._quick,
     }
     with tempfile.TemporaryDirectory() as folder:
       question, answer = (

@@ -23,7 +23,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     job: 'config', a file; 'overrides', such as 'train.steps=10'; 'topology';
-      and 'what', 'step' or 'alone'.
+      'what', 'step' or 'alone'; and 'quick', whether with little effort.
 
   Returns:
     'result', or 'error' (a line for the user) or 'failure' (a traceback).
@@ -37,7 +37,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     if job['what'] == 'alone':
       result = [dataclasses.asdict(row) for row in alone.rows(config, target)]
     else:
-      result = dataclasses.asdict(measure.measure(config, target))
+      result = dataclasses.asdict(
+        measure.measure(config, target, quick=job['quick'])
+      )
     return {'result': result}
   except UserError as error:
     return {'error': str(error)}
