@@ -161,10 +161,13 @@ class ProjectorTest(parameterized.TestCase):
   @parameterized.parameters(
     ('galore', 'v5e:2x2', True),
     ('galore', 'cpu:8', False),
+    ('swan', 'v5e:2x2', True),
     ('apollo', 'v5e:2x2', False),
     ('adamw', 'v5e:2x2', False),
   )
-  def test_little_effort_is_for_subspaces_on_tpus(self, recipe, name, little):
+  def test_little_effort_is_for_long_products_on_tpus(
+    self, recipe, name, little
+  ):
     target = targets.parse(name)
     config = _config('llama_60m', f'optimizer.recipe={recipe}')
     config, _ = measure.plannable(config, target)

@@ -179,28 +179,36 @@ def compiler_options(
 ) -> dict[str, Any]:
   """Returns what to compile a plannable configuration with.
 
-  On TPUs the products of one 'subspace' take a minute of the compiler's usual
-  effort, and there is one in each matrix.
+  On TPUs products in full precision take the compiler long, and there are many
+  in each matrix where there are subspaces, or SWAN's whitening.
   """
-  slow = quick or 'subspace' in _projectors(config)
-  return _LITTLE_EFFORT if slow and target.chip.platform == 'tpu' else {}
+  if target.chip.platform != 'tpu':
+    return {}
+  methods = {part.method for part in _parts(config)}
+  slow = 'swan' in methods or 'subspace' in _projectors(config)
+  return _LITTLE_EFFORT if quick or slow else {}
 
 
 def _projectors(config: Config) -> set[str]:
   """Returns the kinds of projectors that a recipe draws."""
+  found = set()
+  for part in _parts(config):
+    method = inspect.signature(recipes.METHODS[part.method]).parameters
+    if 'projector' in method:
+      default = method['projector'].default
+      found.add(part.kwargs.get('projector', default))
+  return found
+
+
+def _parts(config: Config) -> list[Any]:
+  """Returns what the roles get."""
   options = optimizer_lib.recipe_options(config)
   roles = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
   try:
     parts = recipes.resolve(config.optimizer.recipe, overrides=roles, **options)
   except ValueError as error:
     raise UserError(f'config.optimizer: {error}') from error
-  found = set()
-  for part in parts.values():
-    method = inspect.signature(recipes.METHODS[part.method]).parameters
-    if 'projector' in method:
-      default = method['projector'].default
-      found.add(part.kwargs.get('projector', default))
-  return found
+  return list(parts.values())
 
 
 def compile_or_need(
