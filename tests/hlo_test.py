@@ -143,6 +143,20 @@ class WrittenTest(parameterized.TestCase):
     self.assertEqual((permute.times, permute.bytes), (6 * 3, 8 * 4))
     self.assertEqual(permute.sent, 6 * 3 * 8 * 4)
 
+  def test_collectives_that_share_a_channel(self):
+    program = """\
+ENTRY %main (p: f32[8,4], q: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[8,4]{1,0} parameter(1)
+  %a = f32[8,4]{1,0} all-to-all(%p), channel_id=1, replica_groups={{0,1}}
+  %b = f32[8,4]{1,0} all-to-all(%q), channel_id=1, replica_groups={{0,1}}
+  ROOT %c = f32[8,4]{1,0} add(%a, %b)
+}
+"""
+    found = cost.find_collectives(hlo.parse(program))
+    self.assertEqual([c.name for c in found], ['a', 'b'])
+    self.assertEqual(cost.bytes_by_kind(found), {'all-to-all': 2 * 8 * 4 * 4})
+
   def test_bytes_in_main_memory(self):
     # Two fusions gather, one scatters; the permutation reads S(1), so that
     # only its ends in main memory count.

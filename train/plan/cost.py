@@ -52,8 +52,9 @@ def find_collectives(
   """Returns the collectives of a program, each once.
 
   An asynchronous one is counted where it starts. On TPUs it may be spread over
-  several fusions, which then name the same channel, and a reduce-scatter is a
-  fusion called all-reduce-scatter.
+  several fusions, which then name the same channel (outside of fusions a channel
+  tells nothing: all of `shard_map` have 1), and a reduce-scatter is a fusion
+  called all-reduce-scatter.
   """
   found: dict[str, Collective] = {}
   for visit in hlo.walk(module, dearest=dearest):
@@ -72,9 +73,11 @@ def find_collectives(
       outputs = outputs[len(inputs) : 2 * len(inputs)] or outputs
     if kind == 'all-reduce' and visit.owner.startswith('all-reduce-scatter'):
       kind = 'reduce-scatter'
-    channel = instruction.attribute('channel_id', r'\d+', instruction.name)
-    old = found.get(channel)
-    found[channel] = Collective(
+    key = f'{visit.owner}/{instruction.name}'
+    if visit.fused:
+      key = instruction.attribute('channel_id', r'\d+', key)
+    old = found.get(key)
+    found[key] = Collective(
       name=old.name if old else instruction.name,
       kind=kind,
       bytes=max(sum(a.bytes for a in inputs), sum(a.bytes for a in outputs)),
