@@ -52,9 +52,9 @@ def find_collectives(
   """Returns the collectives of a program, each once.
 
   An asynchronous one is counted where it starts. On TPUs it may be spread over
-  several fusions, which then name the same channel (outside of fusions a channel
-  tells nothing: all of `shard_map` have 1), and a reduce-scatter is a fusion
-  called all-reduce-scatter.
+  several fusions, which then name the same channel (outside of fusions it tells
+  nothing: all collectives of `shard_map` have channel 1), and a reduce-scatter
+  is a fusion called all-reduce-scatter.
   """
   found: dict[str, Collective] = {}
   for visit in hlo.walk(module, dearest=dearest):
