@@ -115,8 +115,8 @@ def measure(
   options = compiler_options(config, target, quick=quick)
   if options:
     notes.append(
-      "compiled with little of the compiler's effort: a peak as much as a tenth "
-      'below that of a run, and without bytes and time, which differ more'
+      "compiled with little of the compiler's effort: a peak as much as a "
+      'tenth below that of a run, and without bytes and time, which differ more'
     )
   compiled, peak = compile_or_need(lowered, taken, options)
   seconds = time.monotonic() - began
