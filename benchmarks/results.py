@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from train.plan import table as plan_table
+
 _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'libtpu', 'torch')
 
@@ -52,15 +54,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def put(document: pathlib.Path, name: str, block: str) -> None:
   """Writes a block between its marks, or at the end of a document."""
-  begin, end = f'<!-- benchmark: {name} -->', '<!-- end of benchmark -->'
-  marked = f'{begin}\n{block}\n{end}'
   old = document.read_text() if document.exists() else ''
-  before, found, after = old.partition(begin)
-  if found:
-    new = before + marked + after.partition(end)[2]
-  else:
-    new = f'{old.rstrip()}\n\n{marked}\n'.lstrip()
-  document.write_text(new)
+  document.write_text(plan_table.put(old, 'benchmark', name, block))
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -22,15 +22,6 @@ _MOST_ROWS = 2048
 Function = Callable[[jax.Array], jax.Array]
 
 
-def on_one_cpu(
-  fast: Callable[..., Any], plain: Callable[..., Any], *arrays: jax.Array
-) -> Any:
-  """Calls `fast` where all runs on one CPU, `plain` elsewhere."""
-  if not _mesh.one_device(arrays[0]):
-    return plain(*arrays)
-  return jax.lax.platform_dependent(*arrays, cpu=fast, default=plain)
-
-
 def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
   """Mean of `function(x)` over an axis, which is kept with size 1.
 
@@ -65,9 +56,11 @@ def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
 
   # Over columns XLA's code is fast, but of a narrow type it makes a copy.
   slow = axis == _matrix.FAN_IN or x.dtype != _matrix.stat_dtype(x)
-  if not (slow and x.ndim >= 2 and x.size):
+  if not (slow and x.ndim >= 2 and x.size and _mesh.one_device(x)):
     return plain_mean(function, x, axis)
-  return on_one_cpu(fast, lambda x: plain_mean(function, x, axis), x)
+  return jax.lax.platform_dependent(
+    x, cpu=fast, default=lambda x: plain_mean(function, x, axis)
+  )
 
 
 def plain_mean(function: Function, x: jax.Array, axis: int) -> jax.Array:

@@ -495,14 +495,14 @@ class OutputTest(parameterized.TestCase):
     lines = [x for x in block.splitlines() if x.startswith('|')]
     self.assertLen({x.count('|') for x in lines}, 1)
     self.assertLen(lines, 4)
-    once = plan.put('# Scale\n\ntext\n', 'x v5e:4x4', block)
-    twice = plan.put(once + 'after\n', 'x v5e:4x4', 'new')
+    once = table.put('# Scale\n\ntext\n', 'plan', 'x v5e:4x4', block)
+    twice = table.put(once + 'after\n', 'plan', 'x v5e:4x4', 'new')
     self.assertEqual(
       twice,
       '# Scale\n\ntext\n\n<!-- plan: x v5e:4x4 -->\nnew\n<!-- end of plan -->\n'
       'after\n',
     )
-    both = plan.put(twice, 'y v5e:4x4', 'other')
+    both = table.put(twice, 'plan', 'y v5e:4x4', 'other')
     self.assertEqual(both.count('<!-- plan:'), 2)
 
   def test_json_has_everything(self):

@@ -150,19 +150,9 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   if args.markdown and rows:
     name = f'{sweep.config.name} {sweep.target.name}'
     old = args.markdown.read_text() if args.markdown.exists() else ''
-    args.markdown.write_text(put(old, name, table.markdown(rows, sweep)))
+    new = table.put(old, 'plan', name, table.markdown(rows, sweep))
+    args.markdown.write_text(new)
   return 0
-
-
-def put(document: str, name: str, block: str) -> str:
-  """Returns a document with a block between its marks, or at the end."""
-  begin, end = f'<!-- plan: {name} -->', '<!-- end of plan -->'
-  marked = f'{begin}\n{block}\n{end}'
-  before, found, after = document.partition(begin)
-  if not found:
-    return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
-  _, _, after = after.partition(end)
-  return f'{before}{marked}{after}'
 
 
 def _say(line: str) -> None:

@@ -284,3 +284,21 @@ def to_json(
     ],
     'optimizer_alone': list(alone),
   }
+
+
+def put(document: str, kind: str, name: str, block: str) -> str:
+  """Returns a document with a block between its marks, or at the end.
+
+  Args:
+    document: Its text.
+    kind: What the block is: 'plan', 'benchmark'.
+    name: Which of them.
+    block: Its text.
+  """
+  begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
+  marked = f'{begin}\n{block}\n{end}'
+  before, found, after = document.partition(begin)
+  if not found:
+    return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
+  _, _, after = after.partition(end)
+  return f'{before}{marked}{after}'
