@@ -35,6 +35,7 @@ def get_config() -> Config:
       rms_norm_eps=1e-5,
       init_std=0.02,
       remat='none',
+      attention='auto',
     ),
     data=DataConfig(
       source='shards',

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 # Queries per chunk.
 CHUNK = 128
 
+# Queries and keys per block of a splash kernel, whichever divides first.
+_BLOCKS = (512, 384, 256, 128)
+
 
 def rope_tables(
   seq_len: int, head_dim: int, theta: float, dtype: jax.typing.DTypeLike
@@ -57,6 +60,64 @@ def dot_product(
     # JAX's takes the softmax in float32, whatever the inputs.
     return chunked(q_BLHD, k_BMKD, v_BMKD)
   return jax.nn.dot_product_attention(q_BLHD, k_BMKD, v_BMKD, is_causal=True)
+
+
+def cudnn(q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array) -> jax.Array:
+  """Causal attention by cuDNN, for NVIDIA GPUs; in 16 bits only."""
+  return jax.nn.dot_product_attention(
+    q_BLHD, k_BMKD, v_BMKD, is_causal=True, implementation='cudnn'
+  )
+
+
+def splash(
+  q_BLHD: jax.Array,
+  k_BMKD: jax.Array,
+  v_BMKD: jax.Array,
+  *,
+  interpret: bool = False,
+) -> jax.Array:
+  """Causal attention by JAX's splash kernels, for TPUs.
+
+  The scores never leave the chip, and blocks above the diagonal are skipped.
+  What the kernels do not take (sequences that are no multiple of 128, float64)
+  goes to `dot_product`.
+
+  Args:
+    q_BLHD: Queries, on one device.
+    k_BMKD: Keys.
+    v_BMKD: Values.
+    interpret: Whether to run on CPU, to test.
+
+  Returns:
+    The attended values, [B, L, H, D].
+  """
+  # Slow to import, and rarely needed.
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernels,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  _, L, H, D = q_BLHD.shape
+  block = next((size for size in _BLOCKS if L % size == 0), None)
+  if block is None or q_BLHD.dtype == jnp.float64:
+    return dot_product(q_BLHD, k_BMKD, v_BMKD)
+  attend = kernels.make_splash_mha(
+    masks.MultiHeadMask([masks.CausalMask((L, L))] * H),
+    block_sizes=kernels.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      use_fused_bwd_kernel=True,
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+  heads_first = (x.swapaxes(1, 2) for x in (q_BLHD * D**-0.5, k_BMKD, v_BMKD))
+  return jax.vmap(attend)(*heads_first).swapaxes(1, 2)
 
 
 def chunked(

@@ -16,9 +16,10 @@ from models import attention as attention_lib
 
 Params = dict[str, Any]
 Constrain = Callable[[jax.Array, tuple], jax.Array]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 RESIDUAL = ('batch', 'sequence', 'embed')
-_ATTENTION = ('chunked', 'dot_product')
+_ATTENTION = ('chunked', 'dot_product', 'cudnn', 'splash')
 _REMAT = ('none', 'dots', 'full')
 
 
@@ -40,8 +41,9 @@ class LlamaConfig:
     init_std: Standard deviation of every matrix at initialization.
     compute_dtype: Type of activations and of the products' inputs.
     param_dtype: Type of the parameters.
-    attention: 'chunked', fast on CPUs, or 'dot_product',
-      `jax.nn.dot_product_attention`, for accelerators.
+    attention: A function of `models.attention`: 'chunked', fast on CPUs;
+      'dot_product', for accelerators; 'cudnn', for NVIDIA GPUs; 'splash', for
+      TPUs. Or a function like them.
     remat: What the backward pass computes again: 'none'; 'dots', all but the
       matrix products; 'full', all but each layer's input.
     loss_chunk: Sequence positions whose logits exist at a time; 0 chooses.
@@ -59,7 +61,7 @@ class LlamaConfig:
   init_std: float = 0.02
   compute_dtype: str = 'float32'
   param_dtype: str = 'float32'
-  attention: str = 'chunked'
+  attention: str | Attend = 'chunked'
   remat: str = 'none'
   loss_chunk: int = 0
 
@@ -75,10 +77,9 @@ class LlamaConfig:
         f'num_heads={self.num_heads}: change one'
       )
     for name, known in (('attention', _ATTENTION), ('remat', _REMAT)):
-      if getattr(self, name) not in known:
+      if isinstance(value := getattr(self, name), str) and value not in known:
         raise ValueError(
-          f'{name}={getattr(self, name)!r} is unknown: choose one of '
-          f'{", ".join(known)}'
+          f'{name}={value!r} is unknown: choose one of {", ".join(known)}'
         )
 
   @property
@@ -133,7 +134,9 @@ class Attention(nnx.Module):
     q_BLHD = attention_lib.rotate(heads(self.q_proj, 'heads'), rope)
     k_BLKD = attention_lib.rotate(heads(self.k_proj, 'kv_heads'), rope)
     v_BLKD = heads(self.v_proj, 'kv_heads')
-    attend = getattr(attention_lib, self.config.attention)
+    attend = self.config.attention
+    if isinstance(attend, str):
+      attend = getattr(attention_lib, attend)
     out_BLHD = attend(q_BLHD, k_BLKD, v_BLKD)
     out_BLHD = constrain(out_BLHD, ('batch', 'sequence', 'heads', None))
     return self.o_proj(out_BLHD.reshape(x.shape))

@@ -1,5 +1,6 @@
 """PartitionSpecs for the state of any optimizer, by alignment of axes."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,10 @@ from sage_optax import _matrix, _mesh
 
 
 def state_specs(
-  tx: optax.GradientTransformation, params: Any, param_specs: Any
+  tx: optax.GradientTransformation,
+  params: Any,
+  param_specs: Any,
+  mesh_shape: Mapping[str, int] | None = None,
 ) -> Any:
   """PartitionSpecs for `tx.init(params)`.
 
@@ -24,6 +28,9 @@ def state_specs(
     tx: any gradient transformation, of Optax's too.
     params: tree of arrays or `ShapeDtypeStruct`s.
     param_specs: tree like `params` of `PartitionSpec`s.
+    mesh_shape: axis name -> size, such as `mesh.shape`. With it, an axis that
+      was projected to a rank (GaLore, Fira, APOLLO) is sharded as the axis in
+      whose place it is, if that divides the rank; otherwise it is replicated.
 
   Returns:
     A tree like `tx.init(params)` of `PartitionSpec`s.
@@ -42,7 +49,17 @@ def state_specs(
       return leaf
     if leaf.ndim != param.ndim:
       return PartitionSpec()
-    return _matrix.aligned_spec(spec, param.shape, leaf.shape)
+    aligned = _matrix.aligned_spec(spec, param.shape, leaf.shape)
+    if mesh_shape is None:
+      return aligned
+    undivided = undivided_axes(leaf.shape, spec, mesh_shape)
+    pairs = itertools.zip_longest(aligned, spec)
+    return PartitionSpec(
+      *(
+        wanted if leaf.shape[i] > 1 and i not in undivided else entry
+        for i, (entry, wanted) in enumerate(pairs)
+      )
+    )
 
   return optax.tree.map_params(
     tx,

@@ -323,9 +323,9 @@ class ValidateTest(parameterized.TestCase):
 class ModelConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     ('cpu', None, 'float32', 'float32', 'chunked'),
-    ('tpu', None, 'bfloat16', 'float32', 'dot_product'),
+    ('tpu', None, 'bfloat16', 'float32', 'splash'),
     ('gpu', None, 'bfloat16', 'float32', 'dot_product'),
-    ('tpu', 'float32', 'float32', 'float32', 'dot_product'),
+    ('tpu', 'float32', 'float32', 'float32', 'splash'),
     ('cpu', 'float64', 'float64', 'float64', 'chunked'),
   )
   def test_platform_decides_what_the_config_leaves_open(
@@ -337,6 +337,22 @@ class ModelConfigTest(parameterized.TestCase):
     self.assertEqual(model_config.compute_dtype, compute)
     self.assertEqual(model_config.param_dtype, param)
     self.assertEqual(model_config.attention, attention)
+
+  @parameterized.parameters(
+    ('cpu', 'dot_product'), ('gpu', 'cudnn'), ('tpu', 'dot_product')
+  )
+  def test_attention_can_be_chosen(self, platform, attention):
+    config = base.get_config()
+    config.model.attention = attention
+    model_config = config_lib.model_config(config, platform)
+    self.assertEqual(model_config.attention, attention)
+
+  @parameterized.parameters(('cpu', 'splash'), ('tpu', 'cudnn'))
+  def test_attention_that_the_platform_lacks(self, platform, attention):
+    config = base.get_config()
+    config.model.attention = attention
+    with pytest.raises(UserError, match=f"model.attention='{attention}' needs"):
+      config_lib.model_config(config, platform)
 
   def test_tpu_program_multiplies_in_bfloat16(self):
     config = config_lib.load(_QUICKSTART)

@@ -26,8 +26,6 @@ _CONFIGS = sorted(p.stem for p in (_ROOT / 'configs').glob('[a-z]*.py'))
 _TINY = str(_ROOT / 'tests' / 'tiny_config.py')
 _RATE = 'optimizer.learning_rate=0.001'
 _MIB = 2**20
-# Projected along the axis that is sharded, their state is on every device.
-_LOW_RANK = ('apollo', 'apollo_mini', 'galore', 'fira')
 
 tpu = pytest.mark.tpu
 needs_libtpu = pytest.mark.skipif(
@@ -75,6 +73,7 @@ class LoweringTest(parameterized.TestCase):
       tx,
       whole,
       jax.tree.map(lambda x: x.sharding.spec, program.abstract.params),
+      program.mesh,
     ).opt_state
     self.assertEqual(
       measure.sharded_bytes(program.abstract.opt_state),
@@ -106,7 +105,8 @@ class LoweringTest(parameterized.TestCase):
     )
     # The schedule has a counter in every part.
     self.assertBetween(formula - whole, 0, 4 * 4)
-    if name not in _LOW_RANK and whole > _MIB:
+    # A rank of one cannot be shared out.
+    if name != 'apollo_mini' and whole > _MIB:
       self.assertAlmostEqual(8 * state / whole, 1, delta=0.01)
 
   def test_platform_is_told_not_asked(self):
@@ -114,7 +114,7 @@ class LoweringTest(parameterized.TestCase):
     devices = jax.devices()
     for platform, dtype, attention in (
       ('cpu', 'float32', 'chunked'),
-      ('tpu', 'bfloat16', 'dot_product'),
+      ('gpu', 'bfloat16', 'dot_product'),
     ):
       model = program_lib.build(config, devices, platform).model
       self.assertEqual(
@@ -284,17 +284,14 @@ class TpuTest(parameterized.TestCase):
     # Tokens enough for the peak to be where activations are, as in real steps,
     # and not where the optimizer works, which has temporaries of its own.
     changes = [f'model.{size}' for size in sizes]
-    changes += ['train.seq_len=256', 'train.batch_size=128']
+    changes += ['train.seq_len=256', 'train.batch_size=256']
     found = sweep.Sweep(_TINY, changes, 'v5e:2x2', list(recipes))
     adamw, hybrid, lion = (
       found.row(name, find_batch=False, advise=False).measurement
       for name in recipes
     )
     for m in (adamw, hybrid, lion):
-      # JAX's attention has a float32 factor in two products of its gradient.
-      self.assertLessEqual(set(m.product_types), {'bf16', 'f32 x bf16'})
-      self.assertGreater(m.product_types['bf16'], 0.9 * m.flops)
-      # Attention by blocks, as on CPUs, would do less than half of its part.
+      self.assertEqual(m.product_types, {'bf16': m.flops})
       self.assertBetween(m.flops / m.model_flops, 1.0, 1.4)
     saved = adamw.state - hybrid.state
     self.assertGreater(saved, 4 * _MIB)

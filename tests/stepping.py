@@ -36,8 +36,9 @@ def updates(tx, grads):
 def on_mesh(tx, grads, axis_type):
   """Yields update and state of each step on 4 x 2 devices.
 
-  Matrices are sharded on both axes. That updates stay where gradients are, and
-  the state where `state_specs` says, is asserted.
+  Matrices are sharded on both axes, and under automatic axes a rank in the
+  place of either. That updates stay where gradients are, and the state where
+  `state_specs` says, is asserted.
   """
   mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(axis_type,) * 2)
 
@@ -47,11 +48,13 @@ def on_mesh(tx, grads, axis_type):
   spec = jax.P(*(None,) * (grads[0].ndim - 2), 'a', 'b')
   with jax.set_mesh(mesh):
     sharded = [jax.device_put(grad, named(spec)) for grad in grads]
-    specs = sage_optax.sharding.state_specs(tx, sharded[0], spec)
+    explicit = axis_type == jax.sharding.AxisType.Explicit
+    specs = sage_optax.sharding.state_specs(
+      tx, sharded[0], spec, None if explicit else mesh.shape
+    )
     shardings = named(spec), jax.tree.map(named, specs)
     state = jax.jit(tx.init, out_shardings=shardings[1])(sharded[0])
     # Under automatic sharding the results' shardings are the caller's to say.
-    explicit = axis_type == jax.sharding.AxisType.Explicit
     update = jax.jit(tx.update, out_shardings=None if explicit else shardings)
     for grad in sharded:
       scaled, state = update(grad, state)

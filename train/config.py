@@ -163,6 +163,11 @@ def load(path: str, *overrides: str) -> Config:
   return read_flag(flag_values)
 
 
+# What 'auto' means, and the only platform of those that have one.
+_ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
+_ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
+
+
 def model_config(config: Config, platform: str) -> llama.LlamaConfig:
   """Returns the model of a configuration, for a platform.
 
@@ -170,11 +175,22 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     config: The configuration.
     platform: 'cpu', 'gpu' or 'tpu': where the model will run, which need not
       be where it is planned.
+
+  Raises:
+    UserError: If the platform has no such attention.
   """
-  accelerator = platform != 'cpu'
-  default = 'bfloat16' if accelerator else 'float32'
+  default = 'float32' if platform == 'cpu' else 'bfloat16'
   dtype = config.train.dtype or default
   model = config.model
+  attention = model.attention
+  if attention == 'auto':
+    attention = _ATTENTION[platform]
+  if _ATTENTION_PLATFORM.get(attention, platform) != platform:
+    raise UserError(
+      f'config.model.attention={attention!r} needs a '
+      f'{_ATTENTION_PLATFORM[attention].upper()}, and this is for a '
+      f'{platform.upper()}: set it to auto'
+    )
   return llama.LlamaConfig(
     vocab_size=model.vocab_size,
     hidden_size=model.hidden_size,
@@ -188,7 +204,7 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     init_std=model.init_std,
     compute_dtype=dtype,
     param_dtype='float64' if dtype == 'float64' else 'float32',
-    attention='dot_product' if accelerator else 'chunked',
+    attention=attention,
     remat=model.remat,
   )
 

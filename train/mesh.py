@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models import llama
+from models import layers, llama
 from train.config import Config, check_mesh, mesh_shape
 from train.errors import UserError
 
@@ -216,12 +217,50 @@ def constrain(mesh: Mesh) -> Callable[[jax.Array, tuple], jax.Array]:
   """
 
   def constrain_fn(x, axes):
-    entries = []
-    for name, size in zip(axes, x.shape, strict=True):
-      entry = ACTIVATION_AXES[name] if name else None
-      names = (entry,) if isinstance(entry, str) else entry or ()
-      parts = int(np.prod([mesh.shape[axis] for axis in names]))
-      entries.append(None if size % parts else entry)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*entries)))
+    spec = _activation_spec(mesh, axes, x.shape)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
   return constrain_fn
+
+
+def _activation_spec(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> P:
+  """Returns the spec of an activation; what does not divide stays whole."""
+  entries = []
+  for name, size in zip(axes, shape, strict=True):
+    entry = ACTIVATION_AXES[name] if name else None
+    names = (entry,) if isinstance(entry, str) else entry or ()
+    parts = int(np.prod([mesh.shape[axis] for axis in names]))
+    entries.append(None if size % parts else entry)
+  return P(*entries)
+
+
+def attend_per_shard(mesh: Mesh, attend: layers.Attend) -> layers.Attend:
+  """Returns an attention whose devices each attend for their rows and heads.
+
+  For kernels, which the compiler cannot divide.
+
+  Args:
+    mesh: The mesh.
+    attend: (q[B, L, H, D], k[B, L, K, D], v[B, L, K, D]) -> [B, L, H, D].
+
+  Returns:
+    A function like it, for arrays on the mesh.
+  """
+
+  def attend_fn(q, k, v):
+    spec, key_spec = (
+      _activation_spec(mesh, ('batch', 'sequence', heads, None), x.shape)
+      for heads, x in (('heads', q), ('kv_heads', k))
+    )
+    if key_spec != spec:
+      # Too few key heads to divide: one for each query head.
+      k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    return jax.shard_map(
+      attend,
+      mesh=mesh,
+      in_specs=(spec,) * 3,
+      out_specs=spec,
+      check_vma=False,  # Kernels do not say along which axes results vary.
+    )(q, k, v)
+
+  return attend_fn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import sage_optax
-from models import llama
+from models import attention, llama
 from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
 from train import state as state_lib
@@ -117,6 +117,9 @@ def build(
     config, jax.devices() if devices is None else devices
   )
   model = model_config(config, platform)
+  if model.attention == 'splash':
+    attend = mesh_lib.attend_per_shard(mesh, attention.splash)
+    model = dataclasses.replace(model, attention=attend)
   params = state_lib.abstract_params(model)
   axes = llama.logical_axes(model)
   optimizer = optimizer_lib.make(config, params, axes)

@@ -23,6 +23,9 @@ class ModelConfig:
   rms_norm_eps: float = 1e-5
   init_std: float = 0.02
   remat: str = 'none'  # 'none', 'dots' or 'full'
+  # 'chunked', 'dot_product', 'cudnn' (NVIDIA) or 'splash' (TPU).
+  # 'auto': chunked on CPU, splash on TPU, dot_product elsewhere.
+  attention: str = 'auto'
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -40,10 +40,12 @@ def abstract_state(
 
 
 def state_specs(
-  tx: optax.GradientTransformation, params: Any, param_specs: Any
+  tx: optax.GradientTransformation, params: Any, param_specs: Any, mesh: Mesh
 ) -> TrainState:
   """Returns a TrainState of PartitionSpecs."""
-  opt_specs = sage_optax.sharding.state_specs(tx, params, param_specs)
+  opt_specs = sage_optax.sharding.state_specs(
+    tx, params, param_specs, mesh.shape
+  )
   return TrainState(P(), param_specs, opt_specs)
 
 
@@ -51,7 +53,7 @@ def state_shardings(
   tx: optax.GradientTransformation, params: Any, param_specs: Any, mesh: Mesh
 ) -> TrainState:
   """Returns a TrainState of NamedShardings."""
-  return named(state_specs(tx, params, param_specs), mesh)
+  return named(state_specs(tx, params, param_specs, mesh), mesh)
 
 
 def init_state(

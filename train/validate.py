@@ -12,6 +12,7 @@ from train.schema import Config
 _CHOICES = {
   'data.source': ('bundled', 'shards'),
   'model.remat': ('none', 'dots', 'full'),
+  'model.attention': ('auto', 'chunked', 'dot_product', 'cudnn', 'splash'),
   'schedule.kind': ('cosine', 'linear', 'wsd', 'constant'),
   'train.platform': ('auto', 'cpu', 'gpu', 'tpu'),
   'train.dtype': (None, 'float32', 'bfloat16', 'float64'),

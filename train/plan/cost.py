@@ -130,8 +130,12 @@ def product_flops(
       r'custom_call_target="[^"]*(gemm|matmul)', instruction.attributes
     ):
       count = _gemm
+    elif instruction.name.startswith('splash_mha'):
+      count = _splash
     if count is not None:
       factors = [visit.computation[n].arrays[0] for n in instruction.operands]
+      if count is _splash:
+        factors = factors[2:]  # Behind two lists of blocks.
       types = sorted({factor.dtype for factor in factors[:2]}, reverse=True)
       flops = count(instruction, visit.computation)
       totals[' x '.join(types)] += visit.times * flops
@@ -159,6 +163,17 @@ def _gemm(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
     left.shape[int(d)] for d in numbers.get('lhs_contracting_dimensions', ())
   ]
   return 2 * instruction.arrays[0].size * math.prod(contracted)
+
+
+def _splash(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
+  """A kernel of causal attention: all blocks but those above the diagonal."""
+  blocks = computation[instruction.operands[0]].arrays[0].shape[-1]
+  queries = computation[instruction.operands[2]].arrays[0]
+  keys = computation[instruction.operands[3]].arrays[0]
+  # Backward: scores and their gradient, and the three results.
+  products = 5 if '_dkv' in instruction.name else 2
+  product = 2 * queries.size * keys.shape[-2]
+  return products * product * (blocks + 1) // (2 * blocks)
 
 
 def _convolution(
