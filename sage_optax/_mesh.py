@@ -85,6 +85,16 @@ def placement(x: Any) -> Placement | None:
   return found if found is not None and found.shape == x.shape else None
 
 
+def sharded_as(like: jax.Array, x: jax.Array) -> jax.Array:
+  """`x`, its axes sharded as those of `like` that have their size, if known."""
+  known = placement(like)
+  if known is None or in_shard_map():
+    return x
+  spec = _matrix.aligned_spec(known.spec, known.shape, x.shape)
+  sharding = jax.sharding.NamedSharding(known.mesh, spec)
+  return jax.lax.with_sharding_constraint(x, sharding)
+
+
 def one_device(x: Any) -> bool:
   """Whether compiled work on `x` is for one device, as far as can be known."""
   if not isinstance(x, jax.core.Tracer) or in_shard_map():

@@ -141,7 +141,9 @@ def renew(
 
     new = _matrix.in_auto_axes(new, old)
     with _mesh.leaf(path):
-      return new(leaf_key, state.count, grad, old)
+      # Or a projected gradient whose rank is sharded would have the projector
+      # sharded likewise, and the gradient gathered.
+      return _mesh.sharded_as(grad, new(leaf_key, state.count, grad, old))
 
   def renew_leaf(path, grad, old):
     # One by one, with gradients in the type they came in: all that a

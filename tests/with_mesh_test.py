@@ -34,7 +34,7 @@ def _compiled(tx, grads, spec, mesh):
   grads = jax.device_put(grads, shardings)
   state_shardings = jax.tree.map(
     lambda s: NamedSharding(mesh, s),
-    sage_optax.sharding.state_specs(tx, grads, specs),
+    sage_optax.sharding.state_specs(tx, grads, specs, mesh.shape),
   )
   state = jax.jit(tx.init, out_shardings=state_shardings)(grads)
   update = jax.jit(tx.update, out_shardings=(shardings, state_shardings))
@@ -96,6 +96,25 @@ class WithMeshTest(parameterized.TestCase):
     # The gradient goes once; back comes the projector, of the rank's size.
     kinds = _matrix_collectives(compiled, 32 * 64)
     self.assertEqual(kinds, {'all-to-all': 1})
+
+  @parameterized.product(
+    method=(sage_optax.scale_by_apollo, sage_optax.scale_by_galore),
+    shape=((8, 32, 64), (8, 64, 32)),
+  )
+  def test_low_rank_state_is_shared_out(self, method, shape):
+    mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
+    plain = method(rank=8, projector='gaussian')
+    grads = _grads(shape)
+    expected, state = plain.update(grads, plain.init(grads))
+    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+    compiled, args = _compiled(tx, grads, spec, mesh)
+    ours, new_state = compiled(*args)
+    for a, b in ((ours, expected), (new_state.mu, state.mu)):
+      np.testing.assert_allclose(a['kernel'], b['kernel'], rtol=1e-3, atol=1e-4)
+    mu = new_state.mu['kernel']
+    self.assertEqual(8 * mu.addressable_shards[0].data.size, mu.size)
+    # What is projected goes to other devices; no gradient does.
+    self.assertEmpty(_matrix_collectives(compiled, 8 * 32 * 64 // 4))
 
   def test_fewer_layers_than_devices_take_some_of_the_axes(self):
     mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
