@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import parameterized
 
 import sage_optax
@@ -44,6 +45,7 @@ def _run(tx, grads):
   return jax.jit(lambda s, g: jax.lax.scan(step, s, g)[1])(state, grads)
 
 
+@pytest.mark.numbers
 class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*_UNITS)
   def test_agrees_unit_by_unit(self, case, shape, core_ndim):

@@ -6,6 +6,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def _run(grads, make, **kwargs):
   return np.asarray(_runner(make, **kwargs)(grads))
 
 
+@pytest.mark.numbers
 class AnyMethodTest(parameterized.TestCase):
   @parameterized.named_parameters(*_EQUIVARIANT)
   def test_permuting_an_axis_permutes_the_updates(self, case):
@@ -106,6 +108,7 @@ class AnyMethodTest(parameterized.TestCase):
     check()
 
 
+@pytest.mark.numbers
 class SageTest(parameterized.TestCase):
   @parameterized.parameters(-2, -1)
   def test_damper_is_bounded(self, axis):
@@ -141,6 +144,7 @@ class SageTest(parameterized.TestCase):
     check()
 
 
+@pytest.mark.numbers
 class SinkgdTest(parameterized.TestCase):
   @_tried
   @hypothesis.given(st.data(), st.booleans())
