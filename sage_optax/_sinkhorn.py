@@ -20,6 +20,9 @@ from sage_optax import _blocks, _matrix, _mesh
 # A matrix of squares up to this size stays in a CPU's cache for all iterations.
 _RESIDENT_BYTES = 2**24
 
+# Platforms that have kernels, and what `platform_dependent` calls them.
+_KERNELS = {'tpu': 'tpu', 'gpu': 'cuda'}
+
 Scales = tuple[jax.Array, jax.Array]
 
 
@@ -52,25 +55,25 @@ def _scales(x, *options) -> Scales:
   def usual(x):
     return plain(x, *options)
 
-  if _mesh.one_device(x):
-    forms = {'cpu': lambda x: _in_cache(x, *options)}
-    if _mesh.platform() == 'tpu':
-      forms['tpu'] = _kernels(x, options) or usual
-    return jax.lax.platform_dependent(x, default=usual, **forms)
-  known = _mesh.placement(x) is not None and not _mesh.in_shard_map()
-  if known and _mesh.platform() == 'tpu':
-    return (_kernels(x, options) or usual)(x)
-  return usual(x)
+  forms = {}
+  one = _mesh.one_device(x)
+  if one:
+    forms['cpu'] = lambda x: _in_cache(x, *options)
+  if one or (_mesh.placement(x) is not None and not _mesh.in_shard_map()):
+    platform = _mesh.platform()
+    if platform in _KERNELS:
+      forms[_KERNELS[platform]] = _kernels(platform, x, options) or usual
+  if not forms:
+    return usual(x)
+  return jax.lax.platform_dependent(x, default=usual, **forms)
 
 
-def _kernels(x, options) -> Callable[[jax.Array], Scales] | None:
-  """The form that reads a matrix once, on TPUs; None if it does not fit.
+def _kernels(platform, x, options) -> Callable[[jax.Array], Scales] | None:
+  """The form that reads a matrix once, or once per iteration.
 
   Alone, the compiler could not divide a kernel: each device takes its shard,
-  and vectors are reduced between them.
+  and vectors are reduced between them. None if there is none for this shape.
   """
-  from sage_optax import _sinkhorn_tpu  # Slow to import, and rarely needed.
-
   shape: tuple[int, ...] = x.shape
   names: tuple[tuple[str, ...], ...] = ((), ())
   known = _mesh.placement(x)
@@ -82,19 +85,27 @@ def _kernels(x, options) -> Callable[[jax.Array], Scales] | None:
       tuple(name for name in side if mesh.shape[name] > 1)
       for side in _mesh.matrix_names(spec, x.ndim)
     )
-  abstract = mesh.abstract_mesh if known else jax.typeof(x).sharding.mesh
-  with jax.sharding.use_abstract_mesh(abstract):
-    chip = _sinkhorn_tpu.chip_of(x)
-  forms = _sinkhorn_tpu.forms(*names)
-  how = _sinkhorn_tpu.plan(shape, x.dtype, chip, forms)
+  scales: Callable[..., Scales]
+  if platform == 'tpu':  # Both are slow to import, and rarely needed.
+    from sage_optax import _sinkhorn_tpu
+
+    abstract = mesh.abstract_mesh if known else jax.typeof(x).sharding.mesh
+    with jax.sharding.use_abstract_mesh(abstract):
+      chip = _sinkhorn_tpu.chip_of(x)
+    forms = _sinkhorn_tpu.forms(*names)
+    how: Any = _sinkhorn_tpu.plan(shape, x.dtype, chip, forms)
+    scales = _sinkhorn_tpu.scales
+  else:
+    from sage_optax import _sinkhorn_gpu
+
+    how = _sinkhorn_gpu.plan(shape, x.dtype, _sinkhorn_gpu.forms(*names))
+    scales = _sinkhorn_gpu.scales
   if how is None:
     return None
 
   def function(x):
     in_names, out_names = names
-    return _sinkhorn_tpu.scales(
-      x, *options, in_names=in_names, out_names=out_names, how=how
-    )
+    return scales(x, *options, in_names=in_names, out_names=out_names, how=how)
 
   if known is None or mesh.size == 1:
     return function

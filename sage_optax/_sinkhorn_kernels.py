@@ -14,6 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from sage_optax._sinkhorn_reads import rescale
+
 TILE = 128
 
 
@@ -301,22 +303,6 @@ def _lying(vector):
 def _diagonal(size):
   row = lax.broadcasted_iota(jnp.int32, (size, size), 0)
   return row == lax.broadcasted_iota(jnp.int32, (size, size), 1)
-
-
-def rescale(scale, squares, eps, target, floor):
-  """The scale that brings slices to a norm.
-
-  Args:
-    scale: [units, 1, size], of slices.
-    squares: the sums of squares of the slices, as scaled, of that shape.
-    eps: added to the norms.
-    target: what the norms are to become.
-    floor: slices whose norm is not above it keep their scale.
-  """
-  # A zero slice keeps its scale: growing by 1/eps in each iteration it would
-  # overflow, and 0 * inf is not 0.
-  norm = jnp.sqrt(squares)
-  return jnp.where(norm <= floor, scale, scale * (target / (norm + eps)))
 
 
 def _view(x, order):

@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from sage_optax import _sinkhorn_kernels as _kernels
+from sage_optax import _sinkhorn_reads as _reads
 from sage_optax._sinkhorn_kernels import Chip, Plan
 
 _LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
@@ -137,20 +137,17 @@ def scales(
     )
   how = how or _planned(x, forms(in_names, out_names))
   *batch, m, n = x.shape
-  targets = (
-    1.0 if unit_norm else math.sqrt(m * lax.axis_size(in_names)),
-    1.0 if unit_norm else math.sqrt(n * lax.axis_size(out_names)),
-  )
+  norms = _reads.targets(x, unit_norm, in_names, out_names)
   if how.form == 'resident':
     r, c = _kernels.resident(
-      x, num_iters, eps, targets, how, chip_of(x), interpret
+      x, num_iters, eps, norms, how, chip_of(x), interpret
     )
   else:
     read = functools.partial(
       _kernels.one_read, how=how, chip=chip_of(x), interpret=interpret
     )
     names = in_names or out_names
-    r, c = _reads(x, num_iters, eps, targets, read, how.form, names)
+    r, c = _reads.scales(x, num_iters, eps, norms, read, how.form, names)
   return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
 
 
@@ -213,31 +210,3 @@ def _bytes(m, n, dtype):
   """Bytes of an array in VMEM, whichever way it lies."""
   size = jnp.dtype(dtype).itemsize
   return max(_up(m, 16) * _up(n), _up(m) * _up(n, 16)) * size
-
-
-def _scalars(eps, target, first):
-  """eps, the norm aimed at, and the norm above which a scale changes."""
-  floor = jnp.where(first, -1.0, 0.0)
-  return jnp.stack([jnp.asarray(v, jnp.float32) for v in (eps, target, floor)])
-
-
-def _reads(x, num_iters, eps, targets, read, form, names):
-  """Reads `x` once per iteration; blocks of rows want one read before."""
-  columns = form == 'columns'
-  units = math.prod(x.shape[:-2])
-  r, c = (jnp.ones((units, 1, size), jnp.float32) for size in x.shape[-2:])
-
-  def iterate(k, carry):
-    r, c, sums = carry
-    ours, theirs = (_scalars(eps, t, k == 0) for t in targets)
-    if columns:
-      c, sums = read(x, r, c, ours)
-      return _kernels.rescale(r, lax.psum(sums, names), *theirs), c, sums
-    c = _kernels.rescale(c, lax.psum(sums, names), *ours)
-    r, sums = read(x, r, c, theirs)
-    return r, c, sums
-
-  sums = jnp.zeros_like(r)
-  if not columns:
-    sums = jnp.sum(jnp.square(x.astype(jnp.float32)), -2).reshape(c.shape)
-  return lax.fori_loop(0, num_iters, iterate, (r, c, sums))[:2]

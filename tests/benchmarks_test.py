@@ -48,18 +48,29 @@ def test_floor_counts_what_an_update_must_move():
 
 def test_ratios_are_those_of_the_same_round():
   # The machine is three times slower in the second round.
-  racers = [_Racer('a', [1.0], [3.0, 3.0]), _Racer('b', [2.0, 2.0], [6.0])]
+  racers = [_Racer('a', [0.1], [0.3, 0.3]), _Racer('b', [0.2, 0.2], [0.6])]
   found = turns.summary(turns.race(racers, 2), 'a')
-  assert found['b'].ratio == 2.0
+  assert found['b'].ratio == pytest.approx(2.0)
   assert found['a'].ratio == 1.0
-  assert found['b'].ms == 2000.0
+  assert found['b'].ms == 200.0
   assert found['b'].steps == 3
 
 
 def test_slow_ones_have_fewer_turns_but_some():
-  racers = [_Racer('a', *[[0.1]] * 4), _Racer('slow', *[[30.0]] * 2)]
+  racers = [
+    _Racer('a', *[[0.1]] * 4),
+    _Racer('slow', *[[3.0]] * 2),
+    _Racer('slower', [30.0]),
+  ]
   found = turns.race(racers, 4)
-  assert [len(found[name]) for name in ('a', 'slow')] == [4, 2]
+  assert [len(found[racer.name]) for racer in racers] == [4, 2, 1]
+
+
+def test_the_first_has_more_turns_in_a_round():
+  racers = [_Racer(name, [1.0], [1.0]) for name in 'bcdefg']
+  found = turns.race([_Racer('a', [2.0], [4.0], [6.0], [8.0]), *racers], 2)
+  # Before the others, and after five of them.
+  assert found['a'] == [[2.0, 4.0], [6.0, 8.0]]
 
 
 @pytest.mark.parametrize('name', contenders.names())

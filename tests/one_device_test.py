@@ -203,7 +203,9 @@ class GpuTest(parameterized.TestCase):
 
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(param, state, grad)
     compiled = lowered.compile(compiler_options={'xla_gpu_autotune_level': 0})
-    self.assertLess(compiled.memory_analysis().temp_size_in_bytes, 2**21)
+    # SinkGD's kernel has partial sums, of a thirtieth of the gradient.
+    limit = grad.size * grad.dtype.itemsize / 25
+    self.assertLess(compiled.memory_analysis().temp_size_in_bytes, limit)
 
 
 class SignTest(absltest.TestCase):

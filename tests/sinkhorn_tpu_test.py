@@ -18,27 +18,12 @@ from jax.sharding import PartitionSpec as P
 from sage_optax import _sinkhorn
 from sage_optax import _sinkhorn_kernels as kernels
 from sage_optax import _sinkhorn_tpu as tpu
+from tests import sinkhorn
 from train.plan import hlo, targets, traffic
 
 _MIB = 2**20
 _ORDERS = ((0, 1, 2), (0, 2, 1))
 _BETWEEN = ((1, 0, 2), (2, 0, 1))  # Layers lie between the axes.
-
-
-def _gradient(shape, dtype=jnp.float32):
-  """A gradient whose slices differ much in size."""
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal(shape)
-  x *= np.exp(2 * rng.standard_normal((*shape[:-1], 1)))
-  x *= np.exp(rng.standard_normal((*shape[:-2], 1, shape[-1])))
-  return jnp.asarray(x, dtype)
-
-
-def _apply(x, scales):
-  in_scale, out_scale = scales
-  assert in_scale.shape == (*x.shape[:-1], 1)
-  assert out_scale.shape == (*x.shape[:-2], 1, x.shape[-1])
-  return np.asarray(x.astype(jnp.float32) * in_scale * out_scale)
 
 
 def _every_plan(shape):
@@ -69,7 +54,7 @@ class InterpretedTest(parameterized.TestCase):
   def _check(
     self, x, num_iters=3, eps=1e-8, unit_norm=False, plans=_some_plans
   ):
-    want = _apply(x, _sinkhorn.plain(x, num_iters, eps, unit_norm))
+    want = sinkhorn.apply(x, _sinkhorn.plain(x, num_iters, eps, unit_norm))
     self.assertTrue(np.isfinite(want).all())
     for how in plans(x.shape):
       find = jax.jit(
@@ -80,33 +65,35 @@ class InterpretedTest(parameterized.TestCase):
       scales = find(x, num_iters, eps)
       for scale in scales:
         self.assertTrue(np.isfinite(scale).all(), how)
-      got = _apply(x, scales)
+      got = sinkhorn.apply(x, scales)
       limit = 1e-5 * np.abs(want).max()
       np.testing.assert_allclose(got, want, 1e-5, limit, err_msg=str(how))
 
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
   def test_odd_shapes(self, dtype):
-    self._check(_gradient((130, 257), dtype), plans=_every_plan)
+    self._check(sinkhorn.gradient((130, 257), dtype), plans=_every_plan)
 
   @parameterized.parameters(
     ((1, 7),), ((9, 1),), ((12, 40),), ((4, 12, 130),), ((2, 1, 4, 5),)
   )
   def test_small_and_stacked(self, shape):
-    self._check(_gradient(shape), plans=_every_plan)
+    self._check(sinkhorn.gradient(shape), plans=_every_plan)
 
   def test_more_iterations_of_unit_norm(self):
-    self._check(_gradient((20, 30)), 7, 1e-3, unit_norm=True)
+    self._check(sinkhorn.gradient((20, 30)), 7, 1e-3, unit_norm=True)
 
   def test_zero_slices_stay_zero(self):
-    x = _gradient((3, 40, 50)).at[0, 7].set(0).at[0, :, 9].set(0)
+    x = sinkhorn.gradient((3, 40, 50)).at[0, 7].set(0).at[0, :, 9].set(0)
     self._check(x.at[1].set(0), 5)
 
   @parameterized.parameters(1e-12, 1e-20, 1e15)
   def test_extreme_sizes(self, size):
-    self._check(size * _gradient((30, 40)), 5)
+    self._check(size * sinkhorn.gradient((30, 40)), 5)
 
   def test_a_tiny_column_and_row(self):
-    x = _gradient((30, 40)).at[:, 3].multiply(1e-20).at[4].multiply(1e-20)
+    x = (
+      sinkhorn.gradient((30, 40)).at[:, 3].multiply(1e-20).at[4].multiply(1e-20)
+    )
     self._check(x, 5)
 
 
@@ -119,7 +106,7 @@ class MeshTest(parameterized.TestCase):
   )
   def test_shards(self, spec, turned):
     shape = tuple(8 * 3 if axis else 5 for axis in spec)
-    x = _gradient(shape)
+    x = sinkhorn.gradient(shape)
     how = None
     if spec[0] is None:
       how = tpu.Plan('rows' if spec[1] else 'columns', _ORDERS[turned], 3)
@@ -143,8 +130,10 @@ class MeshTest(parameterized.TestCase):
       out_specs=(P(*spec[:2], None), P(spec[0], None, spec[2])),
       check_vma=False,
     )
-    want = _apply(x, _sinkhorn.plain(x, 4, 1e-8, False))
-    np.testing.assert_allclose(_apply(x, jax.jit(find)(x)), want, 1e-5, 1e-6)
+    want = sinkhorn.apply(x, _sinkhorn.plain(x, 4, 1e-8, False))
+    np.testing.assert_allclose(
+      sinkhorn.apply(x, jax.jit(find)(x)), want, 1e-5, 1e-6
+    )
     # Vectors alone are sent.
     for line in jax.jit(find).lower(x).compile().as_text().splitlines():
       if ' all-reduce(' in line:

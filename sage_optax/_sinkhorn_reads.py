@@ -1,0 +1,96 @@
+"""Sinkhorn normalisation by kernels that read a matrix once per iteration.
+
+A kernel takes whole slices along one axis: it finds their scale, and sums the
+squares of what it has just scaled for the other axis.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# (x, r, c, scalars) -> the new scale, and the sums of squares for the other.
+Read = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def targets(
+  x: jax.Array,
+  unit_norm: bool,
+  in_names: tuple[str, ...],
+  out_names: tuple[str, ...],
+) -> tuple[float, float]:
+  """The norms of slices over fan_in and fan_out, of which `x` is a shard."""
+  *_, m, n = x.shape
+  return (
+    1.0 if unit_norm else math.sqrt(m * lax.axis_size(in_names)),
+    1.0 if unit_norm else math.sqrt(n * lax.axis_size(out_names)),
+  )
+
+
+def scales(
+  x: jax.Array,
+  num_iters: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike,
+  norms: tuple[float, float],
+  read: Read,
+  form: str,
+  names: tuple[str, ...],
+) -> tuple[jax.Array, jax.Array]:
+  """Reads `x` once per iteration; blocks of rows want one read before.
+
+  Args:
+    x: [..., m, n].
+    num_iters: at least 1; may be traced.
+    eps: added to every norm; may be traced.
+    norms: of `targets`.
+    read: the kernel; its scalars are the arguments of `rescale` that follow
+      the first two.
+    form: 'columns' if it takes slices over fan_in, 'rows' if over fan_out.
+    names: mesh axes that shard the other axis.
+
+  Returns:
+    r [units, 1, m] and c [units, 1, n].
+  """
+  columns = form == 'columns'
+  units = math.prod(x.shape[:-2])
+  r, c = (jnp.ones((units, 1, size), jnp.float32) for size in x.shape[-2:])
+
+  def iterate(k, carry):
+    r, c, sums = carry
+    ours, theirs = (scalars(eps, norm, k == 0) for norm in norms)
+    if columns:
+      c, sums = read(x, r, c, ours)
+      return rescale(r, lax.psum(sums, names), *theirs), c, sums
+    c = rescale(c, lax.psum(sums, names), *ours)
+    r, sums = read(x, r, c, theirs)
+    return r, c, sums
+
+  sums = jnp.zeros_like(r)
+  if not columns:
+    sums = jnp.sum(jnp.square(x.astype(jnp.float32)), -2).reshape(c.shape)
+  return lax.fori_loop(0, num_iters, iterate, (r, c, sums))[:2]
+
+
+def scalars(eps: Any, target: Any, first: Any) -> jax.Array:
+  """eps, the norm aimed at, and the norm above which a scale changes."""
+  floor = jnp.where(first, -1.0, 0.0)
+  return jnp.stack([jnp.asarray(v, jnp.float32) for v in (eps, target, floor)])
+
+
+def rescale(scale, squares, eps, target, floor):
+  """The scale that brings slices to a norm.
+
+  Args:
+    scale: of slices.
+    squares: the sums of squares of the slices, as scaled, of that shape.
+    eps: added to the norms.
+    target: what the norms are to become.
+    floor: slices whose norm is not above it keep their scale.
+  """
+  # A zero slice keeps its scale: growing by 1/eps in each iteration it would
+  # overflow, and 0 * inf is not 0.
+  norm = jnp.sqrt(squares)
+  return jnp.where(norm <= floor, scale, scale * (target / (norm + eps)))
