@@ -59,11 +59,14 @@ def plan(
     forms: Those to choose from.
 
   Returns:
-    The plan that moves least; None if slices are too long for a cache, or the
-    type is none of float32, bfloat16 and float16.
+    The plan that moves least; None if slices are too long for a cache, the
+    type is none of float32, bfloat16 and float16, or the array too large for
+    Triton's indices.
   """
   dtype = jnp.dtype(dtype)
   if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+    return None
+  if math.prod(shape) >= 2**31:
     return None
   plans = []
   for form in forms:

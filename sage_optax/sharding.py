@@ -83,11 +83,11 @@ def with_mesh(
   (GaLore, Fira, APOLLO) multiply matrices with themselves. On matrices that are
   sharded, each product would gather them anew. Here stacked matrices
   `[layers, fan_in, fan_out]` go to devices layer by layer for this work, and
-  back: two all-to-alls a matrix. On TPUs SinkGD gets a kernel for the local
-  shards, which reads them once, or once per iteration; on a mesh of one CPU,
-  SinkGD, SAGE and SCALE go through matrices block by block. Nothing changes for
-  other methods. Numbers stay the same, up to rounding. Axes that the mesh does
-  not divide are taken to be replicated.
+  back: two all-to-alls a matrix. On TPUs and NVIDIA GPUs SinkGD gets a kernel
+  for the local shards, which reads them once, or once per iteration; on a mesh
+  of one CPU, SinkGD, SAGE and SCALE go through matrices block by block. Nothing
+  changes for other methods. Numbers stay the same, up to rounding. Axes that the
+  mesh does not divide are taken to be replicated.
 
   Args:
     tx: any gradient transformation; the update has to be jitted.

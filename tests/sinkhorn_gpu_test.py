@@ -100,6 +100,7 @@ class PlanTest(parameterized.TestCase):
     ((32000, 1024), jnp.float32, gpu.Plan('rows', 64)),
     ((32000, 32000), jnp.float32, None),
     ((8, 8), jnp.float64, None),
+    ((80, 8192, 28672), jnp.bfloat16, None),
   )
   def test_forms(self, shape, dtype, want):
     self.assertEqual(gpu.plan(shape, dtype), want)
