@@ -13,6 +13,10 @@ CHUNK = 128
 # Queries and keys per block of a splash kernel, whichever divides first.
 _BLOCKS = (512, 384, 256, 128)
 
+# One kernel for all gradients writes those of the queries once per block of
+# keys, each rounded: for a few blocks that is cheaper than a second kernel.
+_FUSED_BLOCKS = 4
+
 
 def rope_tables(
   seq_len: int, head_dim: int, theta: float, dtype: jax.typing.DTypeLike
@@ -63,7 +67,20 @@ def dot_product(
 
 
 def cudnn(q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array) -> jax.Array:
-  """Causal attention by cuDNN, for NVIDIA GPUs; in 16 bits only."""
+  """Causal attention by cuDNN, for NVIDIA GPUs.
+
+  Args:
+    q_BLHD: Queries, in bfloat16 or float16.
+    k_BMKD: Keys, sharded as the queries.
+    v_BMKD: Values.
+
+  Returns:
+    The attended values, [B, L, H, D].
+
+  Raises:
+    RuntimeError: There is no cuDNN.
+    NotImplementedError: Another type.
+  """
   return jax.nn.dot_product_attention(
     q_BLHD, k_BMKD, v_BMKD, is_causal=True, implementation='cudnn'
   )
@@ -103,6 +120,7 @@ def splash(
   block = next((size for size in _BLOCKS if L % size == 0), None)
   if block is None or q_BLHD.dtype == jnp.float64:
     return dot_product(q_BLHD, k_BMKD, v_BMKD)
+  fused = L // block <= _FUSED_BLOCKS
   attend = kernels.make_splash_mha(
     masks.MultiHeadMask([masks.CausalMask((L, L))] * H),
     block_sizes=kernels.BlockSizes(
@@ -110,7 +128,9 @@ def splash(
       block_kv=block,
       block_q_dkv=block,
       block_kv_dkv=block,
-      use_fused_bwd_kernel=True,
+      block_q_dq=None if fused else block,
+      block_kv_dq=None if fused else block,
+      use_fused_bwd_kernel=fused,
     ),
     head_shards=1,
     q_seq_shards=1,

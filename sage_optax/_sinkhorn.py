@@ -21,7 +21,7 @@ from sage_optax import _blocks, _matrix, _mesh
 _RESIDENT_BYTES = 2**24
 
 # Platforms that have kernels, and what `platform_dependent` calls them.
-_KERNELS = {'tpu': 'tpu', 'gpu': 'cuda'}
+_PLATFORMS = {'tpu': 'tpu', 'gpu': 'cuda'}
 
 Scales = tuple[jax.Array, jax.Array]
 
@@ -61,8 +61,8 @@ def _scales(x, *options) -> Scales:
     forms['cpu'] = lambda x: _in_cache(x, *options)
   if one or (_mesh.placement(x) is not None and not _mesh.in_shard_map()):
     platform = _mesh.platform()
-    if platform in _KERNELS:
-      forms[_KERNELS[platform]] = _kernels(platform, x, options) or usual
+    if platform in _PLATFORMS:
+      forms[_PLATFORMS[platform]] = _kernels(platform, x, options) or usual
   if not forms:
     return usual(x)
   return jax.lax.platform_dependent(x, default=usual, **forms)
@@ -98,6 +98,9 @@ def _kernels(platform, x, options) -> Callable[[jax.Array], Scales] | None:
   else:
     from sage_optax import _sinkhorn_gpu
 
+    device = (mesh.devices.flat if known else jax.devices())[0]
+    if not _sinkhorn_gpu.supports(device):
+      return None
     how = _sinkhorn_gpu.plan(shape, x.dtype, _sinkhorn_gpu.forms(*names))
     scales = _sinkhorn_gpu.scales
   if how is None:

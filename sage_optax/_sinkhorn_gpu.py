@@ -2,8 +2,10 @@
 
 A block of whole slices is looked at twice in an iteration: for its own norms,
 and for the sums of the other axis once they are known. It is so small that the
-second look finds it in a cache: main memory is read once per iteration, where
-XLA's form reads it twice. `_sinkhorn.plain` is the oracle.
+second look should find it in a cache, so that main memory is read once per
+iteration, where XLA's form reads it twice. That is by reckoning: the kernels
+have been compiled for GPUs and interpreted, not run on one. The oracle is
+`_sinkhorn.plain`.
 """
 
 import functools
@@ -19,12 +21,14 @@ from jax.experimental.pallas import triton
 from sage_optax import _sinkhorn_reads as _reads
 
 # An H100 has 132 processors with 256 KiB of cache each, and 50 MiB together.
+# By ptxas these tiles take 54 to 64 registers a thread: with 1024 threads, one
+# block is on a processor at a time.
 _BLOCK_BYTES = 2**18
 _SECTOR = 32  # bytes that memory is read by
 # Slices of a block; the partial sums of its size-th part are written and read.
 _LEAST, _MOST = 8, 64
-_TILE = 4096  # numbers of a block that are in registers at a time
-_WARPS = 8
+_TILE = 16384  # numbers of a block that are in registers at a time
+_WARPS = 32  # of 32 threads
 
 
 class Plan(NamedTuple):
@@ -37,6 +41,12 @@ class Plan(NamedTuple):
 
   form: str
   size: int
+
+
+def supports(device: Any) -> bool:
+  """Whether Triton compiles for a GPU: not before Ampere."""
+  # Ahead of time a device may not say.
+  return float(getattr(device, 'compute_capability', None) or 'inf') >= 8.0
 
 
 def forms(

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from sage_optax import _sinkhorn_kernels as _kernels
 from sage_optax import _sinkhorn_reads as _reads
-from sage_optax._sinkhorn_kernels import Chip, Plan
+from sage_optax import _sinkhorn_tpu_kernels as _kernels
+from sage_optax._sinkhorn_tpu_kernels import Chip, Plan
 
 _LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
 

@@ -1,6 +1,5 @@
 """PartitionSpecs for the state of any optimizer, by alignment of axes."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +29,7 @@ def state_specs(
     param_specs: tree like `params` of `PartitionSpec`s.
     mesh_shape: axis name -> size, such as `mesh.shape`. With it, an axis that
       was projected to a rank (GaLore, Fira, APOLLO) is sharded as the axis in
-      whose place it is, if that divides the rank; otherwise it is replicated.
+      whose place it is, and what the mesh does not divide is replicated.
 
   Returns:
     A tree like `tx.init(params)` of `PartitionSpec`s.
@@ -49,15 +48,13 @@ def state_specs(
       return leaf
     if leaf.ndim != param.ndim:
       return PartitionSpec()
-    aligned = _matrix.aligned_spec(spec, param.shape, leaf.shape)
     if mesh_shape is None:
-      return aligned
-    undivided = undivided_axes(leaf.shape, spec, mesh_shape)
-    pairs = itertools.zip_longest(aligned, spec)
+      return _matrix.aligned_spec(spec, param.shape, leaf.shape)
+    replicated = undivided_axes(leaf.shape, spec, mesh_shape)
     return PartitionSpec(
       *(
-        wanted if leaf.shape[i] > 1 and i not in undivided else entry
-        for i, (entry, wanted) in enumerate(pairs)
+        None if i in replicated or leaf.shape[i] == 1 else entry
+        for i, entry in enumerate(spec)
       )
     )
 
@@ -86,8 +83,8 @@ def with_mesh(
   back: two all-to-alls a matrix. On TPUs and NVIDIA GPUs SinkGD gets a kernel
   for the local shards, which reads them once, or once per iteration; on a mesh
   of one CPU, SinkGD, SAGE and SCALE go through matrices block by block. Nothing
-  changes for other methods. Numbers stay the same, up to rounding. Axes that the
-  mesh does not divide are taken to be replicated.
+  changes for other methods. Numbers stay the same, up to rounding. Axes that
+  the mesh does not divide are taken to be replicated.
 
   Args:
     tx: any gradient transformation; the update has to be jitted.

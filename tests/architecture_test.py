@@ -62,7 +62,7 @@ class WallsTest(parameterized.TestCase):
       '_orthogonal',
       '_sinkhorn',
       '_sinkhorn_gpu',
-      '_sinkhorn_kernels',
+      '_sinkhorn_tpu_kernels',
       '_sinkhorn_reads',
       '_sinkhorn_tpu',
       '_subspace',

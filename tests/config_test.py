@@ -347,6 +347,12 @@ class ModelConfigTest(parameterized.TestCase):
     model_config = config_lib.model_config(config, platform)
     self.assertEqual(model_config.attention, attention)
 
+  def test_cudnn_computes_in_16_bits(self):
+    config = base.get_config()
+    config.model.attention, config.train.dtype = 'cudnn', 'float32'
+    with pytest.raises(UserError, match=r'train\.dtype is float32: change'):
+      config_lib.model_config(config, 'gpu')
+
   @parameterized.parameters(('cpu', 'splash'), ('tpu', 'cudnn'))
   def test_attention_that_the_platform_lacks(self, platform, attention):
     config = base.get_config()

@@ -9,6 +9,8 @@ os.environ['XLA_FLAGS'] = (
 )
 
 import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 _CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
 
@@ -16,3 +18,17 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+@pytest.fixture
+def uncached():
+  """What was compiled for devices that are not there cannot be read back."""
+  before = jax.config.jax_enable_compilation_cache
+  _use_cache(False)
+  yield
+  _use_cache(before)
+
+
+def _use_cache(value):
+  jax.config.update('jax_enable_compilation_cache', value)
+  compilation_cache.reset_cache()  # Or JAX does not look again.

@@ -203,6 +203,18 @@ class StateSpecsTest(parameterized.TestCase):
     )
     self.assertEqual(specs.mu, P('fsdp', None))
 
+  def test_specs_that_a_mesh_can_hold(self):
+    params = jax.ShapeDtypeStruct((3, 2048, 5461), jnp.float32)
+    spec = P(None, ('data', 'fsdp'), 'tensor')
+    mesh_shape = {'data': 2, 'fsdp': 4, 'tensor': 2}
+    for tx, expected in (
+      (sage_optax.scale_by_lion(), P(None, ('data', 'fsdp'), None)),
+      (sage_optax.scale_by_galore(64), P(None, ('data', 'fsdp'), None)),
+      (sage_optax.scale_by_galore(60), P(None, None, None)),
+    ):
+      found = sage_optax.sharding.state_specs(tx, params, spec, mesh_shape)
+      self.assertEqual(found.mu, expected)
+
   def test_state_is_created_sharded(self):
     mesh = jax.make_mesh(
       (2, 2), ('fsdp', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from absl.testing import parameterized
 
 from tests import replays
@@ -16,7 +15,6 @@ def _rows(deviates):
   ]
 
 
-@pytest.mark.numbers
 class GoldenTest(parameterized.TestCase):
   @parameterized.named_parameters(*_rows(deviates=False))
   def test_float64(self, replay):

@@ -45,7 +45,7 @@ def _run(tx, grads):
   return jax.jit(lambda s, g: jax.lax.scan(step, s, g)[1])(state, grads)
 
 
-@pytest.mark.numbers
+@pytest.mark.exhaustive
 class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*_UNITS)
   def test_agrees_unit_by_unit(self, case, shape, core_ndim):

@@ -181,6 +181,7 @@ class TemporariesTest(parameterized.TestCase):
   importlib.util.find_spec('jax_cuda13_plugin') is None,
   reason='needs the extra gpu-plan',
 )
+@pytest.mark.usefixtures('uncached')
 class GpuTest(parameterized.TestCase):
   @parameterized.product(
     method=('sinkgd', 'sage', 'scale'), dtype=('float32', 'bfloat16')

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from absl.testing import parameterized
 
 import sage_optax
@@ -31,7 +30,6 @@ def _run(tx, grads):
   return np.asarray(updates)
 
 
-@pytest.mark.numbers
 class NewtonSchulzTest(parameterized.TestCase):
   @parameterized.product(shape=_SHAPES, scale=[1e-3, 1.0, 1e4])
   def test_singular_values_end_near_1(self, shape, scale):
@@ -70,7 +68,6 @@ class NewtonSchulzTest(parameterized.TestCase):
     )
 
 
-@pytest.mark.numbers
 class WhitenTest(parameterized.TestCase):
   @parameterized.product(shape=_SHAPES[:2] + _SHAPES[3:], scale=[1e-30, 1e4])
   def test_singular_values_end_at_1(self, shape, scale):

@@ -121,6 +121,18 @@ class LoweringTest(parameterized.TestCase):
         (model.compute_dtype, model.attention), (dtype, attention)
       )
 
+  def test_cudnn_wants_its_key_heads_divided(self):
+    config = _config(
+      'tiny',
+      'model.attention=cudnn',
+      'model.num_heads=4',
+      'model.num_kv_heads=1',
+      'mesh.fsdp=4',
+      'mesh.tensor=2',
+    )
+    with pytest.raises(UserError, match='the 1 key heads'):
+      program_lib.build(config, jax.devices(), 'gpu')
+
   def test_without_devices_the_ones_there_are(self):
     program = program_lib.build(_config('tiny'))
     self.assertEqual(program.mesh.size, len(jax.devices()))

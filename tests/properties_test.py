@@ -50,7 +50,7 @@ def _run(grads, make, **kwargs):
   return np.asarray(_runner(make, **kwargs)(grads))
 
 
-@pytest.mark.numbers
+@pytest.mark.exhaustive
 class AnyMethodTest(parameterized.TestCase):
   @parameterized.named_parameters(*_EQUIVARIANT)
   def test_permuting_an_axis_permutes_the_updates(self, case):
@@ -108,7 +108,7 @@ class AnyMethodTest(parameterized.TestCase):
     check()
 
 
-@pytest.mark.numbers
+@pytest.mark.exhaustive
 class SageTest(parameterized.TestCase):
   @parameterized.parameters(-2, -1)
   def test_damper_is_bounded(self, axis):
@@ -144,7 +144,7 @@ class SageTest(parameterized.TestCase):
     check()
 
 
-@pytest.mark.numbers
+@pytest.mark.exhaustive
 class SinkgdTest(parameterized.TestCase):
   @_tried
   @hypothesis.given(st.data(), st.booleans())

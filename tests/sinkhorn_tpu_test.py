@@ -16,8 +16,8 @@ from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
 from sage_optax import _sinkhorn
-from sage_optax import _sinkhorn_kernels as kernels
 from sage_optax import _sinkhorn_tpu as tpu
+from sage_optax import _sinkhorn_tpu_kernels as kernels
 from tests import sinkhorn
 from train.plan import hlo, targets, traffic
 
@@ -220,6 +220,7 @@ def _moved(spec, array, grid):
 
 @pytest.mark.tpu
 @pytest.mark.slow
+@pytest.mark.usefixtures('uncached')
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'
 )
@@ -228,9 +229,6 @@ class CompiledTest(parameterized.TestCase):
 
   def _compile(self, step, topology, *args, **options):
     target = targets.parse(topology)
-    cached = jax.config.jax_enable_compilation_cache
-    self.addCleanup(jax.config.update, 'jax_enable_compilation_cache', cached)
-    jax.config.update('jax_enable_compilation_cache', False)
     with mock.patch.dict(os.environ, targets.environment(target)):
       device = targets.devices(target)[0]
     mesh = jax.sharding.Mesh(np.array([device]), ('x',))

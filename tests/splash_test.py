@@ -50,6 +50,24 @@ class InterpretedTest(parameterized.TestCase):
       _value_and_grads(attention.dot_product, *args),
     )
 
+  @parameterized.parameters(640, 1024)  # with a kernel for the queries or not
+  def test_bfloat16_is_as_near_to_float32(self, seq_len):
+    args = _inputs(1, seq_len, 2, 1, head_dim=24)
+    narrow = [x.astype(jnp.bfloat16) for x in args]
+    expected = _value_and_grads(attention.dot_product, *args)
+
+    def errors(attend):
+      found = jax.jit(functools.partial(_value_and_grads, attend))(*narrow)
+      return np.array(
+        [
+          np.linalg.norm(x.astype(jnp.float32) - y) / np.linalg.norm(y)
+          for x, y in zip(found, expected, strict=True)
+        ]
+      )
+
+    ours, plain = errors(_interpreted), errors(attention.dot_product)
+    np.testing.assert_array_less(ours, 1.5 * plain)
+
   @parameterized.parameters((100, jnp.float32), (128, jnp.float64))
   def test_what_the_kernels_do_not_take(self, seq_len, dtype):
     # Not interpreted: it would fail on CPU.
@@ -92,9 +110,21 @@ class PerShardTest(parameterized.TestCase):
     keys = (*local[:2], local_keys, 8)
     self.assertEqual(set(shapes), {(local, keys, keys)})
 
+  def test_kernels_on_shards(self):
+    mesh = jax.make_mesh(
+      (2, 2, 2), mesh_lib.AXES, axis_types=(AxisType.Auto,) * 3
+    )
+    args = _inputs(4, 256, 4, 2)
+    attend = jax.checkpoint(mesh_lib.attend_per_shard(mesh, _interpreted))
+    _check(
+      jax.jit(functools.partial(_value_and_grads, attend))(*args),
+      _value_and_grads(attention.dot_product, *args),
+    )
+
 
 @pytest.mark.tpu
 @pytest.mark.slow
+@pytest.mark.usefixtures('uncached')
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'
 )
@@ -103,9 +133,6 @@ class CompiledTest(parameterized.TestCase):
 
   def _compile(self, attend, shapes):
     target = targets.parse('v5e:1x1')
-    cached = jax.config.jax_enable_compilation_cache
-    self.addCleanup(jax.config.update, 'jax_enable_compilation_cache', cached)
-    jax.config.update('jax_enable_compilation_cache', False)
     with mock.patch.dict(os.environ, targets.environment(target)):
       mesh = jax.sharding.Mesh(np.array(targets.devices(target)[:1]), ('x',))
     args = [

@@ -177,7 +177,7 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
       be where it is planned.
 
   Raises:
-    UserError: If the platform has no such attention.
+    UserError: If the platform, or the type, has no such attention.
   """
   default = 'float32' if platform == 'cpu' else 'bfloat16'
   dtype = config.train.dtype or default
@@ -190,6 +190,11 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
       f'config.model.attention={attention!r} needs a '
       f'{_ATTENTION_PLATFORM[attention].upper()}, and this is for a '
       f'{platform.upper()}: set it to auto'
+    )
+  if attention == 'cudnn' and dtype != 'bfloat16':
+    raise UserError(
+      f"config.model.attention='cudnn' computes in bfloat16, and "
+      f'config.train.dtype is {dtype}: change one'
     )
   return llama.LlamaConfig(
     vocab_size=model.vocab_size,

@@ -16,6 +16,7 @@ from train import state as state_lib
 from train import step as step_lib
 from train import validate
 from train.config import Config, model_config
+from train.errors import UserError
 
 # Another value means another run. What only changes the speed (mesh, remat,
 # microbatches) or what is looked at (eval, log, checkpoint) is not here.
@@ -120,6 +121,13 @@ def build(
   if model.attention == 'splash':
     attend = mesh_lib.attend_per_shard(mesh, attention.splash)
     model = dataclasses.replace(model, attention=attend)
+  heads = model.num_kv_heads or model.num_heads
+  if model.attention == 'cudnn' and heads % mesh.shape['tensor']:
+    raise UserError(
+      f"config.model.attention='cudnn' needs the mesh to divide the {heads} "
+      f'key heads, and config.mesh.tensor is {mesh.shape["tensor"]}: set '
+      'attention to auto'
+    )
   params = state_lib.abstract_params(model)
   axes = llama.logical_axes(model)
   optimizer = optimizer_lib.make(config, params, axes)

@@ -24,7 +24,8 @@ class ModelConfig:
   init_std: float = 0.02
   remat: str = 'none'  # 'none', 'dots' or 'full'
   # 'chunked', 'dot_product', 'cudnn' (NVIDIA) or 'splash' (TPU).
-  # 'auto': chunked on CPU, splash on TPU, dot_product elsewhere.
+  # 'auto': chunked on CPU, splash on TPU, dot_product elsewhere. Sequences that
+  # are no multiple of 128 have dot_product instead of splash.
   attention: str = 'auto'
 
 

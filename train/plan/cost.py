@@ -120,7 +120,8 @@ def product_flops(
     dearest: As for `hlo.walk`.
 
   Returns:
-    Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations.
+    Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations. A kernel
+    has that of its operands, whatever it makes of them.
   """
   totals: dict[str, int] = collections.Counter()
   for visit in hlo.walk(module, dearest=dearest):
