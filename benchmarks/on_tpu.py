@@ -17,7 +17,7 @@ from typing import Any
 from train.plan import hlo, targets, traffic
 
 TOPOLOGY = 'v5e:1x1'
-_SECONDS = 300  # until a method is given up
+_SECONDS = 180  # until a method is given up
 _AT_ONCE = 2  # compilers
 
 
