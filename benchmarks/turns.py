@@ -234,7 +234,8 @@ def summary(
       statistics.median(turn) / other
       for turn, other in zip(turns, base, strict=False)
     ]
-    low, _, high = statistics.quantiles(ms, n=4, method='inclusive')
+    spread = ms if len(ms) > 1 else 2 * ms
+    low, _, high = statistics.quantiles(spread, n=4, method='inclusive')
     median = statistics.median(ms)
     ratio = statistics.median(ratios)
     result[name] = Timing(median, low, high, ratio, len(ms))

@@ -64,6 +64,8 @@ def test_slow_ones_have_fewer_turns_but_some():
   ]
   found = turns.race(racers, 4)
   assert [len(found[racer.name]) for racer in racers] == [4, 2, 1]
+  slower = turns.summary(found, 'a')['slower']
+  assert (slower.ratio, slower.low, slower.high) == (300, 30e3, 30e3)
 
 
 def test_the_first_has_more_turns_in_a_round():
