@@ -1,7 +1,6 @@
 """The kernels of SinkGD for GPUs, against the plain form and the compiler."""
 
 import collections
-import functools
 import importlib.util
 import math
 
@@ -25,19 +24,8 @@ _PLANS = (gpu.Plan('rows', 8), gpu.Plan('columns', 16), gpu.Plan('rows', 64))
 class InterpretedTest(parameterized.TestCase):
   """The kernels as they are, run on CPU."""
 
-  def _check(self, x, num_iters=3, eps=1e-8, unit_norm=False):
-    plain = _sinkhorn.plain(x, num_iters, eps, unit_norm)
-    want = sinkhorn.apply(x, plain)
-    self.assertTrue(np.isfinite(want).all())
-    for how in _PLANS:
-      find = jax.jit(
-        functools.partial(
-          gpu.scales, unit_norm=unit_norm, how=how, interpret=True
-        )
-      )
-      got = sinkhorn.apply(x, find(x, num_iters, eps))
-      limit = 1e-5 * np.abs(want).max()
-      np.testing.assert_allclose(got, want, 1e-5, limit, err_msg=str(how))
+  def _check(self, x, *options, **kwargs):
+    sinkhorn.check(gpu.scales, _PLANS, x, *options, **kwargs)
 
   @parameterized.product(
     # Neither sides nor chunks are multiples of a block; more than one chunk.

@@ -1,6 +1,5 @@
 """The kernels of SinkGD for TPUs, against the plain form and the compiler."""
 
-import functools
 import importlib.util
 import itertools
 import math
@@ -51,23 +50,8 @@ def _tiled(form, shape, order):
 class InterpretedTest(parameterized.TestCase):
   """The kernels as they are, run on CPU."""
 
-  def _check(
-    self, x, num_iters=3, eps=1e-8, unit_norm=False, plans=_some_plans
-  ):
-    want = sinkhorn.apply(x, _sinkhorn.plain(x, num_iters, eps, unit_norm))
-    self.assertTrue(np.isfinite(want).all())
-    for how in plans(x.shape):
-      find = jax.jit(
-        functools.partial(
-          tpu.scales, unit_norm=unit_norm, how=how, interpret=True
-        )
-      )
-      scales = find(x, num_iters, eps)
-      for scale in scales:
-        self.assertTrue(np.isfinite(scale).all(), how)
-      got = sinkhorn.apply(x, scales)
-      limit = 1e-5 * np.abs(want).max()
-      np.testing.assert_allclose(got, want, 1e-5, limit, err_msg=str(how))
+  def _check(self, x, *options, plans=_some_plans, **kwargs):
+    sinkhorn.check(tpu.scales, plans(x.shape), x, *options, **kwargs)
 
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
   def test_odd_shapes(self, dtype):

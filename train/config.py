@@ -58,6 +58,10 @@ __all__ = [
   'validate',
 ]
 
+# What 'auto' means, and the platform of those that have but one.
+_ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
+_ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
+
 
 class _FloatOrNone(flags.FloatParser):
   """A number; 'none' for None, which `validate` refuses where it must."""
@@ -161,11 +165,6 @@ def load(path: str, *overrides: str) -> Config:
   define_flag(flag_values, argv)
   parse_flags(argv, flag_values)
   return read_flag(flag_values)
-
-
-# What 'auto' means, and the only platform of those that have one.
-_ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
-_ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 
 def model_config(config: Config, platform: str) -> llama.LlamaConfig:

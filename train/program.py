@@ -121,12 +121,11 @@ def build(
   if model.attention == 'splash':
     attend = mesh_lib.attend_per_shard(mesh, attention.splash)
     model = dataclasses.replace(model, attention=attend)
-  heads = model.num_kv_heads or model.num_heads
-  if model.attention == 'cudnn' and heads % mesh.shape['tensor']:
+  if model.attention == 'cudnn' and model.kv_heads % mesh.shape['tensor']:
     raise UserError(
-      f"config.model.attention='cudnn' needs the mesh to divide the {heads} "
-      f'key heads, and config.mesh.tensor is {mesh.shape["tensor"]}: set '
-      'attention to auto'
+      f"config.model.attention='cudnn' needs the mesh to divide the "
+      f'{model.kv_heads} key heads, and config.mesh.tensor is '
+      f'{mesh.shape["tensor"]}: set attention to auto'
     )
   params = state_lib.abstract_params(model)
   axes = llama.logical_axes(model)

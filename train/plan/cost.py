@@ -171,7 +171,8 @@ def _splash(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
   blocks = computation[instruction.operands[0]].arrays[0].shape[-1]
   queries = computation[instruction.operands[2]].arrays[0]
   keys = computation[instruction.operands[3]].arrays[0]
-  # Backward: scores and their gradient, and the three results.
+  # Backward: scores and their gradient, and the three results. Of two kernels
+  # for it, the one for queries computes the first two again: two more.
   products = 5 if '_dkv' in instruction.name else 2
   product = 2 * queries.size * keys.shape[-2]
   return products * product * (blocks + 1) // (2 * blocks)
