@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from train.plan import hlo, targets, traffic
+from train.plan import hbm_bytes, hlo, targets
 
 TOPOLOGY = 'v5e:1x1'
 _SECONDS = 180  # until a method is given up
@@ -85,27 +85,28 @@ def compile_here(name: str, size: str) -> Figures:
   from jax.sharding import Mesh, NamedSharding
   from jax.sharding import PartitionSpec as P
 
-  from benchmarks import contenders, turns
+  from benchmarks import optimizers_under_test as under_test
+  from benchmarks import rounds
 
   target = targets.parse(TOPOLOGY)
   mesh = Mesh(targets.devices(target), ('fsdp',))
-  config = contenders.SIZES[size]()
+  config = under_test.SIZES[size]()
   options, note = _plannable(name, config, target)
-  contender = contenders.make(name, contenders.tree(config), mesh, **options)
-  params = contenders.tree(config).params
+  contender = under_test.make(name, under_test.tree(config), mesh, **options)
+  params = under_test.tree(config).params
   if contender.unstacked:
-    params = jax.eval_shape(contenders.unstack, params)
+    params = jax.eval_shape(under_test.unstack, params)
   params, state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=NamedSharding(mesh, P())
     ),
     (params, jax.eval_shape(contender.tx.init, params)),
   )
-  compiled = turns.lower(contender.tx, params, state).compile()
+  compiled = rounds.lower(contender.tx, params, state).compile()
   module = hlo.parse(compiled.as_text())
   return Figures(
     # A kernel of ours reads what it is given once, and is counted so.
-    bytes=traffic.accessed(module),
+    bytes=hbm_bytes.accessed(module),
     temp_bytes=compiled.memory_analysis().temp_size_in_bytes,
     cycles=estimated_cycles(module),
     kernels=kernels(module),

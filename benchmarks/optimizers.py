@@ -17,7 +17,15 @@ from typing import Any
 
 import jax
 
-from benchmarks import contenders, on_tpu, results, torch_peers, turns
+from benchmarks import (
+  on_tpu,
+  results,
+  rounds,
+  torch_peers,
+)
+from benchmarks import (
+  optimizers_under_test as under_test,
+)
 from train.errors import UserError
 from train.plan import targets
 
@@ -43,7 +51,7 @@ class Row:
   """
 
   name: str
-  timing: turns.Timing
+  timing: rounds.Timing
   floor: float | None = None
   floor_bytes: int | None = None
   state_bytes: int | None = None
@@ -83,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError if the benchmark cannot be run."""
-  everybody = (*contenders.names(), *torch_peers.NAMES)
+  everybody = (*under_test.names(), *torch_peers.NAMES)
   for option, given, known in (
-    ('--params', args.params, tuple(contenders.SIZES)),
+    ('--params', args.params, tuple(under_test.SIZES)),
     ('--methods', args.methods or (), everybody),
   ):
     if unknown := [name for name in given if name not in known]:
@@ -113,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     return text.split(',')
 
   add = parser.add_argument
-  sizes = ','.join(contenders.SIZES)
+  sizes = ','.join(under_test.SIZES)
   add('--params', type=names, default=names(sizes), help=f'some of {sizes}')
   add('--methods', type=names, help='names with commas; else everybody')
   add('--rounds', type=int, default=5, help='turns of each; slow ones have 2')
@@ -131,16 +139,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
   """Compiles and times the contenders on the tree of a size."""
-  to = contenders.tree(contenders.SIZES[size]())
-  tensors = turns.Tensors(to)
+  to = under_test.tree(under_test.SIZES[size]())
+  tensors = rounds.Tensors(to)
   subjects = {}
   for name in chosen(args.methods):
     _say(f'{size}: compiling {name}')
-    contender = contenders.make(name, to, _one_device())
-    subjects[name] = turns.Subject(contender, tensors)
+    contender = under_test.make(name, to, _one_device())
+    subjects[name] = rounds.Subject(contender, tensors)
   first = {}
   # Decompositions take minutes on larger trees, and are no news there.
-  for name in subjects if size == next(iter(contenders.SIZES)) else ():
+  for name in subjects if size == next(iter(under_test.SIZES)) else ():
     _say(f'{size}: first step of {name}')
     first[name] = subjects[name].first_step()
   python = args.torch_python
@@ -148,11 +156,11 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
     machine['versions'] |= versions
     wanted = args.methods or torch_peers.NAMES
     peers = [peer for peer in peers if peer.name in wanted]
-    racers: list[turns.Racer] = [*subjects.values(), *peers]
-    found = turns.race(racers, args.rounds, lambda s: _say(f'{size}: {s}'))
-  timings = turns.summary(found, contenders.BASELINE)
-  floor = subjects[contenders.FLOOR]
-  speed = floor.floor_bytes / timings[contenders.FLOOR].ms
+    racers: list[rounds.Racer] = [*subjects.values(), *peers]
+    found = rounds.race(racers, args.rounds, lambda s: _say(f'{size}: {s}'))
+  timings = rounds.summary(found, under_test.BASELINE)
+  floor = subjects[under_test.FLOOR]
+  speed = floor.floor_bytes / timings[under_test.FLOOR].ms
   tpu = {}
   if args.tpu and size == args.params[0]:
     _say(f'{size}: compiling for {on_tpu.TOPOLOGY}')
@@ -176,19 +184,19 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
 
 def chosen(methods: Sequence[str] | None) -> list[str]:
   """Returns JAX's contenders, always with those that others are measured by."""
-  always = (contenders.BASELINE, contenders.FLOOR)
+  always = (under_test.BASELINE, under_test.FLOOR)
   return [
     name
-    for name in contenders.names()
+    for name in under_test.names()
     if methods is None or name in always or name in methods
   ]
 
 
 def torch_shapes(
-  to: contenders.Tree,
+  to: under_test.Tree,
 ) -> list[tuple[tuple[int, ...], bool]]:
   """Returns the parameters as PyTorch has them: layers not stacked."""
-  params = jax.eval_shape(contenders.unstack, to.params)
+  params = jax.eval_shape(under_test.unstack, to.params)
   roles = {**to.roles, 'layers': [to.roles['layers']] * len(params['layers'])}
   return [
     (leaf.shape, role == 'matrix')
@@ -202,12 +210,12 @@ def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
   """Returns what is printed."""
   blocks = [results.caption(machine)]
   for size, rows in tables.items():
-    params = contenders.tree(contenders.SIZES[size]()).params
+    params = under_test.tree(under_test.SIZES[size]()).params
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    floor = next(row for row in rows if row.name == contenders.FLOOR)
+    floor = next(row for row in rows if row.name == under_test.FLOOR)
     speed = (floor.floor_bytes or 0) / floor.timing.ms / 1e6
     blocks.append(
-      f'{count:,} parameters of `{contenders.SIZES[size].__module__}`, '
+      f'{count:,} parameters of `{under_test.SIZES[size].__module__}`, '
       f'float32; memory at {speed:.1f} GB/s.'
     )
     blocks.append(_table(rows))
@@ -233,7 +241,7 @@ def _table(rows: Sequence[Row]) -> str:
   ]
   if with_tpu:
     header += ['TPU: GB', '× adamw', 'temporary, MiB', 'Mcycles']
-  base = next(row for row in rows if row.name == contenders.BASELINE)
+  base = next(row for row in rows if row.name == under_test.BASELINE)
   return results.table(
     header,
     [_cells(row) + (_tpu_cells(row, base) if with_tpu else []) for row in rows],

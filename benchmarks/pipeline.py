@@ -24,9 +24,11 @@ from typing import Any
 import jax
 
 from benchmarks import results
-from train import checkpoint, data, inputs, mesh, signals
+from train import checkpoint, inputs, mesh
 from train import config as config_lib
 from train import program as program_lib
+from train.data import loader
+from train.distributed import signals
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _NAME = 'pipeline'
@@ -181,8 +183,8 @@ def speed(name: str) -> Speed:
   )
 
 
-def _batches(config: Any, opened: inputs.Inputs) -> data.TrainIterator:
-  return data.train_iterator(
+def _batches(config: Any, opened: inputs.Inputs) -> loader.TrainIterator:
+  return loader.train_iterator(
     opened.train,
     seq_len=config.train.seq_len,
     batch_size=config.train.batch_size,

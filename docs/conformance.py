@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from docs.choices import CHOICES
-from tests import replays
+from tests.support import replays
 
 _INTRO = """\
 <!-- Made by python -m docs.generate from tests/golden. -->
@@ -20,8 +20,9 @@ it, over all steps and the leaves named: the largest absolute difference, in
 float64 and in float32. Differences below {floor:g} (float64) and {floor32:g}
 (float32) are not told apart, for they change from machine to machine.
 
-A row with a reason is a deviation we chose; `tests/golden_test.py` checks every
-other row to its tolerance, and that the deviations are really there.
+A row with a reason is a deviation we chose;
+`tests/sage_optax/methods/golden_test.py` checks every other row to its
+tolerance, and that the deviations are really there.
 
 {table}
 

@@ -1,24 +1,27 @@
 """Memory-efficient optimizers for language-model pre-training, for Optax."""
 
 from sage_optax import layout, memory, roles, rounding, sharding
-from sage_optax._adam import scale_by_adam
-from sage_optax._apollo import ScaleByApolloState, scale_by_apollo
-from sage_optax._fira import ScaleByFiraState, scale_by_fira
-from sage_optax._galore import ScaleByGaloreState, scale_by_galore
-from sage_optax._lion import ScaleByLionState, scale_by_lion
-from sage_optax._muon import ScaleByMuonState, scale_by_muon
-from sage_optax._sage import ScaleBySageState, scale_by_sage
-from sage_optax._scale import ScaleByColumnNormState, scale_by_column_norm
-from sage_optax._sgd_sai import ScaleBySgdSaiState, scale_by_sgd_sai
-from sage_optax._sinkgd import scale_by_sinkgd
-from sage_optax._spam import ScaleBySpamState, scale_by_spam
-from sage_optax._stable_spam import (
+from sage_optax.explain import Explanation, explain
+from sage_optax.layout import with_matrix_axes
+from sage_optax.methods.adam import scale_by_adam
+from sage_optax.methods.apollo import ScaleByApolloState, scale_by_apollo
+from sage_optax.methods.fira import ScaleByFiraState, scale_by_fira
+from sage_optax.methods.galore import ScaleByGaloreState, scale_by_galore
+from sage_optax.methods.lion import ScaleByLionState, scale_by_lion
+from sage_optax.methods.muon import ScaleByMuonState, scale_by_muon
+from sage_optax.methods.sage import ScaleBySageState, scale_by_sage
+from sage_optax.methods.scale import (
+  ScaleByColumnNormState,
+  scale_by_column_norm,
+)
+from sage_optax.methods.sgd_sai import ScaleBySgdSaiState, scale_by_sgd_sai
+from sage_optax.methods.sinkgd import scale_by_sinkgd
+from sage_optax.methods.spam import ScaleBySpamState, scale_by_spam
+from sage_optax.methods.stable_spam import (
   ScaleByStableSpamState,
   scale_by_stable_spam,
 )
-from sage_optax._swan import scale_by_swan
-from sage_optax.explain import Explanation, explain
-from sage_optax.layout import with_matrix_axes
+from sage_optax.methods.swan import scale_by_swan
 from sage_optax.recipes import (
   adamw,
   apollo,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix, _mesh, roles
+from sage_optax import roles
+from sage_optax.core import linalg, placement
 
 # (axes of fan_in, axes of fan_out) of a leaf; all others are a batch.
 AxesPair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -94,7 +95,7 @@ def with_matrix_axes(
     abstract = jax.eval_shape(inner.init, updates if params is None else params)
     state_seen = _state_views(inner, abstract, seen)
     state = _apply(_View.to_matrix, state_seen, state)
-    with _mesh.rescope(seen):
+    with placement.rescope(seen):
       updates, state = inner.update(updates, state, params, **extra_args)
     return (
       _apply(_View.from_matrix, seen, updates),
@@ -247,7 +248,7 @@ class _View:
   def to_matrix(self, x: Any) -> jax.Array:
     """From the parameter's layout to matrices; axes may be reduced."""
     x = jnp.asarray(x)
-    sharding = _matrix.explicit_sharding(x)
+    sharding = linalg.explicit_sharding(x)
     if sharding is not None:
       sharding = jax.sharding.NamedSharding(
         sharding.mesh, self.merged_spec(sharding.spec)
@@ -275,7 +276,7 @@ class _View:
 
 def _names(spec: jax.P, ndim: int) -> list[tuple[str, ...]]:
   """The mesh axes that shard each axis."""
-  names = [_matrix.mesh_axes(entry) for entry in spec]
+  names = [linalg.mesh_axes(entry) for entry in spec]
   return names + [()] * (ndim - len(names))
 
 
@@ -286,7 +287,7 @@ def _view(
   if pair is None:
     return None
   shape = jnp.shape(leaf)
-  sharding = _matrix.explicit_sharding(leaf)
+  sharding = linalg.explicit_sharding(leaf)
   return _View(shape, *_check(path, shape, pair), sharding)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax import _matrix
+from sage_optax.core import linalg
 
 _IMPL = 'threefry2x32'  # its bits do not depend on the mesh
 
@@ -57,7 +57,7 @@ def _hash_bits(key: jax.Array, x: jax.Array) -> jax.Array:
   for axis in range(x.ndim):
     # Places are counted modulo 2^32, over the whole array whatever the mesh.
     along = jax.lax.broadcasted_iota(
-      jnp.uint32, x.shape, axis, out_sharding=_matrix.explicit_sharding(x)
+      jnp.uint32, x.shape, axis, out_sharding=linalg.explicit_sharding(x)
     )
     place = place * jnp.uint32(x.shape[axis]) + along
 

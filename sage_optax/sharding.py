@@ -8,7 +8,8 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from sage_optax import _matrix, _mesh
+from sage_optax.core import linalg
+from sage_optax.core import placement as placement_lib
 
 
 def state_specs(
@@ -49,7 +50,7 @@ def state_specs(
     if leaf.ndim != param.ndim:
       return PartitionSpec()
     if mesh_shape is None:
-      return _matrix.aligned_spec(spec, param.shape, leaf.shape)
+      return linalg.aligned_spec(spec, param.shape, leaf.shape)
     replicated = undivided_axes(leaf.shape, spec, mesh_shape)
     return PartitionSpec(
       *(
@@ -127,7 +128,7 @@ def with_mesh(
     spec = specs[key]
     replicated = undivided_axes(shape, spec, mesh.shape)
     kept = (None if i in replicated else e for i, e in enumerate(spec))
-    return _mesh.Placement(mesh, PartitionSpec(*kept), shape)
+    return placement_lib.Placement(mesh, PartitionSpec(*kept), shape)
 
   def update_fn(updates, state, params=None, **extra_args):
     shapes = {
@@ -140,7 +141,7 @@ def with_mesh(
         'be a tree like the parameters.'
       )
     placements = {key: placement(key, shape) for key, shape in shapes.items()}
-    with _mesh.scope(placements):
+    with placement_lib.scope(placements):
       return inner.update(updates, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(inner.init, update_fn)
@@ -166,7 +167,7 @@ def undivided_axes(
   """
 
   def parts(entry):
-    return math.prod(mesh_shape[name] for name in _matrix.mesh_axes(entry))
+    return math.prod(mesh_shape[name] for name in linalg.mesh_axes(entry))
 
   return tuple(
     i for i, entry in enumerate(spec) if entry and shape[i] % parts(entry)

@@ -5,36 +5,36 @@ from typing import Any, NamedTuple
 
 import optax
 
-from sage_optax import (
-  _adam,
-  _apollo,
-  _fira,
-  _galore,
-  _lion,
-  _muon,
-  _sage,
-  _scale,
-  _sgd_sai,
-  _sinkgd,
-  _spam,
-  _stable_spam,
-  _swan,
+from sage_optax.methods import (
+  adam,
+  apollo,
+  fira,
+  galore,
+  lion,
+  muon,
+  sage,
+  scale,
+  sgd_sai,
+  sinkgd,
+  spam,
+  stable_spam,
+  swan,
 )
 
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
-  'adamw': _adam.scale_by_adam,
-  'apollo': _apollo.scale_by_apollo,
-  'fira': _fira.scale_by_fira,
-  'galore': _galore.scale_by_galore,
-  'lion': _lion.scale_by_lion,
-  'muon': _muon.scale_by_muon,
-  'sage': _sage.scale_by_sage,
-  'scale': _scale.scale_by_column_norm,
-  'sinkgd': _sinkgd.scale_by_sinkgd,
-  'swan': _swan.scale_by_swan,
-  'stable_spam': _stable_spam.scale_by_stable_spam,
-  'spam': _spam.scale_by_spam,
-  'sgd_sai': _sgd_sai.scale_by_sgd_sai,
+  'adamw': adam.scale_by_adam,
+  'apollo': apollo.scale_by_apollo,
+  'fira': fira.scale_by_fira,
+  'galore': galore.scale_by_galore,
+  'lion': lion.scale_by_lion,
+  'muon': muon.scale_by_muon,
+  'sage': sage.scale_by_sage,
+  'scale': scale.scale_by_column_norm,
+  'sinkgd': sinkgd.scale_by_sinkgd,
+  'swan': swan.scale_by_swan,
+  'stable_spam': stable_spam.scale_by_stable_spam,
+  'spam': spam.scale_by_spam,
+  'sgd_sai': sgd_sai.scale_by_sgd_sai,
 }
 
 

@@ -13,7 +13,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from sage_optax import recipes
-from tests import cases
+from tests.support import cases
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FOREIGN = {
@@ -21,6 +21,9 @@ _FOREIGN = {
   'models': {'flax', 'jax', 'models', 'numpy'},
   'configs': {'configs', 'train'},
 }
+
+
+_PACKAGES = ('sage_optax', 'models', 'train', 'configs', 'benchmarks', 'tests')
 
 
 def _files(folder):
@@ -53,25 +56,19 @@ class WallsTest(parameterized.TestCase):
           self.assertNotRegex(name, r'^(optax|jax)\._|optax\.contrib\._')
         self.assertNotIn('._src', path.read_text(), path)
 
-  def test_methods_do_not_use_each_other(self):
-    shared = {
-      '_blocks',
-      '_matrix',
-      '_mesh',
-      '_momentum',
-      '_orthogonal',
-      '_sinkhorn',
-      '_sinkhorn_gpu',
-      '_sinkhorn_tpu_kernels',
-      '_sinkhorn_reads',
-      '_sinkhorn_tpu',
-      '_subspace',
-      'rounding',
-    }
-    for path in (_ROOT / 'sage_optax').glob('_[a-z]*.py'):
+  @parameterized.parameters(
+    ('methods', ('core', 'rounding')),
+    ('core', ('core', 'kernels', 'rounding')),
+    ('kernels', ('core', 'kernels')),
+  )
+  def test_folders_of_the_library(self, folder, allowed):
+    # So no method uses another, and kernels are reached through core alone.
+    paths = _files(f'sage_optax/{folder}')
+    self.assertNotEmpty(paths)
+    for path in paths:
       for name in _imports(path):
         if name.startswith('sage_optax'):
-          self.assertIn(name.split('.')[1], shared, path)
+          self.assertIn(name.split('.')[1], allowed, path)
 
   def test_configs_import_the_schema_only(self):
     for path in _files('configs'):
@@ -88,7 +85,7 @@ class WallsTest(parameterized.TestCase):
 
   def test_method_modules_keep_their_annotations(self):
     # Optax's inject_hyperparams tests read them from the signature.
-    for path in (_ROOT / 'sage_optax').glob('_*.py'):
+    for path in _files('sage_optax/methods'):
       self.assertNotIn('__future__', path.read_text(), path)
 
 
@@ -97,7 +94,9 @@ class CompletenessTest(parameterized.TestCase):
 
   def test_every_method_has_cases(self):
     have = {case.method for case in cases.CASES}
-    self.assertEqual(have, set(recipes.METHODS), 'rows of tests/cases.py')
+    self.assertEqual(
+      have, set(recipes.METHODS), 'rows of tests/support/cases.py'
+    )
 
   def test_every_method_is_public_and_in_a_recipe(self):
     used = {
@@ -127,7 +126,8 @@ class CompletenessTest(parameterized.TestCase):
   def test_examples_run(self):
     tried = 0
     for path in _files('sage_optax'):
-      module = importlib.import_module(f'sage_optax.{path.stem}')
+      name = '.'.join(path.relative_to(_ROOT).with_suffix('').parts)
+      module = importlib.import_module(name)
       with jax.numpy_rank_promotion('allow'):
         result = doctest.testmod(module)
       self.assertEqual(result.failed, 0, path)

@@ -11,13 +11,19 @@ import optax
 import pytest
 
 import sage_optax
-from benchmarks import contenders, on_tpu, optimizers, results, turns
-from tests import tiny_config
+from benchmarks import (
+  on_tpu,
+  optimizers,
+  optimizers_under_test,
+  results,
+  rounds,
+)
+from tests.support import tiny_config
 from train.plan import hlo
 
 
 def _tiny():
-  return contenders.tree(tiny_config.get_config())
+  return optimizers_under_test.tree(tiny_config.get_config())
 
 
 def _mesh():
@@ -30,7 +36,7 @@ class _Racer:
 
   def __init__(self, name, *turns):
     self.name = name
-    self._turns = iter(turns)
+    self._turns = iter(rounds)
 
   def turn(self, steps, seconds):
     del steps, seconds
@@ -42,14 +48,14 @@ def test_floor_counts_what_an_update_must_move():
   params = jax.ShapeDtypeStruct((8, 4), jnp.float32)
   for tx, units in ((optax.trace(0.9), 5), (optax.sgd(1.0), 3)):
     state = sage_optax.memory.state_bytes(tx, params)
-    assert turns.floor_bytes(128, state) == units * 128
-  assert turns.floor_bytes(128, 2 * 128) == 7 * 128
+    assert rounds.floor_bytes(128, state) == units * 128
+  assert rounds.floor_bytes(128, 2 * 128) == 7 * 128
 
 
 def test_ratios_are_those_of_the_same_round():
   # The machine is three times slower in the second round.
   racers = [_Racer('a', [0.1], [0.3, 0.3]), _Racer('b', [0.2, 0.2], [0.6])]
-  found = turns.summary(turns.race(racers, 2), 'a')
+  found = rounds.summary(rounds.race(racers, 2), 'a')
   assert found['b'].ratio == pytest.approx(2.0)
   assert found['a'].ratio == 1.0
   assert found['b'].ms == 200.0
@@ -62,27 +68,27 @@ def test_slow_ones_have_fewer_turns_but_some():
     _Racer('slow', *[[3.0]] * 2),
     _Racer('slower', [30.0]),
   ]
-  found = turns.race(racers, 4)
+  found = rounds.race(racers, 4)
   assert [len(found[racer.name]) for racer in racers] == [4, 2, 1]
-  slower = turns.summary(found, 'a')['slower']
+  slower = rounds.summary(found, 'a')['slower']
   assert (slower.ratio, slower.low, slower.high) == (300, 30e3, 30e3)
 
 
 def test_the_first_has_more_turns_in_a_round():
   racers = [_Racer(name, [1.0], [1.0]) for name in 'bcdefg']
-  found = turns.race([_Racer('a', [2.0], [4.0], [6.0], [8.0]), *racers], 2)
+  found = rounds.race([_Racer('a', [2.0], [4.0], [6.0], [8.0]), *racers], 2)
   # Before the others, and after five of them.
   assert found['a'] == [[2.0, 4.0], [6.0, 8.0]]
 
 
-@pytest.mark.parametrize('name', contenders.names())
+@pytest.mark.parametrize('name', optimizers_under_test.names())
 def test_everybody_updates_the_tree(name):
   to = _tiny()
-  contender = contenders.make(name, to, _mesh())
-  tensors = turns.Tensors(to)
+  contender = optimizers_under_test.make(name, to, _mesh())
+  tensors = rounds.Tensors(to)
   params, grads = tensors.params, tensors.grads
   if contender.unstacked:
-    params, grads = map(contenders.unstack, (params, grads))
+    params, grads = map(optimizers_under_test.unstack, (params, grads))
   state = jax.eval_shape(contender.tx.init, params)
   updates, _ = jax.eval_shape(contender.tx.update, grads, state, params)
   shapes = (jax.tree.map(jnp.shape, tree) for tree in (updates, params))
@@ -93,19 +99,19 @@ def test_peers_work_on_the_matrices_of_all_layers():
   # Left alone, Optax's muon and galore give stacked matrices to Adam.
   to = _tiny()
   kernels = jax.tree.leaves(to.roles).count('matrix')
-  muon = contenders.make('optax.muon', to, _mesh()).tx
+  muon = optimizers_under_test.make('optax.muon', to, _mesh()).tx
   state = jax.eval_shape(muon.init, to.params)
   momenta = state.inner_states['muon'].inner_state[0].mu
   assert len(jax.tree.leaves(momenta)) == kernels
-  params = jax.eval_shape(contenders.unstack, to.params)
-  galore = contenders.make('optax.galore', to, _mesh()).tx
+  params = jax.eval_shape(optimizers_under_test.unstack, to.params)
+  galore = optimizers_under_test.make('optax.galore', to, _mesh()).tx
   projectors = jax.tree.leaves(jax.eval_shape(galore.init, params)[0].projector)
   projected = sum(leaf.size > 0 for leaf in projectors)
   assert projected == kernels * len(params['layers'])
 
 
 def test_embeddings_have_sparse_gradients():
-  grads = turns.Tensors(_tiny()).grads
+  grads = rounds.Tensors(_tiny()).grads
   rows = np.any(grads['embed']['embedding'], axis=1)
   assert 0 < rows.sum() < len(rows)
   assert np.all(grads['layers']['mlp']['up_proj']['kernel'])
@@ -114,7 +120,7 @@ def test_embeddings_have_sparse_gradients():
 def test_steps_are_those_between_renewals():
   tx = sage_optax.scale_by_galore(rank=2)
   grads = jax.random.normal(jax.random.key(0), (6, 4))
-  state = turns.in_mid_run(tx.init(grads))
+  state = rounds.in_mid_run(tx.init(grads))
   kept = tx.update(grads, state)[1].projector
   np.testing.assert_array_equal(kept, state.projector)
   renewed = tx.update(grads, tx.init(grads))[1].projector
@@ -122,14 +128,14 @@ def test_steps_are_those_between_renewals():
 
 
 def test_subjects_take_steps_with_what_all_share():
-  tensors = turns.Tensors(_tiny())
+  tensors = rounds.Tensors(_tiny())
   names = ('optax.adamw', 'optax.galore', 'sage_hybrid')
   racers = [
-    turns.Subject(contenders.make(name, _tiny(), _mesh()), tensors)
+    rounds.Subject(optimizers_under_test.make(name, _tiny(), _mesh()), tensors)
     for name in names
   ]
   before = jax.device_get(tensors.params)
-  found = turns.race(racers, 1)
+  found = rounds.race(racers, 1)
   assert all(1 <= len(found[name][0]) <= 10 for name in names)
   assert all(racer.first_step() > 0 for racer in racers)
   for old, new in zip(
@@ -173,7 +179,7 @@ def test_cycles_count_loops_as_often_as_they_run_and_fusions_once():
 
 def _rows():
   def timing(ms):
-    return turns.Timing(ms, ms - 1, ms + 1, ms / 50, 20)
+    return rounds.Timing(ms, ms - 1, ms + 1, ms / 50, 20)
 
   tpu = on_tpu.Figures(bytes=2 * 10**9, temp_bytes=0, cycles=4 * 10**6)
   gone = on_tpu.Figures(note='not compiled within 240 s')

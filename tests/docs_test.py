@@ -8,7 +8,7 @@ from absl.testing import parameterized
 
 from docs import choices, conformance, pages
 from sage_optax import recipes
-from tests import replays
+from tests.support import replays
 
 _DOCS = pathlib.Path(conformance.__file__).parent
 _AGAIN = 'python -m docs.generate writes them again'
@@ -52,7 +52,7 @@ class ConformanceTest(parameterized.TestCase):
     methods = set(recipes.METHODS)
     self.assertEqual(set(choices.CHOICES), methods, 'docs/choices.py')
     replayed = {replay.method for replay in replays.REPLAYS}
-    self.assertEqual(replayed, methods, 'rows of tests/replays.py')
+    self.assertEqual(replayed, methods, 'rows of tests/support/replays.py')
 
   @pytest.mark.slow
   def test_table_is_measured(self):

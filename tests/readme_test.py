@@ -21,7 +21,7 @@ import sage_optax
 from configs import llama_1_3b
 from models import llama
 from sage_optax import recipes, roles
-from tests import cases
+from tests.support import cases
 from train import config as config_lib
 
 _ROOT = pathlib.Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from train import errors
-from train.processes import Processes
+from train.distributed.processes import Processes
 from train.state import TrainState
 
 RUN_FILE = 'run.json'

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from models import llama
-from train import bundled, evaluate, shards
-from train import tokenizer as tokenizer_lib
 from train.config import Config, model_config
+from train.data import bundled, shards
+from train.data import tokenizer as tokenizer_lib
+from train.distributed.processes import Processes
+from train.distributed.signals import Stop
 from train.errors import UserError
-from train.processes import Processes
-from train.signals import Stop
+from train.results import evaluate
 
 # The names of `Inputs.hashes`.
 HASHES = ('data.corpus', 'data.tokenizer')

@@ -8,23 +8,16 @@ from typing import Any
 
 import jax
 
-from train import (
-  checkpoint,
-  data,
-  errors,
-  evaluate,
-  lock,
-  mesh,
-  program,
-  report,
-  signals,
-)
+from train import checkpoint, errors, lock, mesh, program
 from train import config as config_lib
 from train.config import Config
+from train.data import loader
+from train.distributed import signals
+from train.distributed.processes import Processes
+from train.distributed.stop_consensus import Votes
 from train.inputs import HASHES, Inputs, open_together
-from train.processes import Processes
-from train.recorder import Recorder
-from train.votes import Votes
+from train.results import evaluate, report
+from train.results.recorder import Recorder
 
 
 class NonFinite(Exception):
@@ -62,7 +55,9 @@ def _run(config: Config, processes: Processes) -> int:
     return 0
   inputs = open_together(config, processes)
   identity |= inputs.hashes
-  data.check_enough(inputs.train, config.train.seq_len, config.train.batch_size)
+  loader.check_enough(
+    inputs.train, config.train.seq_len, config.train.batch_size
+  )
   with contextlib.ExitStack() as stack:
 
     def claim() -> None:
@@ -201,7 +196,7 @@ class Trainer:
     config = self._config
     batch_size = config.train.batch_size
     rows = mesh.local_rows(self._program.mesh, batch_size)
-    batches = data.train_iterator(
+    batches = loader.train_iterator(
       self._inputs.train, **_order(config), start_step=self.step, rows=rows
     )
     # A signal may have cut this evaluation short.

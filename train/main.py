@@ -25,7 +25,7 @@ import os
 import pathlib
 import sys
 
-from train import signals
+from train.distributed import signals
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,9 +39,10 @@ def main(argv: list[str] | None = None) -> int:
   try:
     from absl import flags
 
-    from train import cluster, errors, loop
     from train import config as config_lib
-    from train import processes as processes_lib
+    from train import errors, loop
+    from train.distributed import cluster
+    from train.distributed import processes as processes_lib
   except ModuleNotFoundError as error:
     print(
       f'error: {sys.executable} has no module {error.name!r}: activate the '

@@ -21,16 +21,16 @@ from typing import Any
 
 import tqdm
 
-from train import (
+from train.data import (
+  atomic_dir,
   bundled,
   holdout,
-  journal,
   readers,
-  signals,
-  staging,
+  resume_state,
   streaming,
 )
-from train import tokenizer as tokenizer_lib
+from train.data import tokenizer as tokenizer_lib
+from train.distributed import signals
 from train.errors import Interrupted, UserError
 
 Log = Callable[[str], None]
@@ -111,7 +111,7 @@ def prepare_files(
       stream.run(workers, should_stop)
       for split in ('train', 'validation'):
         if split not in writer.splits:
-          (directory.parent / journal.FILE).unlink(missing_ok=True)
+          (directory.parent / resume_state.FILE).unlink(missing_ok=True)
           raise UserError(
             f'The input gives no document for the {split} split: pass more '
             'text, --validation FILES, or another --validation_fraction '
@@ -126,7 +126,7 @@ def prepare_files(
     log(f'Tokens: {writer.counts()} ({time.monotonic() - start:.1f} s).')
 
   output = pathlib.Path(output)
-  return staging.prepare(output, settings, build, resumes=True)
+  return atomic_dir.prepare(output, settings, build, resumes=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,9 +144,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 2
   except Interrupted:
-    partial = staging.partial_of(pathlib.Path(args.output))
+    partial = atomic_dir.partial_of(pathlib.Path(args.output))
     kept = 'nothing was kept'
-    if (partial / journal.FILE).exists():
+    if (partial / resume_state.FILE).exists():
       kept = f'{partial} keeps what is done: the same command goes on'
     print(f'stopped; {kept}', file=sys.stderr)
     return stop.status

@@ -18,7 +18,7 @@ from train import optimizer as optimizer_lib
 from train import program as program_lib
 from train.config import Config
 from train.errors import UserError
-from train.plan import cost, hlo, targets, traffic
+from train.plan import cost, hbm_bytes, hlo, targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +297,7 @@ def _costs(module: hlo.Module, target: targets.Target) -> dict[str, Any]:
     return {
       'flops': None if target.chip.platform == 'gpu' else sum(flops.values()),
       'product_types': flops,
-      'bytes': traffic.accessed(module, dearest=dearest),
+      'bytes': hbm_bytes.accessed(module, dearest=dearest),
       'collectives': cost.bytes_by_kind(found),
       'sent': sum(c.sent for c in found),
     }

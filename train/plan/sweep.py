@@ -107,7 +107,7 @@ class Sweep:
     return Row(first, largest, advice, self.memory)
 
   def alone(self, recipe: str) -> list[dict[str, Any]]:
-    """Returns the rows of `train.plan.alone`, as dictionaries."""
+    """Returns the rows of `optimizer_collectives`, as dictionaries."""
     self._say(f'{recipe}: the optimizer alone')
     return self._run('alone', self.target, self._recipe(recipe))
 

@@ -15,7 +15,7 @@ import jax
 
 from train import config as config_lib
 from train.errors import UserError
-from train.plan import alone, measure, targets
+from train.plan import measure, optimizer_collectives, targets
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     target = targets.parse(job['topology'])
     result: Any
     if job['what'] == 'alone':
-      result = [dataclasses.asdict(row) for row in alone.rows(config, target)]
+      result = [
+        dataclasses.asdict(row)
+        for row in optimizer_collectives.rows(config, target)
+      ]
     else:
       result = dataclasses.asdict(
         measure.measure(config, target, quick=job['quick'])

@@ -1,0 +1,259 @@
+"""Times optimizer steps that take turns, so that all share the same noise."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import optimizers_under_test as under_test
+from sage_optax import memory
+
+_TURN = 0.5  # seconds of a turn, but there is always a step
+_STEPS = 10  # in a turn at most
+_BETWEEN = 5  # racers between two turns of the first, the baseline
+
+
+class Racer(Protocol):
+  """Somebody who can be timed.
+
+  Attributes:
+    name: What it is called.
+  """
+
+  name: str
+
+  def turn(self, steps: int, seconds: float) -> list[float]:
+    """Takes steps for some time, after one that warms up.
+
+    Args:
+      steps: How many at most.
+      seconds: When to take no further one; there is always one.
+
+    Returns:
+      Their seconds.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of an update, applied.
+
+  Attributes:
+    run: (params, state, grads) -> (params, state); the first two are donated.
+    seconds: What compiling took.
+    temp_bytes: Of temporaries.
+  """
+
+  run: Callable[..., Any]
+  seconds: float
+  temp_bytes: int
+
+
+def lower(tx: optax.GradientTransformation, params: Any, state: Any) -> Any:
+  """Lowers the update of a transformation, applied, for abstract arguments."""
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  jitted = jax.jit(step, donate_argnums=(0, 1))
+  return jitted.lower(params, state, params)
+
+
+def compile_update(tx: optax.GradientTransformation, params: Any) -> Compiled:
+  """Compiles the update of a transformation, applied, for the CPU."""
+  lowered = lower(tx, params, jax.eval_shape(tx.init, params))
+  began = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - began
+  temp_bytes = compiled.memory_analysis().temp_size_in_bytes
+  return Compiled(compiled, seconds, temp_bytes)
+
+
+class Subject:
+  """A JAX contender; its parameters are everybody's, its state is made anew.
+
+  Attributes:
+    name: What it is called.
+    compiled: Its update.
+    floor_bytes: What any update with this state has to move.
+    state_bytes: Of its state.
+  """
+
+  def __init__(self, contender: under_test.Contender, tensors: 'Tensors'):
+    self.name = contender.name
+    self._tensors = tensors
+    self._unstacked = contender.unstacked
+    params = tensors.params
+    if self._unstacked:
+      params = jax.eval_shape(under_test.unstack, params)
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+    )
+    self._init = jax.jit(contender.tx.init)
+    self.compiled = compile_update(contender.tx, abstract)
+    self.state_bytes = memory.state_bytes(contender.tx, abstract)
+    self.floor_bytes = floor_bytes(
+      memory.tree_bytes(abstract), self.state_bytes
+    )
+
+  def turn(self, steps: int, seconds: float) -> list[float]:
+    """As of `Racer`."""
+    return self._steps(steps, seconds, in_mid_run)[1:]
+
+  def first_step(self) -> float:
+    """Returns the seconds of a run's first step, in which much is made."""
+    return self._steps(0, 0.0, lambda state: state)[0]
+
+  def _steps(self, steps, seconds, prepare) -> list[float]:
+    """Takes a step and as many more as `turn` says; returns all seconds."""
+    params, grads = self._tensors.params, self._tensors.grads
+    if self._unstacked:
+      params, grads = (
+        under_test.unstack(params),
+        under_test.unstack(grads),
+      )
+    state = jax.block_until_ready(prepare(self._init(params)))
+    found: list[float] = []
+    while len(found) < min(2, steps + 1) or (
+      len(found) <= steps and sum(found[1:]) < seconds
+    ):
+      began = time.perf_counter()
+      params, state = self.compiled.run(params, state, grads)
+      jax.block_until_ready((params, state))
+      found.append(time.perf_counter() - began)
+    if not self._unstacked:
+      self._tensors.params = params
+    return found
+
+
+class Tensors:
+  """Parameters and gradients, filled as in training.
+
+  Attributes:
+    params: The parameters; whoever takes a turn donates and replaces them.
+    grads: The gradients.
+  """
+
+  def __init__(self, to: under_test.Tree, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    self.params = jax.tree.map(lambda x: _normal(rng, x.shape, 0.02), to.params)
+    self.grads = jax.tree.map(
+      lambda x, role: _gradient(rng, x.shape, role), to.params, to.roles
+    )
+
+
+def floor_bytes(param_bytes: int, state_bytes: int) -> int:
+  """Bytes that an update must move.
+
+  The gradient, as large as the parameters, is read; parameters and state are
+  read and written.
+  """
+  return param_bytes + 2 * (param_bytes + state_bytes)
+
+
+def in_mid_run(state: Any) -> Any:
+  """Makes the step after this state an ordinary one.
+
+  Counters are 1: at 0 methods renew projectors and choose what they keep.
+  """
+
+  def later(path, leaf):
+    is_count = path and getattr(path[-1], 'name', '') == 'count'
+    return jnp.ones_like(leaf) if is_count else leaf
+
+  return jax.tree_util.tree_map_with_path(later, state)
+
+
+def race(
+  racers: Sequence[Racer],
+  rounds: int,
+  say: Callable[[str], None] = lambda _: None,
+) -> dict[str, list[list[float]]]:
+  """Lets racers take turns: A B C, A B C, ...
+
+  The first one, by whom the others are measured, has more turns in a round:
+  where its state comes to lie changes its time by a third.
+
+  Args:
+    racers: Who takes part.
+    rounds: Turns of each; slow ones have fewer, but not none: no further one
+      when their steps have taken twice the time meant for all.
+    say: Receives what is going on.
+
+  Returns:
+    Name -> seconds of its steps, round by round.
+  """
+  found: dict[str, list[list[float]]] = {racer.name: [] for racer in racers}
+
+  first, *others = racers
+  for i in range(rounds):
+    say(f'round {i + 1} of {rounds}')
+    base = found[first.name]
+    base.append(first.turn(_STEPS, _TURN))
+    for k, racer in enumerate(others, 1):
+      turns = found[racer.name]
+      if sum(map(sum, turns)) < 2 * rounds * _TURN:
+        turns.append(racer.turn(_STEPS, _TURN))
+      if k % _BETWEEN == 0:
+        base[-1] += first.turn(_STEPS, _TURN)
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """Times of steps.
+
+  Attributes:
+    ms: Their median.
+    low: The first quartile.
+    high: The third.
+    ratio: To the baseline: the median over rounds, each with its own medians.
+    steps: How many there are.
+  """
+
+  ms: float
+  low: float
+  high: float
+  ratio: float
+  steps: int
+
+
+def summary(
+  found: Mapping[str, list[list[float]]], baseline: str
+) -> dict[str, Timing]:
+  """Returns medians and spreads of what `race` found."""
+  result = {}
+  base = [statistics.median(turn) for turn in found[baseline]]
+  for name, turns in found.items():
+    ms = [1e3 * seconds for turn in turns for seconds in turn]
+    ratios = [
+      statistics.median(turn) / other
+      for turn, other in zip(turns, base, strict=False)
+    ]
+    spread = ms if len(ms) > 1 else 2 * ms
+    low, _, high = statistics.quantiles(spread, n=4, method='inclusive')
+    median = statistics.median(ms)
+    ratio = statistics.median(ratios)
+    result[name] = Timing(median, low, high, ratio, len(ms))
+  return result
+
+
+def _normal(rng: np.random.Generator, shape: Any, std: float) -> jax.Array:
+  return jnp.asarray(std * rng.standard_normal(shape, np.float32))
+
+
+def _gradient(rng: np.random.Generator, shape: Any, role: str) -> jax.Array:
+  """Embeddings: rows of the tokens that came up, by how often they did."""
+  grad = 1e-3 * rng.standard_normal(shape, np.float32)
+  if role == 'embedding':
+    rows = rng.zipf(1.2, size=2 * shape[0])
+    seen = np.bincount(rows[rows <= shape[0]] - 1, minlength=shape[0])
+    grad *= np.sqrt(seen, dtype=np.float32)[:, None]
+  return jnp.asarray(grad)

@@ -1,0 +1,1 @@
+"""What methods share: units, averages, orthogonalisation, subspaces."""

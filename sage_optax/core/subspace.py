@@ -1,0 +1,267 @@
+"""Low-rank projections of matrices, and when they are renewed.
+
+The smaller side of a unit [fan_in, fan_out] is projected to `rank`: fan_in when
+fan_out >= fan_in, else fan_out. Both the projector and what it makes keep their
+axes where the parameter has them, so that one rule shards any of them:
+
+    smaller side   projector            projected gradient
+    fan_in         [..., fan_in, rank]  [..., rank, fan_out]
+    fan_out        [..., rank, fan_out] [..., fan_in, rank]
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sage_optax import rounding
+from sage_optax.core import linalg, orthogonal, placement
+
+# 'gaussian', 'svd', 'subspace', or (key, matrix[fan_in, fan_out], count) ->
+# P[rank, smaller side].
+Projector = str | Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+_POWER_ITERATIONS = 2
+_PROJECTORS = ('gaussian', 'svd', 'subspace')
+
+
+def check(rank: Any, update_proj_gap: Any, projector: Any) -> None:
+  """Raises ValueError unless these are what their names say."""
+  linalg.check_positive('rank', rank)
+  linalg.check_positive('update_proj_gap', update_proj_gap)
+  if projector not in _PROJECTORS and not callable(projector):
+    raise ValueError(
+      f'projector must be one of {", ".join(_PROJECTORS)} or a callable '
+      f'(key, matrix, count) -> P[rank, smaller side], got {projector!r}.'
+    )
+
+
+def projects_fan_in(shape: tuple[int, ...]) -> bool:
+  """Whether the smaller side of a matrix of this shape is fan_in."""
+  return shape[-1] >= shape[-2]
+
+
+def rank_axis(shape: tuple[int, ...]) -> int:
+  """The axis of the projected gradient that has the rank's size."""
+  return -2 if projects_fan_in(shape) else -1
+
+
+def projector_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+  """Shape of the projectors of matrices of this shape."""
+  *batch, fan_in, fan_out = shape
+  rank = min(rank, fan_in, fan_out)
+  if projects_fan_in(shape):
+    return (*batch, fan_in, rank)
+  return (*batch, rank, fan_out)
+
+
+def projected_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+  """Shape of the projected gradient; `rank` never exceeds the smaller side."""
+  *batch, fan_in, fan_out = shape
+  rank = min(rank, fan_in, fan_out)
+  if projects_fan_in(shape):
+    return (*batch, rank, fan_out)
+  return (*batch, fan_in, rank)
+
+
+def project(grad: jax.Array, projector: jax.Array) -> jax.Array:
+  """The gradient in the subspace."""
+  if projects_fan_in(grad.shape):
+    return linalg.matmul(projector.mT, grad)
+  return linalg.matmul(grad, projector.mT)
+
+
+def back(
+  low: jax.Array, projector: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """From the subspace to matrices of `shape`."""
+  if projects_fan_in(shape):
+    return linalg.matmul(projector, low)
+  return linalg.matmul(low, projector)
+
+
+def init_moments(params: Any, rank: int) -> Any:
+  """Zeros in the shapes of the projected gradients."""
+  return jax.tree.map(
+    lambda p: linalg.aligned_zeros(
+      p, projected_shape(p.shape, rank), linalg.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def init_projectors(params: Any, rank: int) -> Any:
+  """Zeros in the shapes of the projectors; the first update draws them."""
+  return jax.tree.map(
+    lambda p: linalg.aligned_zeros(
+      p, projector_shape(p.shape, rank), linalg.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def init_norms(params: Any) -> Any:
+  """A zero [..., 1, 1] for each matrix, for `_matrix.limit_growth`."""
+  return jax.tree.map(
+    lambda p: linalg.aligned_zeros(
+      p, (*p.shape[:-2], 1, 1), linalg.stat_dtype(p)
+    ),
+    params,
+  )
+
+
+def renew(
+  kind: Projector, rank: int, update_proj_gap: int, state: Any, grads: Any
+) -> Any:
+  """The projectors of this step, new ones every `update_proj_gap` steps.
+
+  Args:
+    kind: which projectors.
+    rank: of the projectors.
+    update_proj_gap: static number of steps between two refreshes; the first
+      step is one.
+    state: NamedTuple with `count` (updates before this one), `rng_key` and
+      `projector`: a tree, or None for 'gaussian' ones that are drawn again
+      from their key in each step and never kept.
+    grads: tree of gradients, of any type.
+
+  Returns:
+    A tree like `grads`, in the layout of this module.
+  """
+  key = rounding.typed_key(state.rng_key)
+  refresh = state.count // update_proj_gap
+
+  def draw_leaf(path, grad, old):
+    leaf_key = jax.random.fold_in(rounding.leaf_key(key, path), refresh)
+
+    def new(leaf_key, count, grad, old):
+      grad = linalg.as_stat(grad)
+      return draw(kind, rank, leaf_key, count, grad, old).astype(old.dtype)
+
+    new = linalg.in_auto_axes(new, old)
+    with placement.leaf(path):
+      # Or a projected gradient whose rank is sharded would have the projector
+      # sharded likewise, and the gradient gathered.
+      return placement.sharded_as(grad, new(leaf_key, state.count, grad, old))
+
+  def renew_leaf(path, grad, old):
+    # One by one, with gradients in the type they came in: all that a
+    # condition may need has to live until it is decided.
+    return jax.lax.cond(
+      state.count % update_proj_gap == 0,
+      lambda grad, old: draw_leaf(path, grad, old),
+      lambda grad, old: old,
+      grad,
+      old,
+    )
+
+  if state.projector is None:
+    old, function = init_projectors(grads, rank), draw_leaf
+  else:
+    old, function = state.projector, renew_leaf
+  return jax.tree_util.tree_map_with_path(function, grads, old)
+
+
+def draw(
+  kind: Projector,
+  rank: int,
+  key: jax.Array,
+  count: jax.Array,
+  grad: jax.Array,
+  old: jax.Array,
+) -> jax.Array:
+  """A new projector for each unit of `grad`, in the layout of this module.
+
+  Args:
+    kind: which projectors.
+    rank: their rank; the smaller side where that is less.
+    key: a key of this leaf and refresh.
+    count: int32 scalar, updates before this one.
+    grad: gradients [..., fan_in, fan_out], float32 or wider.
+    old: the projectors so far, from which 'subspace' goes on.
+
+  Raises:
+    ValueError: a callable returns another shape than [rank, smaller side].
+  """
+  if 0 in old.shape:
+    return old
+  if kind == 'gaussian':
+    return _gaussian(key, grad.shape, rank)
+  if kind in ('svd', 'subspace'):
+    first = _gaussian(key, grad.shape, rank).astype(old.dtype)
+    # A little of other directions, for one that a gradient once lacked would
+    # never come back.
+    used, side = sorted(first.shape[-2:])
+    other = 0.03 * (used / side) ** 0.5 * first
+    start = jnp.where(count == 0, first, old + other)
+    find = _singular_vectors if kind == 'svd' else _orthogonal_iteration
+    return placement.whole_matrices(find, grad, start)
+  return _called(kind, rank, key, count, grad)
+
+
+def _gaussian(key, shape, rank):
+  """Entries N(0, 1/rank), the rank being the one that is really used."""
+  drawn = jax.random.normal(key, projector_shape(shape, rank), jnp.float32)
+  return drawn / min(rank, *shape[-2:]) ** 0.5
+
+
+def _singular_vectors(grad, start):
+  """Those of the smaller side, in float32 as the authors have it."""
+  shape = grad.shape
+  grad, start = _smaller_side_first(grad, start)
+  u, _, _ = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
+  basis = u[..., : start.shape[-1]].astype(start.dtype)
+  return _unless_zero(grad, basis, start, shape)
+
+
+def _orthogonal_iteration(grad, start):
+  """Turns the subspace `start` towards the leading singular vectors.
+
+  The basis stays as near to the one before as it can, which is what moments
+  that are kept across a refresh want.
+  """
+  shape = grad.shape
+  grad, start = _smaller_side_first(grad, start)
+  peak = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
+  unit = grad / jnp.where(peak > 0, peak, 1.0)
+  basis = orthogonal.polar(start)
+  for _ in range(_POWER_ITERATIONS):
+    # Orthonormal after either product: the Gram matrix alone would lose what
+    # lies below 3e-4 of the largest singular value.
+    larger = orthogonal.polar(linalg.matmul(unit.mT, basis))
+    basis = orthogonal.polar(linalg.matmul(unit, larger))
+  return _unless_zero(grad, basis, start, shape)
+
+
+def _smaller_side_first(grad, start):
+  """[..., smaller, larger] and [..., smaller, rank]."""
+  if projects_fan_in(grad.shape):
+    return grad, start
+  return grad.mT, start.mT
+
+
+def _unless_zero(grad, basis, start, shape):
+  """The basis found; a zero gradient has none, and keeps the one before."""
+  before = orthogonal.polar(start)
+  largest = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
+  basis = jnp.where(largest > 0, basis, before)
+  return basis if projects_fan_in(shape) else basis.mT
+
+
+def _called(function, rank, key, count, grad):
+  *batch, fan_in, fan_out = grad.shape
+  units = math.prod(batch)
+  new = jax.vmap(function, (0, 0, None))(
+    jax.random.split(key, units), grad.reshape(units, fan_in, fan_out), count
+  )
+  smaller = min(fan_in, fan_out)
+  expected = (min(rank, smaller), smaller)
+  if new.shape[1:] != expected:
+    raise ValueError(
+      f'The projector must return {list(expected)} ([rank, smaller side]) for '
+      f'a matrix {[fan_in, fan_out]}, got {list(new.shape[1:])}.'
+    )
+  new = new.reshape(*batch, *expected)
+  return new.mT if projects_fan_in(grad.shape) else new

@@ -1,0 +1,1 @@
+"""Kernels of SinkGD for TPUs and GPUs; `core.sinkhorn` chooses among them."""

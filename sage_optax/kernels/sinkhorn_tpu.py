@@ -1,0 +1,212 @@
+"""The two scales of SinkGD on TPUs, by Pallas; checked by `sinkhorn.plain`.
+
+A matrix that fits the chip's own memory (VMEM) is read from main memory once; a
+larger one, or a shard of one, once per iteration. Only vectors are written, so
+the compiler fuses the product with the rest of the step.
+
+Matrices are taken as they lie in memory: the compiler may have turned them, or
+have put layers between their axes, to pad less. A view [units, rows, lanes]
+or [rows, units, lanes] of that order costs nothing; another one, a copy.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from sage_optax.kernels import sinkhorn_reads as _reads
+from sage_optax.kernels import sinkhorn_tpu_pallas as _kernels
+from sage_optax.kernels.sinkhorn_tpu_pallas import Chip, Plan
+
+_LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
+
+# Axes of [units, fan_in, fan_out] as they may lie in memory, the first the
+# compiler's choice among equals.
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1))
+
+
+def plan(
+  shape: Sequence[int],
+  dtype: Any,
+  chip: Chip = _kernels.Chip(),  # noqa: B008 (a constant)
+  forms: Sequence[str] = ('resident', 'columns', 'rows'),
+) -> Plan | None:
+  """Chooses the form for arrays of `shape`.
+
+  Args:
+    shape: [..., fan_in, fan_out].
+    dtype: Of the array.
+    chip: What it is for, as `chip_of` says.
+    forms: Those to choose from, the best first.
+
+  Returns:
+    The plan; None if not even the smallest block fits or the type is none of
+    float32 and bfloat16, and XLA has to do.
+  """
+  if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+    return None
+  *_, m, n = shape
+  # Spilled registers and the like; and vectors of 8 sublanes, in 2 buffers.
+  room = chip.vmem - chip.vmem // 32 - 4 * 8 * 4 * (_up(m) + _up(n))
+  for form in forms:
+    if form == 'resident':
+      order = _order(shape, dtype)
+      whole = _bytes(m, n, dtype)
+      if whole <= room:
+        return Plan(form, order, 0, 2 if 2 * whole <= room else 1)
+      continue
+    order = _order(shape, dtype, interleaved=False)
+    if order != _order(shape, jnp.float32):
+      continue  # A copy of all layers: XLA's form, which needs none, is better.
+    divided, other = (n, m) if form == 'columns' else (m, n)
+    least = _bytes(other, _kernels.TILE, dtype)
+    if 2 * least <= room:
+      tiles = pl.cdiv(divided, _kernels.TILE)
+      most = max(min(room // 2, _LARGE_BLOCK) // least, 1)
+      size = pl.cdiv(tiles, pl.cdiv(tiles, most)) * _kernels.TILE
+      return Plan(form, order, min(size, divided))
+  return None
+
+
+def forms(
+  in_names: tuple[str, ...], out_names: tuple[str, ...]
+) -> tuple[str, ...]:
+  """The forms that `plan` may choose if these mesh axes shard the matrices."""
+  if in_names and out_names:
+    return ()
+  if in_names:
+    return ('rows',)
+  return ('columns',) if out_names else ('resident', 'columns', 'rows')
+
+
+def chip_of(x: jax.Array) -> Chip:
+  """The chip that `x` is for; the default one if that is not known.
+
+  Ahead of time it is not the host's. Inside `jit` and `shard_map` the type of
+  `x`, or the context, says which it is; else the default device does.
+  """
+  for mesh in (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()):
+    with jax.sharding.use_abstract_mesh(mesh):
+      try:
+        info = pltpu.get_tpu_info()
+      except ValueError:  # No TPU.
+        continue
+      return Chip(int(info.vmem_capacity_bytes), info.num_cores)
+  return Chip()
+
+
+def scales(
+  x: jax.Array,
+  num_iters: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike,
+  unit_norm: bool,
+  *,
+  in_names: tuple[str, ...] = (),
+  out_names: tuple[str, ...] = (),
+  how: Plan | None = None,
+  interpret: Any = False,
+) -> tuple[jax.Array, jax.Array]:
+  """The scales of `x * in_scale * out_scale`, normalised along both axes.
+
+  Args:
+    x: [..., fan_in, fan_out], float32 or bfloat16; inside `shard_map` (with
+      check_vma=False) the local block.
+    num_iters: at least 1; may be traced.
+    eps: added to every norm; may be traced.
+    unit_norm: norms become 1, not the roots of their lengths.
+    in_names: mesh axes that shard fan_in.
+    out_names: mesh axes that shard fan_out; not both.
+    how: None: what `plan` chooses.
+    interpret: as `pallas_call` takes it.
+
+  Returns:
+    in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
+
+  Raises:
+    ValueError: both axes are sharded, or `plan` finds none.
+  """
+  if in_names and out_names:
+    raise ValueError(
+      f'fan_in is sharded by {in_names} and fan_out by {out_names}: one of '
+      'them must be whole; use the plain form.'
+    )
+  how = how or _planned(x, forms(in_names, out_names))
+  *batch, m, n = x.shape
+  norms = _reads.targets(x, unit_norm, in_names, out_names)
+  if how.form == 'resident':
+    r, c = _kernels.resident(
+      x, num_iters, eps, norms, how, chip_of(x), interpret
+    )
+  else:
+    read = functools.partial(
+      _kernels.one_read, how=how, chip=chip_of(x), interpret=interpret
+    )
+    names = in_names or out_names
+    r, c = _reads.scales(x, num_iters, eps, norms, read, how.form, names)
+  return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
+
+
+def hbm_bytes(
+  shape: Sequence[int],
+  dtype: Any,
+  num_iters: int,
+  chip: Chip = _kernels.Chip(),  # noqa: B008 (a constant)
+) -> int:
+  """Bytes that the kernels of `scales` read and write in main memory.
+
+  Args:
+    shape: [..., fan_in, fan_out].
+    dtype: Of the array.
+    num_iters: Number of iterations.
+    chip: What it is for.
+  """
+  how = plan(shape, dtype, chip)
+  if how is None:
+    raise ValueError(f'no plan for {jnp.dtype(dtype)}{list(shape)}.')
+  *batch, m, n = shape
+  matrix = m * n * jnp.dtype(dtype).itemsize
+  if how.form == 'resident':
+    return math.prod(batch) * (matrix + 4 * (m + n))
+  # A pass reads both scales, and writes one and the sums for the other.
+  total = num_iters * (matrix + 8 * (m + n))
+  if how.form == 'rows':
+    total += matrix + 4 * n
+  return math.prod(batch) * total
+
+
+def _planned(x, forms):
+  how = plan(x.shape, x.dtype, chip_of(x), forms)
+  if how is None:
+    raise ValueError(
+      f'no block of {x.shape} fits the chip: use the plain form.'
+    )
+  return how
+
+
+def _order(shape, dtype, interleaved=True):
+  """How the compiler lays an array out: so that the least is padded."""
+  merged = math.prod(shape[:-2]), *shape[-2:]
+  # With 16-bit numbers, two units would share a register's row; with more than
+  # one axis of layers, any of them may lie between.
+  interleaved &= len(shape) == 3 and jnp.dtype(dtype).itemsize == 4
+
+  def padded(order):
+    first, second, last = (merged[axis] for axis in order)
+    return first * _up(second, min(8, pl.next_power_of_2(second))) * _up(last)
+
+  return min(_ORDERS[: 4 if interleaved else 2], key=padded)
+
+
+def _up(size, multiple=_kernels.TILE):
+  return pl.cdiv(size, multiple) * multiple
+
+
+def _bytes(m, n, dtype):
+  """Bytes of an array in VMEM, whichever way it lies."""
+  size = jnp.dtype(dtype).itemsize
+  return max(_up(m, 16) * _up(n), _up(m) * _up(n, 16)) * size

@@ -1,0 +1,309 @@
+"""Pallas kernels for TPUs that find the scales of SinkGD.
+
+All scales and sums lie along lanes, [1, :]. The work is done in tiles of
+128 x 128, so that a tile, its scale and a sum stay in registers; a tile at the
+edge is smaller, nothing is padded.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from sage_optax.kernels.sinkhorn_reads import rescale
+
+TILE = 128
+
+
+class Chip(NamedTuple):
+  """A device: bytes of VMEM per core, and cores.
+
+  v5p and tpu7x have 64 MiB, v5e and v6e 128; only v4 has less, 16.
+  """
+
+  vmem: int = 64 * 2**20
+  cores: int = 1
+
+
+class Plan(NamedTuple):
+  """How units [fan_in, fan_out] go through the chip.
+
+  Attributes:
+    form: 'resident' (read once), 'columns' (blocks [fan_in, size], read once
+      per iteration) or 'rows' (blocks [size, fan_out], one read more).
+    order: Axes of [units, fan_in, fan_out] as they lie in memory.
+    size: Of a block along the axis that is divided; 0 if none is.
+    buffers: Blocks in VMEM at a time; with 2, the next one is being read.
+  """
+
+  form: str
+  order: tuple[int, int, int] = (0, 1, 2)
+  size: int = 0
+  buffers: int = 2
+
+  @property
+  def turned(self) -> bool:
+    """Whether rows in memory are of fan_out."""
+    return self.order.index(1) > self.order.index(2)
+
+
+def resident(
+  x: jax.Array,
+  num_iters: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike,
+  targets: tuple[float, float],
+  how: Plan,
+  chip: Chip,
+  interpret: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Reads `x` once; all iterations are on the chip.
+
+  Args:
+    x: [..., m, n], one unit after the other.
+    num_iters: number of iterations.
+    eps: added to the norms.
+    targets: the norms of slices over fan_in and over fan_out.
+    how: of form 'resident'.
+    chip: what it runs on.
+    interpret: as `pallas_call` takes it.
+
+  Returns:
+    The scales of fan_in [units, 1, m] and of fan_out [units, 1, n].
+  """
+  x = _view(x, how.order)
+  stacked, rows_axis = how.order.index(0), 1 - how.order.index(0)
+  units, rows, lanes = x.shape[stacked], x.shape[rows_axis], x.shape[2]
+  # Where a device has two cores, each takes half of the units.
+  groups = math.gcd(units, chip.cores)
+
+  def kernel(iters, scalars, x_ref, up, flat, up_sums, flat_sums, blocks, done):
+    start, step = pl.program_id(0) * (units // groups), pl.program_id(1)
+
+    def copy(step):
+      at = (start + step,) if stacked == 0 else (slice(None), start + step)
+      slot = lax.rem(step, how.buffers)
+      return pltpu.make_async_copy(x_ref.at[at], blocks.at[slot], done.at[slot])
+
+    fetch(copy, step)
+    block = blocks.at[lax.rem(step, how.buffers)]
+    up[...], flat[...] = jnp.ones_like(up), jnp.ones_like(flat)
+
+    def normalise(axis, target, k):
+      scale, sums = ((flat, flat_sums), (up, up_sums))[axis]
+      sums[...] = jnp.zeros_like(sums)
+      _add_squares(block, up, flat, sums, axis, (rows, lanes))
+      floor = jnp.where(k == 0, -1.0, 0.0)
+      scale[...] = rescale(scale[...], sums[...], scalars[0], target, floor)
+
+    def iterate(k, _):
+      normalise(int(how.turned), targets[0], k)  # over fan_in
+      normalise(1 - how.turned, targets[1], k)  # over fan_out
+
+    lax.fori_loop(0, iters[0], iterate, None)
+
+  def fetch(copy, step):
+    if how.buffers == 1:
+      copy(step).start()
+    else:
+      pl.when(step == 0)(lambda: copy(step).start())
+      pl.when(step + 1 < units // groups)(lambda: copy(step + 1).start())
+    copy(step).wait()
+
+  scalar = pl.BlockSpec(memory_space=pltpu.SMEM)
+  found = pl.pallas_call(
+    kernel,
+    grid=(groups, units // groups),
+    in_specs=[scalar, scalar, pl.BlockSpec(memory_space=pl.ANY)],
+    out_specs=[
+      pl.BlockSpec(
+        (None, 1, size), lambda g, i: (g * (units // groups) + i, 0, 0)
+      )
+      for size in (rows, lanes)
+    ],
+    out_shape=[_vectors(units, size) for size in (rows, lanes)],
+    scratch_shapes=[
+      *(pltpu.VMEM((1, size), jnp.float32) for size in (rows, lanes)),
+      pltpu.VMEM((how.buffers, rows, lanes), x.dtype),
+      pltpu.SemaphoreType.DMA((how.buffers,)),
+    ],
+    compiler_params=_params(chip, ('parallel', 'arbitrary')),
+    interpret=interpret,
+    name='sinkhorn_resident',
+  )(
+    jnp.asarray(num_iters, jnp.int32).reshape(1),
+    jnp.asarray(eps, jnp.float32).reshape(1),
+    x,
+  )
+  return found[::-1] if how.turned else found
+
+
+def one_read(
+  x: jax.Array,
+  r: jax.Array,
+  c: jax.Array,
+  scalars: jax.Array,
+  *,
+  how: Plan,
+  chip: Chip,
+  interpret: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Rescales one scale, by whole slices, and sums squares for the other.
+
+  Args:
+    x: [..., m, n], one unit after the other.
+    r: scale of fan_in, [units, 1, m].
+    c: scale of fan_out, [units, 1, n].
+    scalars: the arguments of `rescale` that follow the first two.
+    how: of form 'columns', which rescales c, or 'rows', which rescales r.
+    chip: what it runs on.
+    interpret: as `pallas_call` takes it.
+
+  Returns:
+    The new scale, and the sums of squares for the other with it.
+  """
+  x = _view(x, how.order)
+  scales = (c, r) if how.turned else (r, c)  # up, flat
+  split = int((how.form == 'columns') != how.turned)  # of rows and lanes
+  units, *shape = x.shape
+  blocks = pl.cdiv(shape[split], how.size)
+  last = shape[split] - (blocks - 1) * how.size
+
+  def kernel(scalars, x_ref, up, flat, new, sums, own):
+    block = pl.program_id(1)
+
+    @pl.when(block == 0)
+    def _():
+      sums[...] = jnp.zeros_like(sums)
+
+    def work(size):
+      extent = [shape[0], size] if split else [size, shape[1]]
+      own[...] = jnp.zeros_like(own)
+      _add_squares(x_ref, up, flat, own, 1 - split, extent)
+      old = flat if split else up
+      new[...] = rescale(old[...], own[...], *(scalars[i] for i in range(3)))
+      pair = (up, new) if split else (new, flat)
+      _add_squares(x_ref, *pair, sums, split, extent)
+
+    # What the last block has beyond the edge is never looked at.
+    if last < how.size:
+      pl.when(block == blocks - 1)(lambda: work(last))
+    pl.when(block < blocks - (last < how.size))(lambda: work(how.size))
+
+  along = pl.BlockSpec((None, 1, how.size), lambda b, i: (b, 0, i))
+  across = pl.BlockSpec((None, 1, shape[1 - split]), lambda b, i: (b, 0, 0))
+  matrix = (
+    pl.BlockSpec((None, shape[0], how.size), lambda b, i: (b, 0, i))
+    if split
+    else pl.BlockSpec((None, how.size, shape[1]), lambda b, i: (b, i, 0))
+  )
+  return pl.pallas_call(
+    kernel,
+    grid=(units, blocks),
+    in_specs=[
+      pl.BlockSpec(memory_space=pltpu.SMEM),
+      matrix,
+      *((across, along) if split else (along, across)),
+    ],
+    out_specs=[along, across],
+    out_shape=[_vectors(units, shape[axis]) for axis in (split, 1 - split)],
+    scratch_shapes=[pltpu.VMEM((1, how.size), jnp.float32)],
+    compiler_params=_params(chip, ('parallel', 'arbitrary')),
+    interpret=interpret,
+    name=f'sinkhorn_{how.form}',
+  )(scalars, x, *scales)
+
+
+def _vectors(units, size):
+  return jax.ShapeDtypeStruct((units, 1, size), jnp.float32)
+
+
+def _params(chip, semantics):
+  return pltpu.CompilerParams(
+    dimension_semantics=semantics, vmem_limit_bytes=chip.vmem
+  )
+
+
+def _add_squares(x, up, flat, sums, axis, extent):
+  """Adds the sums of (x * up * flat)^2 over `axis` to `sums`.
+
+  Args:
+    x: reference [rows, lanes] or larger.
+    up: reference [1, rows], the rows' scale.
+    flat: reference [1, lanes], the lanes' scale.
+    sums: reference [1, lanes] for axis 0, [1, rows] for axis 1.
+    axis: 0 or 1.
+    extent: how many rows and lanes are looked at.
+  """
+  rows, lanes = extent
+
+  def band(top, height):
+    above = pl.ds(top, height)
+    scale = _upright(up[:, above])
+
+    def squares(left, width):
+      at = pl.ds(left, width)
+      tile = x[above, at].astype(jnp.float32)
+      return jnp.square(tile * scale[:, :width] * flat[:, at])
+
+    if axis == 0:
+
+      def add(left, width):
+        total = jnp.sum(squares(left, width), axis=0, keepdims=True)
+        sums[:, pl.ds(left, width)] += total
+
+      _each_tile(lanes, add)
+      return
+    total = jnp.zeros((height, 1), jnp.float32)
+    if whole := lanes // TILE:
+      # Summed tile upon tile first: adding up lanes is slower.
+      tiles = lax.fori_loop(
+        0,
+        whole,
+        lambda i, acc: acc + squares(pl.multiple_of(i * TILE, TILE), TILE),
+        jnp.zeros((height, TILE), jnp.float32),
+      )
+      total += jnp.sum(tiles, axis=1, keepdims=True)
+    if rest := lanes % TILE:
+      edge = squares(lanes - rest, rest)
+      total += jnp.sum(edge, axis=1, keepdims=True)
+    sums[:, above] += _lying(total)
+
+  _each_tile(rows, band)
+
+
+def _each_tile(length, body):
+  """Calls `body(start, size)` for the tiles along an axis."""
+
+  def step(i, _):
+    body(pl.multiple_of(i * TILE, TILE), TILE)
+
+  if whole := length // TILE:
+    lax.fori_loop(0, whole, step, None)
+  if rest := length % TILE:
+    body(length - rest, rest)
+
+
+def _upright(vector):
+  """[1, size] -> [size, TILE], the same in all lanes."""
+  spread = jnp.where(_diagonal(vector.shape[1]), vector, 0.0)
+  total = jnp.sum(spread, axis=1, keepdims=True)
+  return jnp.broadcast_to(total, (vector.shape[1], TILE))
+
+
+def _lying(vector):
+  """[size, 1] -> [1, size]."""
+  spread = jnp.where(_diagonal(vector.shape[0]), vector, 0.0)
+  return jnp.sum(spread, axis=0, keepdims=True)
+
+
+def _diagonal(size):
+  row = lax.broadcasted_iota(jnp.int32, (size, size), 0)
+  return row == lax.broadcasted_iota(jnp.int32, (size, size), 1)
+
+
+def _view(x, order):
+  return x.reshape(-1, *x.shape[-2:]).transpose(order)

@@ -1,0 +1,1 @@
+"""One optimizer method per module: its state and its `scale_by_<name>`."""

@@ -1,0 +1,125 @@
+"""SCALE: gradients normalised per fan-out unit, momentum where it pays."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax import rounding
+from sage_optax.core import blocks, linalg, moments
+
+
+class ScaleByColumnNormState(NamedTuple):
+  """State of `scale_by_column_norm` with momentum.
+
+  Attributes:
+    count: int32 scalar, number of updates so far.
+    mu: momentum, in the shapes of the parameters, float32 or wider.
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  mu: optax.Updates
+
+
+def scale_by_column_norm(
+  momentum: float | None = None,
+  eps: jax.typing.ArrayLike = 1e-8,
+  *,
+  unit_norm: bool = False,
+  state_dtype: jax.typing.DTypeLike | None = None,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Divides each slice over the first axis of a matrix by its rms.
+
+  For :math:`G \in R^{m \times n}` (fan_in, fan_out; in embeddings vocabulary,
+  feature), with :math:`M = G` or, given a momentum :math:`\beta`,
+  :math:`M_t = \beta M_{t-1} + (1 - \beta) G_t`,
+
+  .. math::
+
+    U_{\cdot j} = M_{\cdot j} / \max(\mathrm{rms}(M_{\cdot j}), \epsilon)
+
+  So every unit of a dense kernel moves by the same amount, and so does every
+  feature of an embedding. SCALE (recipe `scale`) gives momentum to the head
+  alone, where gradients vary most, and leaves vectors to Adam.
+
+  The paper divides by the L2 norm (`unit_norm=True`); its released code, to
+  which the published learning rates belong, by the rms, which makes steps
+  larger by :math:`\sqrt m`. This is the code's form. Both start the momentum
+  at zero and do not correct its bias, which the division hides.
+
+  Learning rates:
+    Published: 1e-3 up to 350M parameters, 2e-4 at 1B (C4), for the rms form.
+
+  Args:
+    momentum: decay of the momentum; None: no momentum, no state.
+    eps: smallest rms (or norm) divided by. Zero slices stay zero.
+    unit_norm: divide by the L2 norm, as the paper's equation does.
+    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
+      which are divided by their one rms; all axes before are a batch. None:
+      min(ndim, 2).
+
+  Returns:
+    A `GradientTransformation`; updates have slices of rms (or norm) 1, in the
+    dtype of the updates that came in. State: none; with momentum mn numbers per
+    matrix [m, n], d per vector [d].
+
+  Raises:
+    ValueError: `core_ndim` does not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, sage_optax
+    >>> tx = sage_optax.scale_by_column_norm()
+    >>> grads = jnp.array([[3.0, -0.01], [4.0, 0.01]])  # one loud unit
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> print(np.asarray(updates).round(3))
+    [[ 0.849 -1.   ]
+     [ 1.131  1.   ]]
+
+  References:
+    Glentis et al., Memory-Efficient LLM Pretraining via Minimalist Optimizer
+    Design, arXiv 2506.16659, 2025.
+  """
+  linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+
+  def normalize(x):
+    axes = linalg.unit_axes(jnp.ndim(x), core_ndim)[:1]
+    if not axes:
+      mean_square = jnp.square(linalg.as_stat(x))
+    else:
+      mean_square = blocks.mean(jnp.square, x, *axes)
+      if unit_norm:
+        mean_square = mean_square * x.shape[axes[0]]
+    return linalg.as_stat(x) / jnp.maximum(jnp.sqrt(mean_square), eps)
+
+  def memoryless_update_fn(updates, state, params=None):
+    del params
+    scaled = jax.tree.map(normalize, updates)
+    return optax.tree.cast_like(scaled, updates), state
+
+  def init_fn(params):
+    mu = moments.zeros(params)
+    return ScaleByColumnNormState(jnp.zeros([], jnp.int32), mu)
+
+  def update_fn(updates, state, params=None):
+    del params
+    mu = jax.tree.map(
+      lambda g, m: moments.ema(linalg.as_stat(g), m, momentum),
+      updates,
+      state.mu,
+    )
+    count = optax.safe_increment(state.count)
+    scaled = jax.tree.map(normalize, mu)
+    new_state = ScaleByColumnNormState(count, mu)
+    return optax.tree.cast_like(scaled, updates), new_state
+
+  rounding.check_dtype(state_dtype)
+  if momentum is None:
+    return optax.GradientTransformation(
+      optax.init_empty_state, memoryless_update_fn
+    )
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  return rounding.low_precision_state(tx, state_dtype)

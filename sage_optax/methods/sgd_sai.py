@@ -1,0 +1,142 @@
+"""SGD-SaI: momentum whose step sizes per layer are set once, at the start."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax import rounding
+from sage_optax.core import linalg, moments
+
+
+class ScaleBySgdSaiState(NamedTuple):
+  """State of `scale_by_sgd_sai`.
+
+  Attributes:
+    count: int32 scalar, number of updates so far.
+    mu: momentum, in the shapes of the parameters, float32 or wider.
+    gsnr: signal-to-noise ratio of the first non-zero gradient: one number per
+      unit, with the parameter's number of axes; 0 before that gradient.
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  mu: optax.Updates
+  gsnr: optax.Updates
+
+
+def scale_by_sgd_sai(
+  momentum: jax.typing.ArrayLike = 0.9,
+  eps: jax.typing.ArrayLike = 1e-8,
+  state_dtype: jax.typing.DTypeLike | None = None,
+  *,
+  normalize_by_max: bool = False,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Momentum times a signal-to-noise ratio, fixed at the first gradient.
+
+  Per unit (a matrix or a vector) of k elements, with t = 1 its first gradient
+  that is not zero:
+
+  .. math::
+
+    \mathrm{gsnr} &= \frac{\|g_1\|_2}{\mathrm{std}(g_1) + \epsilon}, \quad
+      \mathrm{std}(g)^2 = \frac{1}{k - 1} \sum_i (g_i - \bar g)^2 \\
+    m_1 &= g_1, \quad m_t = \beta m_{t-1} + (1 - \beta) g_t, \quad
+      u_t = \mathrm{gsnr} \; m_t
+
+  So the authors' released code has it; it takes the ratio from the first
+  gradient also where that is zero, which freezes the parameter. The paper has
+  m_0 = 0, and divides gsnr by its maximum over units. A unit of one element
+  has no deviation (the released code gives NaN); its gsnr is 1.
+
+  The ratio lies between sqrt(k - 1), where entries have mean zero, and
+  :math:`\|g_1\|_2 / \epsilon`, where they are all equal. A first gradient
+  whose deviation is far below eps makes the steps small for ever: lower eps
+  where gradients come near 1e-8.
+
+  Learning rates:
+    None for language models that we know of. The step of a unit has the norm
+    lr * gsnr * norm2(m), so it depends on the size of the gradients.
+
+  Args:
+    momentum: decay of the momentum.
+    eps: added to the standard deviation.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    normalize_by_max: divide gsnr by its maximum over all units that this
+      transformation sees (in a recipe: those of the role), as the paper does.
+    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
+      all axes before are a batch. None: min(ndim, 2).
+
+  Returns:
+    A `GradientTransformation`; updates have the dtype of the updates that came
+    in. State: mn + 1 numbers per matrix [m, n], d + 1 per vector [d].
+
+  Raises:
+    ValueError: `core_ndim` does not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, sage_optax
+    >>> tx = sage_optax.scale_by_sgd_sai()
+    >>> grads = {'even': jnp.array([3.0, 1.0]), 'odd': jnp.array([3.0, -1.0])}
+    >>> updates, state = tx.update(grads, tx.init(grads))
+    >>> for name, gsnr in state.gsnr.items():  # even entries: less noise
+    ...   print(name, np.asarray(gsnr).round(2))
+    even [2.24]
+    odd [1.12]
+
+  References:
+    Xu et al., No More Adam: Learning Rate Scaling at Initialization is All You
+    Need, arXiv 2412.11768, 2024.
+  """
+  linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+
+  def ratio(grad):
+    grad = linalg.as_stat(grad)
+    axes = linalg.unit_axes(grad.ndim, core_ndim)
+    norm = linalg.norm(grad, axes)
+    size = math.prod(grad.shape[axis] for axis in axes)
+    if size < 2:
+      return jnp.where(norm > 0, jnp.ones_like(norm), 0)
+    mean = jnp.mean(grad, axis=axes, keepdims=True)
+    return norm / (linalg.norm(grad - mean, axes) / (size - 1) ** 0.5 + eps)
+
+  def init_fn(params):
+    gsnr = moments.zeros_of(ratio, params)
+    count = jnp.zeros([], jnp.int32)
+    return ScaleBySgdSaiState(count, moments.zeros(params), gsnr)
+
+  def update_fn(updates, state, params=None):
+    del params
+    grads = jax.tree.map(linalg.as_stat, updates)
+
+    def move(grad, mu, gsnr):
+      started = moments.ema(grad, mu, momentum)
+      return jnp.where(gsnr > 0, started, grad.astype(mu.dtype))
+
+    mu = jax.tree.map(move, grads, state.mu, state.gsnr)
+    gsnr = jax.tree.map(
+      lambda g, old: jnp.where(old > 0, old, ratio(g).astype(old.dtype)),
+      grads,
+      state.gsnr,
+    )
+    factor = _over_maximum(gsnr) if normalize_by_max else gsnr
+    scaled = jax.tree.map(jnp.multiply, factor, mu)
+    count = optax.safe_increment(state.count)
+    return optax.tree.cast_like(scaled, updates), ScaleBySgdSaiState(
+      count, mu, gsnr
+    )
+
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  return rounding.low_precision_state(tx, state_dtype, constant=('gsnr',))
+
+
+def _over_maximum(gsnr):
+  """All ratios over the largest of them; zeros as long as all are zero."""
+  largest = jnp.zeros([])
+  for leaf in jax.tree.leaves(gsnr):
+    largest = jnp.maximum(largest, jnp.max(leaf, initial=0.0))
+  largest = jnp.where(largest > 0, largest, 1)
+  return jax.tree.map(lambda x: x / largest.astype(x.dtype), gsnr)

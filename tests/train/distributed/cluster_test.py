@@ -1,0 +1,119 @@
+"""Several processes are found where there are several, and only there."""
+
+import importlib.util
+
+import jax
+import pytest
+from absl import flags
+
+from train import errors
+from train.distributed import cluster
+
+_STEP = {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'n[1-2]'}
+
+
+@pytest.mark.parametrize(
+  ('environment', 'found'),
+  [
+    ({}, None),
+    # srun with 8 tasks; with one; python in a batch script of 8 tasks.
+    (_STEP | {'SLURM_STEP_NUM_TASKS': '8', 'SLURM_NTASKS': '8'}, 'Slurm'),
+    (_STEP | {'SLURM_STEP_NUM_TASKS': '1', 'SLURM_NTASKS': '1'}, None),
+    ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '8', 'SLURM_PROCID': '0'}, None),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, 'Open MPI'),
+    ({'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '1'}, 'GKE'),
+    ({'TPU_WORKER_HOSTNAMES': 'a', 'MEGASCALE_NUM_SLICES': '2'}, 'GKE'),
+    ({'TPU_WORKER_HOSTNAMES': 'a'}, None),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'JAX_PLATFORMS': 'cpu'}, None),
+    # A pod of a cluster, maybe one of many runs.
+    (
+      {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'},
+      None,
+    ),
+  ],
+)
+def test_environments(tmp_path, environment, found):
+  assert cluster.detect(environment, tmp_path) == found
+
+
+@pytest.mark.parametrize('device', ['accel0', 'vfio/0', 'vfio/vfio', 'null'])
+@pytest.mark.parametrize('library', [True, False])
+def test_tpu_vm(tmp_path, monkeypatch, device, library):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: library or None)
+  (tmp_path / device).parent.mkdir(exist_ok=True)
+  (tmp_path / device).touch()
+  chips = device in ('accel0', 'vfio/0')
+  wanted = 'Cloud TPU' if chips and library else None
+  assert cluster.detect({}, tmp_path) == wanted
+  assert cluster.detect({'TPU_SKIP_MDS_QUERY': '1'}, tmp_path) is None
+  assert cluster.detect({'JAX_PLATFORMS': 'cpu'}, tmp_path) is None
+
+
+def _join(monkeypatch, *args, environment=None, platform='auto', error=None):
+  """The arguments that JAX is initialized with, or None."""
+  calls = []
+
+  def initialize(**kwargs):
+    calls.append(kwargs)
+    if error:
+      raise error
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(cluster.os, 'environ', environment or {})
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+  flag_values = flags.FlagValues()
+  cluster.define_flags(flag_values)
+  flag_values(['main', *args])
+  cluster.join(flag_values, platform)
+  return calls[0] if calls else None
+
+
+_ALL = ('--coordinator=h:1', '--num_processes=2', '--process_id=1')
+_ARGUMENTS = {
+  'coordinator_address': 'h:1',
+  'num_processes': 2,
+  'process_id': 1,
+  'cluster_detection_method': 'deactivate',
+}
+_SLURM = {'SLURM_STEP_NUM_TASKS': '2'}
+_TPU = {'TPU_WORKER_HOSTNAMES': 'a,b'}
+
+
+def test_joins_what_is_given_or_found(monkeypatch):
+  assert _join(monkeypatch) is None
+  assert _join(monkeypatch, *_ALL) == _ARGUMENTS
+  assert _join(monkeypatch, *_ALL, environment=_SLURM) == _ARGUMENTS
+  assert _join(monkeypatch, environment=_SLURM) == {}
+  assert _join(monkeypatch, '--distributed') == {}
+  assert _join(monkeypatch, '--nodistributed', environment=_SLURM) is None
+  # The address of the environment, which JAX reads.
+  address = {'JAX_COORDINATOR_ADDRESS': 'h:1'}
+  wanted = {k: v for k, v in _ARGUMENTS.items() if k != 'coordinator_address'}
+  assert _join(monkeypatch, *_ALL[1:], environment=address) == wanted
+  assert _join(monkeypatch, environment=_TPU) == {}
+  assert _join(monkeypatch, environment=_TPU, platform='cpu') is None
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (('--coordinator=host',), "is 'host': give HOST:PORT"),
+    (('--num_processes=0',), 'give at least 1'),
+    (('--num_processes=2', '--process_id=2'), '--num_processes - 1'),
+    (('--process_id=-1',), '--process_id is -1'),
+    (('--nodistributed', '--process_id=1'), 'leave one out'),
+  ],
+)
+def test_flags_that_cannot_be(monkeypatch, args, message):
+  with pytest.raises(errors.UserError, match=message):
+    _join(monkeypatch, *args)
+
+
+def test_those_that_cannot_be_joined(monkeypatch):
+  error = ValueError('coordinator_address should\nbe defined.')
+  with pytest.raises(errors.UserError, match='of Slurm') as info:
+    _join(monkeypatch, environment=_SLURM, error=error)
+  assert 'address should be defined' in str(info.value)
+  assert '--nodistributed' in str(info.value)
+  assert '\n' not in str(info.value)

@@ -1,0 +1,125 @@
+"""Several processes train as one, and go on on other devices and processes."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests.support import runs
+from train.data import loader, shards
+from train.results import metrics, report
+
+pytestmark = pytest.mark.slow
+
+# What the devices are, as the configuration says it.
+_MESH = 'mesh.data={} --config.mesh.fsdp={} --config.mesh.tensor={}'
+
+
+def _mesh(*sizes):
+  return [f'--config.{o}' for o in _MESH.format(*sizes).split(' --config.')]
+
+
+def _train(args, count, devices, moment=None):
+  """Trains to the end, or to a signal at a moment."""
+  if moment is None:
+    moment = ('never', 'SIGTERM')
+  started = runs.start_all(
+    [*moment, *args], count, devices, module='tests.support.interrupted'
+  )
+  return runs.ends(started, timeout=400)
+
+
+def _records(workdir):
+  """Numbers that were recorded, in order, but those of clocks."""
+  return [
+    {k: v for k, v in record.items() if k != 'timing'}
+    for record in metrics.read(workdir / metrics.FILE)
+  ]
+
+
+def _assert_same(got, wanted, tolerance):
+  assert [r['step'] for r in got] == [r['step'] for r in wanted]
+  for record, other in zip(got, wanted, strict=True):
+    assert set(record) == set(other)
+    for name, value in record.items():
+      np.testing.assert_allclose(value, other[name], rtol=tolerance)
+
+
+def _assert_batches(directory, source, seed, seq_len, batch_size, steps):
+  """Every row that any process gave its devices is the one it must be."""
+  stream = shards.open_split(source, 'train')
+  batches = loader.train_iterator(
+    stream, seq_len=seq_len, batch_size=batch_size, seed=seed, start_step=0
+  )
+  for step in range(1, steps + 1):
+    batch = next(batches)
+    seen = set()
+    for path in directory.glob(f'{step}-*.npz'):
+      with np.load(path) as part:
+        assert part['batch_size'] == batch_size
+        np.testing.assert_array_equal(part['batch'], batch[part['rows']])
+        seen.update(part['rows'].tolist())
+    assert seen == set(range(batch_size)), step
+
+
+def test_several_processes_train_as_one(tmp_path):
+  source = runs.write_data(tmp_path / 'data')
+  options = ('train.steps=10', 'eval.every=5', 'optimizer.recipe=adamw')
+  for count in (1, 2, 4):
+    args = runs.command(source, tmp_path / str(count), *options)
+    # Four devices in all; the tensor axis lies within processes or across.
+    statuses, outs, errs = _train([*args, *_mesh(1, 2, 2)], count, 4 // count)
+    assert statuses == [0] * count, errs
+    assert 'is complete: 10 steps' in outs[0]
+    for text in outs[1:]:
+      assert all('[Gloo]' in line for line in text.splitlines()), text
+  wanted = _records(tmp_path / '1')
+  assert len(wanted) == 12
+  for count in ('2', '4'):
+    _assert_same(_records(tmp_path / count), wanted, 1e-5)
+    assert (tmp_path / count / report.RESULTS).exists()
+
+
+def test_goes_on_elsewhere_after_signals_and_deaths(tmp_path, monkeypatch):
+  source = runs.write_data(tmp_path / 'data')
+  options = ('train.steps=50', 'train.dtype=float64')
+  whole, moved = tmp_path / 'whole', tmp_path / 'moved'
+  args = runs.command(source, whole, *options)
+  statuses, _, errs = _train([*args, *_mesh(1, 8, 1)], 1, 8)
+  assert statuses == [0], errs
+  (tmp_path / 'batches').mkdir()
+  monkeypatch.setenv('BATCHES', str(tmp_path / 'batches'))
+  args = runs.command(source, moved, *options)
+
+  def go_on(count, devices, mesh, moment=None):
+    return _train([*args, *_mesh(*mesh)], count, devices, moment)
+
+  # A signal to one of them stops all at the same step, with the state saved.
+  statuses, outs, _ = go_on(2, 4, (2, 2, 2), ('step:13@1', 'SIGTERM'))
+  assert statuses == [143] * 2
+  saved = _records(moved)[-1]['step']
+  assert f'The state of step {saved} is in' in outs[0]
+  # Read after 14 was dispatched, voted on with 15, and counted after 16.
+  assert saved == 16
+
+  statuses, outs, errs = go_on(4, 1, (1, 2, 2), ('step:32@2', 'SIGKILL'))
+  assert f'Going on from the checkpoint of step {saved}' in outs[0]
+  assert 'processes was 2 and is 4' in outs[0]
+  assert statuses == [3, 3, -signal.SIGKILL, 3]
+  for index in (0, 1, 3):
+    assert 'error: process 2 of 4 (on ' in errs[index]
+
+  statuses, outs, errs = go_on(2, 1, (2, 1, 1), ('step:43@0', 'SIGKILL'))
+  assert 'Going on from the checkpoint of step 30.' in outs[0]
+  # JAX may end process 1 before it has spoken, and names the leader itself.
+  assert statuses[0] == -signal.SIGKILL
+  assert statuses[1] in (3, -signal.SIGABRT)
+  assert 'error: process 0 of 2 (on ' in errs[1] or 'leader' in errs[1]
+
+  statuses, outs, errs = go_on(1, 2, (1, 1, 2))
+  assert statuses == [0], errs
+  assert 'Going on from the checkpoint of step 40' in outs[0]
+  _assert_same(_records(moved), _records(whole), 1e-9)
+  _assert_batches(
+    tmp_path / 'batches', source, seed=0, seq_len=32, batch_size=8, steps=50
+  )

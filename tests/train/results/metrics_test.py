@@ -1,0 +1,133 @@
+"""Tests of train.results.metrics."""
+
+import io
+import json
+
+import jax
+import pytest
+from tensorboardX.proto import event_pb2
+
+from train.results import metrics
+
+
+def _record(step, **values):
+  return {'step': step, **values, 'timing': {'seconds': float(step)}}
+
+
+def _write(path, restored_step, *records):
+  lines = metrics.JsonLines(path, restored_step)
+  for record in records:
+    lines.write(record)
+  lines.close()
+  return lines
+
+
+def test_cut_back_to_the_restored_step(tmp_path):
+  path = tmp_path / metrics.FILE
+  records = [_record(step, loss=1 / step) for step in range(1, 9)]
+  _write(path, 0, *records)
+  with path.open('a') as file:
+    file.write('{"step": 9, "lo')  # killed in the middle of a line
+  lines = _write(path, 5, _record(6, loss=6.0))
+  assert list(metrics.read(path)) == [*records[:5], _record(6, loss=6.0)]
+  assert lines.seconds == 5.0
+  assert [p.name for p in tmp_path.iterdir()] == [metrics.FILE]
+
+
+def test_a_reader_during_the_run_ignores_a_torn_line(tmp_path):
+  path = tmp_path / metrics.FILE
+  _write(path, 0, _record(1))
+  with path.open('a') as file:
+    file.write('{"step"')
+  assert list(metrics.read(path)) == [_record(1)]
+  assert list(metrics.read(tmp_path / 'none')) == []
+
+
+def test_last_evaluated_step_is_known_after_a_restart(tmp_path):
+  path = tmp_path / metrics.FILE
+  lines = _write(
+    path, 0, _record(2, **{'eval/loss': 1.0}), _record(4, **{'eval/loss': 1.0})
+  )
+  assert lines.evaluated == 4
+  assert _write(path, 3).evaluated == 2
+  assert _write(path, 1).evaluated == 0
+
+
+def test_floats_are_exact_and_the_file_is_strict_json(tmp_path):
+  path = tmp_path / metrics.FILE
+  _write(path, 0, _record(1, loss=0.1 + 0.2, norm=float('nan')))
+
+  def refuse(constant):
+    raise ValueError(constant)
+
+  record = json.loads(path.read_text(), parse_constant=refuse)
+  assert record['loss'] == 0.1 + 0.2
+  assert record['norm'] == 'nan'
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+  board = metrics.TensorBoard(tmp_path / 'tb', 0)
+  board.write(_record(7, loss=2.5, note='text'))
+  board.close()
+  (path,) = (tmp_path / 'tb').iterdir()
+  data, found = path.read_bytes(), {}
+  while data:  # length (8 bytes), its checksum (4), the event, its checksum
+    size = int.from_bytes(data[:8], 'little')
+    event = event_pb2.Event.FromString(data[12 : 12 + size])
+    found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
+    data = data[16 + size :]
+  assert found == {'loss': (7, 2.5), 'seconds': (7, 7.0)}
+
+
+def test_without_a_directory_nothing_is_written(tmp_path):
+  board = metrics.TensorBoard(None, 0)
+  board.write(_record(1, loss=1.0))
+  board.close()
+  assert not list(tmp_path.iterdir())
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_bar_on_a_terminal():
+  file = _Terminal()
+  progress = metrics.Progress(100, 40, file=file)
+  progress.update(50, 3.14159, 12345.6)
+  progress.say('a line')
+  progress.close()
+  assert '50/100' in file.getvalue()
+  assert 'loss 3.142' in file.getvalue()
+  assert '12,346 tokens/s' in file.getvalue()
+  assert 'left' in file.getvalue()
+  assert 'a line\n' in file.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('every_seconds', 'steps'), [(0.0, [1, 2, 3]), (1e9, [3])]
+)
+def test_lines_now_and_then_without_a_terminal(every_seconds, steps):
+  file = io.StringIO()
+  progress = metrics.Progress(3, 0, every_seconds=every_seconds, file=file)
+  for step in range(1, 4):
+    progress.update(step, 2.0, 10.0)
+  progress.close()
+  lines = file.getvalue().splitlines()
+  assert [line.split('  ')[0] for line in lines] == [
+    f'step {step}/3' for step in steps
+  ]
+
+
+def test_quiet_when_told_so():
+  file = _Terminal()
+  progress = metrics.Progress(3, 0, show=False, file=file)
+  progress.update(3, 2.0, 10.0)
+  progress.say('spoken')
+  progress.close()
+  assert file.getvalue() == 'spoken\n'
+
+
+def test_peak_flops_only_where_the_chip_is_known():
+  assert metrics.peak_flops('TPU v5 lite') == 197e12
+  assert metrics.peak_flops(jax.devices()[0].device_kind) is None

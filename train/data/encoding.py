@@ -1,0 +1,121 @@
+"""Encodes documents; the worker processes and the bundled corpus use it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from train.data import documents, shards
+from train.data.tokenizer import Tokenizer
+from train.data.writer import Encoded
+
+# Tokenizers need a hundred times the memory of what they are given at once.
+_BATCH_CHARACTERS = 2**18
+_PIECE_CHARACTERS = 2**20
+_T = TypeVar('_T')
+
+
+class Block(NamedTuple):
+  """An encoded block of the input; as `documents.Parsed`."""
+
+  lines: int
+  bad: list[tuple[int, str]]
+  documents: list[Encoded]
+
+
+class Encoder:
+  """Makes documents what the shards hold.
+
+  A text of more than 2**20 characters is given to the tokenizer in pieces, so
+  that memory is bounded. They end at a line's end where that can be, which
+  changes no token of a byte-level BPE; SentencePiece starts each piece with
+  one more space.
+  """
+
+  def __init__(self, model: Tokenizer):
+    self._model = model
+    self._dtype = shards.dtype(model.vocab_size)
+    self._token_bytes = model.token_bytes()
+
+  def encode_block(self, content: documents.Content) -> Block:
+    """The documents of a block that `readers` made."""
+    parsed = documents.parse(content)
+    return Block(parsed.lines, parsed.bad, list(self.encode(parsed.texts)))
+
+  def encode(self, texts: Iterable[tuple[str, str]]) -> Iterator[Encoded]:
+    """Yields the documents of pairs of a subset and a text, in order."""
+    for batch in _batches(texts, lambda item: len(item[1])):
+      pieces = [list(_pieces(text)) for _, text in batch]
+      ids = self._ids(piece for parts in pieces for piece in parts)
+      for (subset, text), parts in zip(batch, pieces, strict=True):
+        tokens = np.concatenate([next(ids) for _ in parts])
+        yield self._encoded(subset, text.encode(), tokens)
+
+  def _ids(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+    for batch in _batches(pieces, len):
+      yield from self._model.encode_batch(batch)
+
+  def _encoded(self, subset: str, data: bytes, tokens: np.ndarray) -> Encoded:
+    if len(tokens) and int(tokens.max()) >= self._model.vocab_size:
+      raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
+    return Encoded(
+      subset,
+      len(data),
+      int(self._token_bytes[tokens].sum()),
+      hashlib.sha256(data).digest(),
+      np.append(tokens, self._model.eot_id).astype(self._dtype).tobytes(),
+    )
+
+
+class CorpusHash:
+  """A hash of splits, subsets and texts, in order: of all that is encoded.
+
+  It is a chain of hashes, so that `value` is all there is to save.
+
+  Attributes:
+    value: The hash so far, in hexadecimal.
+  """
+
+  def __init__(self, value: str = ''):
+    self.value = value
+
+  def add(self, split: str, document: Encoded) -> None:
+    # The length keeps ('ab', 'c') apart from ('a', 'bc').
+    name = f'{self.value}/{len(split)}/{split}/{document.subset}/'.encode()
+    self.value = hashlib.sha256(name + document.digest).hexdigest()
+
+
+def _batches(
+  items: Iterable[_T], size_of: Callable[[_T], int]
+) -> Iterator[list[_T]]:
+  batch: list[_T] = []
+  size = 0
+  for item in items:
+    batch.append(item)
+    size += size_of(item)
+    if size >= _BATCH_CHARACTERS:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def _pieces(text: str) -> Iterator[str]:
+  start = 0
+  while len(text) - start > _PIECE_CHARACTERS:
+    end = _seam(text, start + _PIECE_CHARACTERS // 2, start + _PIECE_CHARACTERS)
+    yield text[start:end]
+    start = end
+  yield text[start:]
+
+
+def _seam(text: str, low: int, high: int) -> int:
+  """The best place to cut between two others, `high` if none is good."""
+  end = high
+  # Not in a run of white space: a tokenizer may see that as one.
+  while (end := text.rfind('\n', low, end)) > low:
+    if not (text[end - 1].isspace() or text[end + 1].isspace()):
+      return end + 1
+  space = text.rfind(' ', low, high)
+  return space if space > low else high

@@ -1,0 +1,268 @@
+"""Input files, streamed: found, decompressed and cut into blocks.
+
+How a file is cut depends on nothing but its content, so the number of blocks
+done is a place to go on from.
+"""
+
+import contextlib
+import glob
+import gzip
+import importlib.util
+import io
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import zstandard
+
+from train.data.documents import DEFAULT_SUBSET, SUBSET_FIELD, Content
+from train.data.tokenizer import END_OF_TEXT
+from train.errors import UserError
+
+# C4 calls its JSON lines .json.gz.
+_JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
+_PARQUET = '.parquet'
+SUFFIXES = ('.txt', *_JSON, _PARQUET)
+_BLOCK = 2**20  # Bytes of lines, or characters of rows.
+_MAX_LINE = 2**28
+_COMPRESSED = 2**14  # Little, since it may be a thousand times as much text.
+_TXT_CHARACTERS = 2**14
+_PARQUET_ROWS = 64
+
+
+def find(pattern: str) -> list[pathlib.Path]:
+  """The files that match a pattern, sorted, if all can be read here.
+
+  Args:
+    pattern: A glob.
+
+  Returns:
+    The files.
+
+  Raises:
+    UserError: If there is none, or one of an unknown type.
+  """
+  files = sorted(
+    path
+    for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
+    if (path := pathlib.Path(name)).is_file()
+  )
+  if not files:
+    raise UserError(
+      f'No file matches {pattern!r}: quote the pattern and check the path.'
+    )
+  for path in files:
+    if not path.name.endswith(SUFFIXES):
+      raise UserError(
+        f'{path} is of unknown type; expected {", ".join(SUFFIXES)}.'
+      )
+    if path.name.endswith(_PARQUET) and not importlib.util.find_spec('pyarrow'):
+      raise UserError(
+        f"To read {path} install pyarrow: pip install -e '.[train,parquet]'."
+      )
+  return files
+
+
+def without(
+  files: list[pathlib.Path],
+  held_out: list[pathlib.Path],
+  log: Callable[[str], None],
+) -> list[pathlib.Path]:
+  """The files but those held out; UserError if that leaves none."""
+  unwanted = {path.resolve() for path in held_out}
+  kept = [path for path in files if path.resolve() not in unwanted]
+  if not kept:
+    raise UserError(
+      '--validation matches every file of --input: nothing is left to train on.'
+    )
+  if len(kept) < len(files):
+    log(
+      f'{len(files) - len(kept)} files that --input matches are held out for '
+      'validation.'
+    )
+  return kept
+
+
+def identities(files: list[pathlib.Path]) -> list[list[str | int]]:
+  """What changes when a file is edited, found without reading it."""
+  stats = [(f.name, f.stat()) for f in files]
+  return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
+
+
+def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
+  """Cuts a file into blocks of about a megabyte.
+
+  JSON stays lines. A .txt file is cut into documents at lines that read
+  `<|endoftext|>`, and, since it may be one long text, at the first line end
+  after each 16384 characters. A .parquet file has a column `text` and may
+  have a struct `meta` with a field `pile_set_name`.
+
+  Args:
+    path: The file; its suffix says what it is.
+
+  Yields:
+    A block, and how many bytes of the file have been read for it.
+
+  Raises:
+    UserError: If the file cannot be read or is truncated.
+  """
+  try:
+    if path.name.endswith(_PARQUET):
+      yield from _gather(_parquet_rows(path))
+    elif path.name.endswith('.txt'):
+      yield from _gather(_text_rows(path))
+    else:
+      with (
+        open(path, 'rb') as file,
+        contextlib.closing(_open(path, file)) as lines,
+      ):
+        for content in _cut(lines):
+          yield content, file.tell()
+  except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}): copy or download it again.'
+    ) from error
+
+
+def checksum(content: Content, start: int) -> int:
+  """A CRC of blocks, continued from that of the blocks before."""
+  if isinstance(content, bytes):
+    return zlib.crc32(content, start)
+  for row in content or ():
+    for part in row:
+      data = part.encode('utf-8', 'replace') if isinstance(part, str) else b''
+      start = zlib.crc32(data, start)
+  return start
+
+
+def _open(path: pathlib.Path, file: BinaryIO) -> io.BufferedIOBase:
+  if path.name.endswith('.gz'):
+    return gzip.open(file, 'rb')  # type: ignore[return-value]
+  if path.name.endswith('.zst'):
+    return io.BufferedReader(_Zstd(file), _BLOCK)
+  return file  # type: ignore[return-value]
+
+
+def _cut(file: io.BufferedIOBase) -> Iterator[bytes | None]:
+  """Whole lines, and None for each one that is too long to be kept."""
+  rest: list[bytes] = []  # Of a line whose end has not been read.
+  size = 0
+  skipping = False
+  while chunk := file.read(_BLOCK):
+    end = chunk.rfind(b'\n') + 1
+    start = 0
+    if skipping and end:
+      yield None
+      start = chunk.find(b'\n') + 1
+      skipping = False
+    if end > start:
+      yield b''.join([*rest, chunk[start:end]])
+    if end:
+      rest, size = [], 0
+    if not skipping:
+      rest.append(chunk[end:])
+      size += len(chunk) - end
+    if size > _MAX_LINE:
+      rest, size, skipping = [], 0, True
+  if skipping:
+    yield None
+  elif size:
+    yield b''.join(rest)
+
+
+class _Zstd(io.RawIOBase):
+  """Decompresses frame after frame; unlike stream_reader sees truncation."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self._decompressor = zstandard.ZstdDecompressor()
+    self._frame = self._decompressor.decompressobj()
+    self._started = False
+    self._rest = b''
+    self._data = memoryview(b'')
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int:
+    while not self._data:
+      data = self._rest or self._file.read(_COMPRESSED)
+      if not data:
+        if self._started and not self._frame.eof:
+          raise EOFError('it is truncated')
+        return 0
+      if self._frame.eof:
+        self._frame = self._decompressor.decompressobj()
+      self._started = True
+      self._data = memoryview(self._frame.decompress(data))
+      self._rest = self._frame.unused_data if self._frame.eof else b''
+    size = min(len(buffer), len(self._data))
+    buffer[:size] = self._data[:size]
+    self._data = self._data[size:]
+    return size
+
+
+# A row (subset, text) and how many bytes of the file have been read for it.
+_Rows = Iterator[tuple[tuple[object, object], int]]
+
+
+def _gather(rows: _Rows) -> Iterator[tuple[list, int]]:
+  block, size, read = [], 0, 0
+  for row, read in rows:
+    block.append(row)
+    size += len(row[1]) if isinstance(row[1], str) else 1
+    if size >= _BLOCK:
+      yield block, read
+      block, size = [], 0
+  if block:
+    yield block, read
+
+
+def _text_rows(path: pathlib.Path) -> _Rows:
+  lines: list[str] = []
+  size = 0
+  with (
+    open(path, 'rb') as raw,
+    io.TextIOWrapper(raw, 'utf-8', errors='replace', newline='\n') as file,
+  ):
+    # A limit, since a file may be a single line.
+    while line := file.readline(_TXT_CHARACTERS):
+      ends = line.strip() == END_OF_TEXT
+      if not ends:
+        lines.append(line)
+        size += len(line)
+      if ends or size >= _TXT_CHARACTERS:
+        if size:
+          yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+        lines, size = [], 0
+    if size:
+      yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+
+
+def _parquet_rows(path: pathlib.Path) -> _Rows:
+  import pyarrow
+  import pyarrow.parquet
+
+  try:
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+      names = file.schema_arrow.names
+      if 'text' not in names:
+        raise UserError(
+          f'{path} has no column "text", but {", ".join(names)}: rename one.'
+        )
+      columns = ['text']
+      meta = file.schema_arrow.field('meta').type if 'meta' in names else None
+      if isinstance(meta, pyarrow.StructType) and meta.get_all_field_indices(
+        SUBSET_FIELD
+      ):
+        columns.append(f'meta.{SUBSET_FIELD}')
+      size, total = path.stat().st_size, file.metadata.num_rows
+      number = 0
+      for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+        for row in batch.to_pylist():
+          number += 1
+          subset = (row.get('meta') or {}).get(SUBSET_FIELD)
+          yield (subset, row['text']), size * number // total
+  except pyarrow.ArrowException as error:
+    raise OSError(error) from error

@@ -1,0 +1,197 @@
+"""Token shards on disk: raw little-endian integers and a manifest.
+
+A directory holds `manifest.json`, a copy of the tokenizer, and for each
+(split, subset) files `train-factbook-00000.bin`, ... of whole documents, each
+ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
+and uint32 otherwise.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.data import checksums
+from train.data.tokenizer import Tokenizer
+from train.errors import UserError
+
+MANIFEST = 'manifest.json'
+FORMAT = 1
+_PREPARE = (
+  'python -m train.prepare --source bundled --vocab_size 4096 --max_mb 12 '
+  "--output {0}, or python -m train.prepare --input '<files>.jsonl.zst' "
+  '--tokenizer <tokenizer.json or .model> --output {0}'
+)
+
+
+class TokenStream:
+  """The tokens of a split: several arrays read as one.
+
+  Attributes:
+    num_tokens: Length of the stream.
+  """
+
+  def __init__(self, arrays: Sequence[np.ndarray]):
+    self._arrays = [a for a in arrays if len(a)]
+    self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
+    self.num_tokens = int(self._ends[-1]) if self._arrays else 0
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Tokens start to stop (cut at the stream's end), as int32."""
+    stop = min(stop, self.num_tokens)
+    parts = []
+    while start < stop:
+      i = int(np.searchsorted(self._ends, start, side='right'))
+      base = int(self._ends[i]) - len(self._arrays[i])
+      part = self._arrays[i][start - base : stop - base]
+      parts.append(part.astype(np.int32))
+      start += len(part)
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def dtype(vocab_size: int) -> np.dtype:
+  """The type of a vocabulary's tokens in a shard."""
+  return np.dtype('<u2' if vocab_size <= 65536 else '<u4')
+
+
+def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+  """Reads a directory's manifest.
+
+  Args:
+    directory: Where the shards are.
+
+  Returns:
+    The manifest as written by `writer.Writer`.
+
+  Raises:
+    UserError: If there is none or it cannot be read.
+  """
+  path = pathlib.Path(directory, MANIFEST)
+  commands = _PREPARE.format(directory)
+  try:
+    manifest = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(
+      f'There is no prepared data in {directory}: make it with {commands}.'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}): delete {directory} and make it again '
+      f'with {commands}.'
+    ) from error
+  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+    raise UserError(
+      f'{path} is not a manifest of format {FORMAT}: delete {directory} and '
+      f'make it again with {commands}.'
+    )
+  return manifest
+
+
+def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
+  """Raises UserError if a model's vocabulary is smaller than the tokens'."""
+  needed = manifest['vocab_size']
+  if vocab_size < needed:
+    raise UserError(
+      f'The shards hold tokens of a vocabulary of {needed}, but the model has '
+      f'only {vocab_size}: set --config.model.vocab_size={needed} or prepare '
+      'data with a smaller tokenizer.'
+    )
+
+
+def check_tokenizer(manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
+  """Raises UserError if it is not the one the shards were made with."""
+  made_with = manifest['tokenizer']['fingerprint']
+  if tokenizer.fingerprint != made_with:
+    raise UserError(
+      f'The shards were made with another tokenizer (hash {made_with[:12]}) '
+      f'than {tokenizer.path} (hash {tokenizer.fingerprint[:12]}): use the '
+      f'{manifest["tokenizer"]["file"]} beside the shards, or prepare the '
+      'data again with this one.'
+    )
+
+
+def subsets(manifest: dict[str, Any], split: str) -> list[str]:
+  """Names of the subsets that a split has."""
+  return list(manifest['splits'].get(split, {}))
+
+
+def byte_scales(manifest: dict[str, Any], split: str) -> dict[str, float]:
+  """What to multiply sums of a tokenizer's `token_bytes` with, by subset.
+
+  A tokenizer that normalises text has pieces with more or fewer bytes than the
+  text had. With this factor their sum over a whole subset is the true one.
+
+  Args:
+    manifest: As of `read_manifest`.
+    split: 'train' or 'validation'.
+
+  Returns:
+    Bytes of text / bytes of its tokens' pieces; exactly 1 for a byte-level
+    tokenizer, and where the manifest does not say.
+  """
+  scales = {}
+  for name, entry in manifest['splits'].get(split, {}).items():
+    counted = entry.get('token_bytes')
+    scales[name] = entry['bytes'] / counted if counted else 1.0
+  return scales
+
+
+def open_split(
+  directory: str | os.PathLike,
+  split: str,
+  *,
+  subset: str | None = None,
+  should_stop: Callable[[], bool] = lambda: False,
+  say: Callable[[str], None] = lambda _: None,
+) -> TokenStream:
+  """Opens a split for reading; shards stay on disk (memory-mapped).
+
+  Sizes are checked each time, checksums when a shard is new or has changed.
+
+  Args:
+    directory: Where the shards are.
+    split: 'train' or 'validation'.
+    subset: One subset, or None for all in the manifest's order.
+    should_stop: Polled while checksums are computed.
+    say: Receives a line if that takes long.
+
+  Returns:
+    The tokens.
+
+  Raises:
+    UserError: If data is missing, empty, truncated or corrupt.
+    Interrupted: If should_stop returned True.
+  """
+  manifest = read_manifest(directory)
+  entries = manifest['splits'].get(split, {})
+  if subset is not None and subset not in entries:
+    raise UserError(
+      f'{directory} has no subset {subset!r} in {split!r}; it has '
+      f'{", ".join(entries) or "none"}.'
+    )
+  chosen = [e for name, e in entries.items() if subset in (None, name)]
+  if not sum(entry['tokens'] for entry in chosen):
+    raise UserError(
+      f'The split {split!r} in {directory} is empty: delete {directory} and '
+      f'make it again with {_PREPARE.format(directory)}.'
+    )
+  shards = [shard for entry in chosen for shard in entry['shards']]
+  root = pathlib.Path(directory)
+  kind = np.dtype(manifest['dtype'])
+  files = {
+    s['file']: (s['tokens'] * kind.itemsize, s['sha256']) for s in shards
+  }
+  try:
+    checksums.verify(root, files, should_stop=should_stop, say=say)
+  except checksums.Damaged as error:
+    raise UserError(
+      f'The shard {error}: delete {root} and make it again with '
+      f'{_PREPARE.format(root)}.'
+    ) from error
+  # A mapping as a plain array: np.memmap's slices are slow to make.
+  return TokenStream(
+    [np.asarray(np.memmap(root / s['file'], kind, 'r')) for s in shards]
+  )

@@ -1,0 +1,244 @@
+"""Streams files into shards, and goes on where a killed preparation was.
+
+Every 15 seconds, and when it is stopped, the shards are flushed and what else
+there is to know replaces the journal. After a kill the shards are cut to what
+the journal says, the input is skipped to its place, and the result is the same
+to the bit. All that depends on the order of the documents is decided here, so
+it does not depend on the number of workers either.
+"""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from train.data import encoding, readers, resume_state, workers
+from train.data.holdout import Holdout
+from train.data.progress import Progress
+from train.data.tokenizer import Tokenizer
+from train.data.workers import Block
+from train.data.writer import Damaged, Writer
+from train.errors import Interrupted, UserError
+
+_COMMIT_SECONDS = 15
+_SHOWN_BAD_LINES = 5
+
+
+class BadLines:
+  """Counts lines that are no documents, up to a limit.
+
+  Attributes:
+    count: Lines skipped so far.
+  """
+
+  def __init__(self, limit: int, log: Callable[[str], None]):
+    self.count = 0
+    self._limit = limit
+    self._log = log
+
+  def add(self, path: pathlib.Path, number: int, reason: str) -> None:
+    """Counts a line; raises UserError with the place beyond the limit."""
+    if self.count >= self._limit:
+      raise UserError(
+        f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
+        'Expected one JSON object a line with a string "text"; correct the '
+        'files or raise --max_bad_lines.'
+      )
+    self.count += 1
+    if self.count <= _SHOWN_BAD_LINES:
+      more = ' (more are only counted)' * (self.count == _SHOWN_BAD_LINES)
+      self._log(f'Skipped {path}, line {number}: {reason}{more}.')
+
+
+class Stream:
+  """Files on their way into the shards of a directory.
+
+  Attributes:
+    writer: Writes the shards.
+    corpus_hash: Of what has been written.
+    holdout: Chooses the documents of the validation split.
+    bad: The lines that were skipped.
+  """
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    model: Tokenizer,
+    files: list[pathlib.Path],
+    *,
+    num_held_out: int,
+    validation_fraction: float,
+    max_bad_lines: int,
+    log: Callable[[str], None],
+  ):
+    """Goes to where the journal beside the directory says, if there is one.
+
+    Args:
+      directory: Where to write; exists.
+      model: The tokenizer.
+      files: What to read, in this order.
+      num_held_out: How many of them, the first, are for validation.
+      validation_fraction: Share of the documents of the others.
+      max_bad_lines: Lines without a document that are skipped.
+      log: Receives a line when there is something to tell.
+
+    Raises:
+      UserError: If the journal is of another preparation.
+    """
+    self._partial = directory.parent
+    self._model = model
+    self._files = files
+    self._num_held_out = num_held_out
+    self._log = log
+    self._identities = [
+      [i < num_held_out, *identity]
+      for i, identity in enumerate(readers.identities(files))
+    ]
+    self._settings = {
+      'validation': num_held_out or validation_fraction,
+      'tokenizer': model.fingerprint,
+      # Others may encode otherwise.
+      'tokenizers': importlib.metadata.version('tokenizers'),
+      'sentencepiece': importlib.metadata.version('sentencepiece'),
+    }
+    self.writer = Writer(directory, model)
+    self.corpus_hash = encoding.CorpusHash()
+    self.holdout = Holdout(0 if num_held_out else validation_fraction)
+    self.bad = BadLines(max_bad_lines, log)
+    # The place: blocks done of a file, their checksum, lines, and bytes read.
+    self._place = {'file': 0, 'blocks': 0, 'checksum': 0, 'line': 0, 'read': 0}
+    self._text = 0
+    if state := resume_state.load(self._partial):
+      self._restore(state)
+
+  def run(self, num_workers: int, should_stop: Callable[[], bool]) -> None:
+    """Writes all documents.
+
+    Args:
+      num_workers: Processes that encode; 0 encodes in this one.
+      should_stop: Polled.
+
+    Raises:
+      Interrupted: If should_stop returned True; the journal is up to date.
+      UserError: If a file cannot be read or has too many bad lines, or a
+        worker died.
+    """
+    sizes = [path.stat().st_size for path in self._files]
+    progress = Progress(
+      sum(sizes), self._log, done=self._bytes_done(sizes), text=self._text
+    )
+    committed = time.monotonic()
+    encoded = workers.encode(
+      self._blocks(should_stop), self._model, num_workers, should_stop
+    )
+    with contextlib.closing(progress), contextlib.closing(encoded):
+      while True:
+        try:
+          item = next(encoded, None)
+        except (Interrupted, workers.WorkerDied):
+          self.commit()
+          raise
+        if item is None:
+          return
+        self._apply(*item)
+        progress.update(self._bytes_done(sizes), self._text, self.bad.count)
+        if time.monotonic() - committed >= _COMMIT_SECONDS:
+          self.commit()
+          committed = time.monotonic()
+
+  def commit(self) -> None:
+    """Makes sure that a kill loses nothing of what is done."""
+    self.writer.sync()
+    resume_state.save(
+      self._partial,
+      {
+        'settings': self._settings,
+        'files': self._identities[: self._place['file']],
+        'place': self._place,
+        'text': self._text,
+        'bad': self.bad.count,
+        'corpus_hash': self.corpus_hash.value,
+        'holdout': self.holdout.state(),
+        'writer': self.writer.state(),
+      },
+    )
+
+  def _restore(self, state: dict[str, Any]) -> None:
+    for name, value in self._settings.items():
+      was = state['settings'].get(name)
+      if was != value:
+        raise resume_state.unusable(
+          self._partial, f'{name} was {was}, not {value}'
+        )
+    # Only files done: those to come may still be repaired, or more be found.
+    done = state['files']
+    for was, now in zip(done, self._identities, strict=False):
+      if was != now:
+        raise resume_state.unusable(
+          self._partial, f'{was[1]} was the next file and is another now'
+        )
+    if len(done) >= len(self._files):
+      raise resume_state.unusable(self._partial, 'files have gone')
+    try:
+      self.writer.restore(state['writer'])
+    except Damaged as error:
+      self.writer.close()
+      raise resume_state.unusable(self._partial, str(error)) from error
+    self._place, self._text = state['place'], state['text']
+    self.bad.count = state['bad']
+    self.corpus_hash.value = state['corpus_hash']
+    self.holdout.restore(state['holdout'])
+    self._log(
+      f'Going on after {self._text / 1e6:,.1f} MB of text, in '
+      f'{self._files[self._place["file"]]}.'
+    )
+
+  def _blocks(self, should_stop: Callable[[], bool]) -> Iterator[Block]:
+    first, done = self._place['file'], self._place['blocks']
+    expected = self._place['checksum']
+    for file in range(first, len(self._files)):
+      skipped = done if file == first else 0
+      checksum = number = 0
+      for content, read in readers.blocks(self._files[file]):
+        checksum = readers.checksum(content, checksum)
+        number += 1
+        if number > skipped:
+          yield Block(file, number, checksum, read, content)
+        elif should_stop():
+          raise Interrupted
+        elif number == skipped and checksum != expected:
+          raise self._changed(file)
+      if number < skipped:
+        raise self._changed(file)
+
+  def _changed(self, file: int) -> UserError:
+    return resume_state.unusable(
+      self._partial, f'{self._files[file]} has changed'
+    )
+
+  def _apply(self, block: Block, encoded: encoding.Block) -> None:
+    line = self._place['line'] if block.file == self._place['file'] else 0
+    for number, reason in encoded.bad:
+      self.bad.add(self._files[block.file], line + number, reason)
+    for document in encoded.documents:
+      self._text += document.num_bytes
+      split: str | None = 'validation'
+      if block.file < self._num_held_out:
+        self.holdout.add(document)
+      else:
+        split = self.holdout.split(document)
+      if split:
+        self.writer.add(split, document)
+        self.corpus_hash.add(split, document)
+    self._place = {
+      'file': block.file,
+      'blocks': block.number,
+      'checksum': block.checksum,
+      'line': line + encoded.lines,
+      'read': block.read,
+    }
+
+  def _bytes_done(self, sizes: list[int]) -> int:
+    return sum(sizes[: self._place['file']]) + self._place['read']

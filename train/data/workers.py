@@ -1,0 +1,216 @@
+"""Encodes blocks in several processes, and returns them in order.
+
+A worker is a fresh Python process behind a pipe. It keeps nothing, and ends
+when its pipe closes: so none outlives this process, however that dies.
+"""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple
+
+from train.data import encoding
+from train.data import tokenizer as tokenizer_lib
+from train.data.documents import Content
+from train.distributed import signals
+from train.errors import Interrupted, UserError
+
+_AT_ONCE = 2  # Blocks a worker has: one that it encodes, one to begin with.
+_AHEAD = 8  # Blocks per worker that may wait for one that takes long.
+_POLL_SECONDS = 0.2
+
+
+class Block(NamedTuple):
+  """A block of the input.
+
+  Attributes:
+    file: Index of its file.
+    number: Its number in the file, from 1.
+    checksum: Of the file's blocks up to this one.
+    read: Bytes of the file that have been read for it.
+    content: What to encode.
+  """
+
+  file: int
+  number: int
+  checksum: int
+  read: int
+  content: Content
+
+
+class WorkerDied(UserError):
+  """A worker process ended; says which and why."""
+
+
+def encode(
+  blocks: Iterator[Block],
+  model: tokenizer_lib.Tokenizer,
+  count: int,
+  should_stop: Callable[[], bool],
+) -> Generator[tuple[Block, encoding.Block], None, None]:
+  """Encodes blocks, in memory that does not grow with their number.
+
+  Args:
+    blocks: What to encode.
+    model: The tokenizer.
+    count: Number of worker processes; 0 encodes in this one.
+    should_stop: Polled.
+
+  Yields:
+    Each block, in order, and what it became.
+
+  Raises:
+    Interrupted: If should_stop returned True.
+    WorkerDied: If a worker process ended.
+  """
+  if not count:
+    encoder = encoding.Encoder(model)
+    for block in signals.watch(blocks, should_stop):
+      yield block, encoder.encode_block(block.content)
+    return
+  with _pool(model, count) as pool:
+    yield from _in_order(blocks, pool, should_stop)
+
+
+def _in_order(blocks, pool: '_Pool', should_stop):
+  waiting: dict[int, Block] = {}
+  done: dict[int, encoding.Block] = {}
+  sent = given = 0
+  more = True
+  while True:
+    while more and sent - given < pool.window and (worker := pool.free()):
+      if should_stop():
+        raise Interrupted
+      block = next(blocks, None)
+      if block is None:
+        more = False
+        break
+      worker.send(sent, block)
+      waiting[sent] = block._replace(content=None)
+      sent += 1
+    if given in done:
+      yield waiting.pop(given), done.pop(given)
+      given += 1
+    elif given < sent:
+      if should_stop():
+        raise Interrupted
+      done.update(pool.receive(_POLL_SECONDS))
+    else:
+      return
+
+
+class _Worker:
+  """A process and this end of its pipe."""
+
+  def __init__(self, number: int, path: str):
+    context = multiprocessing.get_context('spawn')
+    self.number = number
+    self.pending = 0
+    self.connection, theirs = context.Pipe()
+    self.process = context.Process(
+      target=_work, args=(theirs, path), name=f'prepare-{number}', daemon=True
+    )
+    self.process.start()
+    theirs.close()
+
+  def send(self, serial: int, block: Block) -> None:
+    try:
+      self.connection.send((serial, block.content))
+    except OSError:
+      raise self._death() from None
+    self.pending += 1
+
+  def receive(self) -> tuple[int, encoding.Block]:
+    try:
+      result = self.connection.recv()
+    except (EOFError, OSError):
+      raise self._death() from None
+    self.pending -= 1
+    return result
+
+  def _death(self) -> WorkerDied:
+    self.process.join()
+    code = self.process.exitcode or 0
+    if code < 0:
+      how = f'was killed by {signal.Signals(-code).name}'
+    else:
+      how = f'ended with status {code} (see above)'
+    return WorkerDied(
+      f'Worker {self.number} (process {self.process.pid}) {how}. The same '
+      'command goes on; if memory is short, pass fewer --workers.'
+    )
+
+  def close(self) -> None:
+    self.process.kill()  # It has nothing to lose.
+    self.process.join()
+    self.connection.close()
+
+
+class _Pool:
+  """Worker processes.
+
+  Attributes:
+    window: How many blocks may be on their way.
+  """
+
+  def __init__(self, workers: list[_Worker]):
+    self.window = _AHEAD * len(workers)
+    self._workers = {worker.connection: worker for worker in workers}
+
+  def free(self) -> _Worker | None:
+    """The worker with the least to do, or None if all have enough."""
+    worker = min(self._workers.values(), key=lambda w: w.pending)
+    return worker if worker.pending < _AT_ONCE else None
+
+  def receive(self, timeout: float) -> list[tuple[int, encoding.Block]]:
+    """What has been encoded by now, with its serial numbers."""
+    ready: list[Any] = multiprocessing.connection.wait(self._workers, timeout)
+    return [self._workers[connection].receive() for connection in ready]
+
+
+@contextlib.contextmanager
+def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
+  with contextlib.ExitStack() as stack:
+    # Ctrl-C reaches all processes of a terminal, and this one decides what
+    # to do. Children inherit the mask; the tracker would undo it if it were
+    # started by the first of them.
+    resource_tracker.ensure_running()
+    held = {signal.SIGINT, signal.SIGTERM}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+      workers = []
+      for number in range(1, count + 1):
+        worker = _Worker(number, str(model.path))
+        stack.callback(worker.close)
+        workers.append(worker)
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    yield _Pool(workers)
+
+
+def _work(connection, path: str) -> None:
+  """What a worker does until its pipe closes."""
+  os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+  encoder = encoding.Encoder(tokenizer_lib.load(path, threads=1))
+  # The pipe is emptied at once, or both ends could wait for the other.
+  tasks: queue.SimpleQueue = queue.SimpleQueue()
+  threading.Thread(
+    target=_listen, args=(connection, tasks), daemon=True
+  ).start()
+  with contextlib.suppress(OSError):
+    while task := tasks.get():
+      serial, content = task
+      connection.send((serial, encoder.encode_block(content)))
+
+
+def _listen(connection, tasks: queue.SimpleQueue) -> None:
+  with contextlib.suppress(EOFError, OSError):
+    while True:
+      tasks.put(connection.recv())
+  tasks.put(None)

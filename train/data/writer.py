@@ -1,0 +1,221 @@
+"""Writes token shards; what `shards` reads.
+
+A writer can go on where a killed one was: `state` after a `sync` says how
+much of its files is good, `restore` cuts off the rest.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any, BinaryIO, NamedTuple
+
+from train.data import checksums, shards
+from train.data.tokenizer import Tokenizer
+from train.errors import UserError
+
+_TOKENS_PER_SHARD = 2**27
+_MAX_SUBSETS = 100  # Each keeps up to two files open.
+_READ_BYTES = 2**24
+
+
+class Encoded(NamedTuple):
+  """A document as it is written.
+
+  Attributes:
+    subset: Where it belongs.
+    num_bytes: Size of its text in UTF-8.
+    token_bytes: Size of its tokens' pieces.
+    digest: SHA-256 of its text.
+    data: Its tokens and the end-of-text token, as a shard has them.
+  """
+
+  subset: str
+  num_bytes: int
+  token_bytes: int
+  digest: bytes
+  data: bytes
+
+
+class Damaged(Exception):
+  """A shard is not as it was at the last `sync`; says which."""
+
+
+class Writer:
+  """Writes the shards and, at the end, the manifest of a directory."""
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    tokenizer: Tokenizer,
+    tokens_per_shard: int = _TOKENS_PER_SHARD,
+  ):
+    self._directory = directory
+    self._tokenizer = tokenizer
+    self._limit = tokens_per_shard
+    self._dtype = shards.dtype(tokenizer.vocab_size)
+    self._open: dict[tuple[str, str], tuple[BinaryIO, Any]] = {}
+    self._stamps: checksums.Stamps = {}
+    self.splits: dict[str, dict[str, dict[str, Any]]] = {}
+
+  def add(self, split: str, document: Encoded) -> None:
+    """Appends a document."""
+    subset, data = document.subset, document.data
+    subsets = self.splits.setdefault(split, {})
+    if subset not in subsets:
+      if len(subsets) == _MAX_SUBSETS:
+        raise UserError(
+          f'The input names more than {_MAX_SUBSETS} subsets '
+          f'({subset!r} is one more): give meta.pile_set_name fewer values.'
+        )
+      counts = dict.fromkeys(('documents', 'bytes', 'token_bytes', 'tokens'), 0)
+      subsets[subset] = {**counts, 'shards': []}
+    entry = subsets[subset]
+    if (split, subset) not in self._open:
+      name = f'{split}-{_slug(subset)}-{len(entry["shards"]):05d}.bin'
+      entry['shards'].append({'file': name, 'tokens': 0})
+      new = open(self._directory / name, 'xb')  # noqa: SIM115
+      self._open[split, subset] = new, hashlib.sha256()
+    file, digest = self._open[split, subset]
+    file.write(data)
+    digest.update(data)
+    shard = entry['shards'][-1]
+    num_tokens = len(data) // self._dtype.itemsize
+    shard['tokens'] += num_tokens
+    entry['tokens'] += num_tokens
+    entry['documents'] += 1
+    entry['bytes'] += document.num_bytes
+    entry['token_bytes'] += document.token_bytes
+    if shard['tokens'] >= self._limit:
+      self._end_shard(split, subset)
+
+  def _end_shard(self, split: str, subset: str) -> None:
+    file, digest = self._open.pop((split, subset))
+    _sync(file)
+    file.close()
+    shard = self.splits[split][subset]['shards'][-1]
+    shard['sha256'] = digest.hexdigest()
+    self._stamps[shard['file']] = checksums.stamp(
+      self._directory / shard['file'], shard['sha256']
+    )
+
+  def sync(self) -> None:
+    """Returns when all that was added is on the disk."""
+    for file, _ in self._open.values():
+      _sync(file)
+    sync_directory(self._directory)
+
+  def state(self) -> dict[str, Any]:
+    """What `restore` takes: JSON, shared with the writer."""
+    return {
+      'splits': self.splits,
+      'stamps': self._stamps,
+      'open': [
+        [split, subset, digest.hexdigest()]
+        for (split, subset), (_, digest) in self._open.items()
+      ],
+    }
+
+  def restore(self, state: dict[str, Any]) -> None:
+    """Makes a new writer, and the directory, what they were.
+
+    Args:
+      state: Of the writer that was killed; a `sync` followed.
+
+    Raises:
+      Damaged: If a shard is missing, too short or corrupt.
+    """
+    self.splits, self._stamps = state['splits'], state['stamps']
+    sizes = {
+      shard['file']: shard['tokens'] * self._dtype.itemsize
+      for subsets in self.splits.values()
+      for entry in subsets.values()
+      for shard in entry['shards']
+    }
+    for path in self._directory.iterdir():
+      if path.name not in sizes:
+        path.unlink()
+    for name, size in sizes.items():
+      path = self._directory / name
+      if not path.exists() or path.stat().st_size < size:
+        raise Damaged(f'{path} is missing or too short')
+      if name in self._stamps and path.stat().st_size > size:
+        raise Damaged(f'{path} has changed')
+    for split, subset, expected in state['open']:
+      name = self.splits[split][subset]['shards'][-1]['file']
+      file: BinaryIO = open(self._directory / name, 'r+b')  # noqa: SIM115
+      file.truncate(sizes[name])
+      # A SHA-256 that has begun cannot be saved, so it is begun again.
+      digest = hashlib.sha256()
+      while data := file.read(_READ_BYTES):
+        digest.update(data)
+      self._open[split, subset] = file, digest
+      if digest.hexdigest() != expected:
+        raise Damaged(f'{self._directory / name} is corrupt')
+
+  def finish(self, **extra: Any) -> None:
+    """Ends the shards and writes the tokenizer and the manifest.
+
+    Args:
+      **extra: What else the manifest records: settings, hashes, versions.
+    """
+    for split, subset in list(self._open):
+      self._end_shard(split, subset)
+    tokenizer = self._tokenizer
+    data = tokenizer.path.read_bytes()
+    name = f'tokenizer.{"json" if data.lstrip()[:1] == b"{" else "model"}'
+    _write(self._directory / name, data)
+    checksums.save(self._directory, self._stamps)
+    manifest = {
+      'format': shards.FORMAT,
+      'dtype': self._dtype.str,
+      'vocab_size': tokenizer.vocab_size,
+      'eot_id': tokenizer.eot_id,
+      'tokenizer': {'file': name, 'fingerprint': tokenizer.fingerprint},
+      **extra,
+      'splits': self.splits,
+    }
+    text = json.dumps(manifest, indent=1) + '\n'
+    _write(self._directory / shards.MANIFEST, text.encode())
+    sync_directory(self._directory)
+
+  def counts(self) -> str:
+    """Tokens of each split, for people."""
+    return ', '.join(
+      f'{split} {sum(e["tokens"] for e in entries.values()):,}'
+      for split, entries in sorted(self.splits.items())
+    )
+
+  def close(self) -> None:
+    """Closes the files; without `finish` there is no manifest."""
+    for file, _ in self._open.values():
+      file.close()
+
+
+def sync_directory(directory: pathlib.Path) -> None:
+  """Returns when the names in a directory are on the disk."""
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _sync(file: BinaryIO) -> None:
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+  with open(path, 'wb') as file:
+    file.write(data)
+    _sync(file)
+
+
+def _slug(name: str) -> str:
+  if re.fullmatch('[a-z0-9_]+', name):
+    return name
+  # The hash keeps 'Code (C)' and 'code c' apart.
+  plain = re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')
+  return f'{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}'

@@ -1,0 +1,1 @@
+"""Several processes: start, stop at the same step, report which one died."""

@@ -1,0 +1,1 @@
+"""What a run writes: metrics, evaluation, plots, the report, a sample."""

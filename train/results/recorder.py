@@ -1,0 +1,117 @@
+"""Writes down what a run does; only the first of several processes writes."""
+
+import pathlib
+
+from train import program
+from train.config import Config
+from train.distributed.processes import Processes
+from train.results import evaluate, metrics, report
+
+
+class Recorder:
+  """Metrics, TensorBoard, progress and profile of a run.
+
+  Attributes:
+    evaluated: The last step that was evaluated, the same in all processes.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    workdir: pathlib.Path,
+    compiled: program.Program,
+    step: int,
+    processes: Processes,
+  ):
+    """Opens the files, cut back to the restored step."""
+    self._config = config
+    self._tokens = config.train.batch_size * config.train.seq_len
+    self._log: metrics.JsonLines | None = None
+    if processes.first:
+      self._log = metrics.JsonLines(workdir / metrics.FILE, step)
+    board = workdir / 'tensorboard' if config.log.tensorboard else None
+    self._board = metrics.TensorBoard(board if processes.first else None, step)
+    self._progress = metrics.Progress(
+      config.train.steps,
+      step,
+      show=config.log.progress and processes.first,
+      quiet=not processes.first,
+    )
+    self.profile = metrics.Profile(
+      workdir / 'profile',
+      step + config.log.profile_start,
+      config.log.profile_steps,
+      traces=processes.first,
+    )
+    self._clock = metrics.Clock(
+      self._tokens, self._log.seconds if self._log else 0.0
+    )
+    self._peak = report.peak_tokens_per_second(config, compiled)
+    log = self._log
+    self.evaluated: int = processes.share(lambda: log.evaluated if log else 0)
+
+  def say(self, text: str) -> None:
+    """Prints a line, once for all processes."""
+    self._progress.say(text)
+
+  def begin(self, step: int) -> None:
+    """Forgets the time until now, in which nothing was trained."""
+    self.resume(step)
+    self._progress.restart()
+
+  def resume(self, step: int) -> None:
+    """Measures speed from here on, after `step` steps."""
+    self._clock.start(step)
+
+  def train(
+    self, step: int, values: dict[str, float], always: bool = False
+  ) -> None:
+    """Records a step, if it is one to be recorded, or `always`."""
+    due = step % self._config.log.every == 0
+    if not (always or due or step in (1, self._config.train.steps)):
+      return
+    timing = self._clock.read(step)
+    if self._peak is not None and 'tokens_per_second' in timing:
+      timing['mfu'] = timing['tokens_per_second'] / self._peak
+    self._write(step, values, timing)
+    self._progress.update(
+      step, values['loss'], timing.get('tokens_per_second', 0.0)
+    )
+
+  def evaluation(self, step: int, scores: dict[str, evaluate.Score]) -> None:
+    """Records a point of the validation curve."""
+    self._write(step, evaluate.flatten(scores), self._clock.elapsed())
+    self.evaluated = step
+    total = scores['total']
+    self.say(
+      f'step {step}  validation: perplexity {total.perplexity:.2f}, '
+      f'{total.bits_per_byte:.3f} bits per byte ({total.tokens:,} tokens)'
+    )
+
+  def _write(
+    self, step: int, values: dict[str, float], timing: dict[str, float]
+  ) -> None:
+    record = {
+      'step': step,
+      'tokens': step * self._tokens,
+      **values,
+      'timing': timing,
+    }
+    if self._log is not None:
+      self._log.write(record)
+    self._board.write(record)
+
+  def sync(self) -> None:
+    """Makes sure that the records survive the machine's death."""
+    if self._log is not None:
+      self._log.sync()
+
+  def end_progress(self) -> None:
+    self._progress.close()
+
+  def close(self) -> None:
+    self._progress.close()
+    self.profile.close()
+    if self._log is not None:
+      self._log.close()
+    self._board.close()

@@ -1,0 +1,306 @@
+"""The results of a run: table, plot, text sample and results.json."""
+
+import importlib.metadata
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import sage_optax
+from models import llama
+from train import program as program_lib
+from train import validate
+from train.config import Config
+from train.data import loader
+from train.distributed.processes import Processes
+from train.distributed.signals import Stop
+from train.inputs import Inputs
+from train.results import evaluate, metrics, ngram, plot, sample
+
+RESULTS = 'results.json'
+PLOT = 'loss.png'
+SAMPLE = 'sample.txt'
+
+_PROMPT_TOKENS = 24
+_SAMPLE_TOKENS = 72
+_LEAST_TOKENS = 8
+_MAX_SAMPLES = 3
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+def peak_tokens_per_second(
+  config: Config, program: program_lib.Program
+) -> float | None:
+  """The speed of devices that do nothing but the model's useful products."""
+  devices = program.mesh.devices
+  peak = metrics.peak_flops(devices.flat[0].device_kind)
+  if peak is None:
+    return None
+  flops = llama.flops_per_token(program.model, config.train.seq_len)
+  return peak * devices.size / flops
+
+
+def rounding(config: Config, program: program_lib.Program) -> dict[str, Any]:
+  """What changes the order of sums, but not what is summed."""
+  return {
+    'mesh': dict(program.mesh.shape),
+    'processes': jax.process_count(),
+    'device': program.mesh.devices.flat[0].device_kind,
+    'train.microbatch': config.train.microbatch,
+    'model.remat': config.model.remat,
+    **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
+  }
+
+
+def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
+  """What to try when the loss is not finite.
+
+  Args:
+    config: The configuration.
+    checkpoint: The last one, if there is one.
+
+  Returns:
+    Lines; what is set already is left out.
+  """
+  good = (
+    'there is no checkpoint yet'
+    if checkpoint is None
+    else f'the last good checkpoint is {checkpoint}'
+  )
+  rate = validate.learning_rate(config)
+  warmup, clip = config.schedule.warmup_fraction, config.train.grad_clip
+  lines = [
+    f'{good}, and nothing later was saved.\n'
+    'The same command would repeat this. Try, with another --config.workdir:',
+    f'optimizer.learning_rate={rate / 3:.1g}  (now {rate:g})',
+  ]
+  if warmup < 0.2:
+    lines.append(f'schedule.warmup_fraction=0.2  (now {warmup:g})')
+  if clip is None or clip > 1:
+    lines.append(f'train.grad_clip=1.0  (now {clip})')
+  lines.append(
+    f'data.seed={config.data.seed + 1}, if it always happens at the same batch'
+  )
+  return '\n  --config.'.join(lines)
+
+
+def write(
+  workdir: pathlib.Path,
+  config: Config,
+  program: program_lib.Program,
+  inputs: Inputs,
+  params: Any,
+  scores: Mapping[str, evaluate.Score],
+  *,
+  max_windows: int,
+  processes: Processes,
+  check: Callable[[], None],
+) -> None:
+  """Writes the results of a run, results.json last, and prints them.
+
+  All processes compute; the first writes.
+
+  Args:
+    workdir: Where to.
+    config: The configuration.
+    program: What ran.
+    inputs: The data.
+    params: The parameters at the end.
+    scores: Of the validation split.
+    max_windows: How much of it was evaluated at most.
+    processes: Those that train.
+    check: Called by all of them now and then; it may raise.
+
+  Raises:
+    Interrupted: If the run was asked to stop; it is then not complete.
+  """
+  samples = _samples(config, program, inputs, params, check)
+  stop = processes.stop
+  processes.share(
+    lambda: _write(
+      workdir, config, program, inputs, samples, scores, max_windows, stop
+    )
+  )
+
+
+def _write(
+  workdir: pathlib.Path,
+  config: Config,
+  program: program_lib.Program,
+  inputs: Inputs,
+  samples: Mapping[str, str],
+  scores: Mapping[str, evaluate.Score],
+  max_windows: int,
+  stop: Stop,
+) -> None:
+  """The part of `write` that is for one process."""
+  found, seen = _baselines(config, inputs, max_windows, stop)
+  baselines = {'unigram': found.unigram, 'bigram': found.bigram}
+  records = list(metrics.read(workdir / metrics.FILE))
+  text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
+  (workdir / SAMPLE).write_text(text + '\n')
+  plot.loss_curve(
+    records,
+    workdir / PLOT,
+    title=f'{config.name}: {program.optimizer.recipe}, '
+    f'{llama.num_params(program.model):,} parameters',
+    final=scores['total'],
+    levels={
+      name: math.log(perplexity) for name, perplexity in baselines.items()
+    },
+  )
+  results = {
+    'name': config.name,
+    'recipe': program.optimizer.recipe,
+    'steps': config.train.steps,
+    'tokens': config.train.steps
+    * config.train.batch_size
+    * config.train.seq_len,
+    'validation': {name: score.as_dict() for name, score in scores.items()},
+    'validation_tokens': inputs.validation.num_tokens,
+    'baselines': baselines,
+    'baseline_tokens': {'fitted': found.train_tokens, 'seen': seen},
+    'model_parameters': llama.num_params(program.model),
+    'optimizer_state_bytes': program.explanation.totals['all'].state_bytes,
+    'seconds': records[-1]['timing']['seconds'],
+    'device': f'{program.mesh.devices.size} x '
+    f'{program.mesh.devices.flat[0].device_kind}',
+    'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}
+    | {'sage_optax': sage_optax.__version__},
+    'run': program_lib.describe(config, program) | inputs.hashes,
+  }
+  stop.check()
+  part = workdir / f'{RESULTS}.part'
+  part.write_text(json.dumps(results, indent=2) + '\n')
+  part.replace(workdir / RESULTS)
+  print(f'\nText that the model continued (more in {SAMPLE}):')
+  print(next(iter(samples.values()), '(none)'))
+  print(f'\n{complete(workdir)}', flush=True)
+
+
+def complete(workdir: pathlib.Path) -> str:
+  """What to say of a run that is complete, from its results.json."""
+  results = json.loads((workdir / RESULTS).read_text())
+  run, total = results['run'], results['validation']['total']
+  share = (
+    'all of it'
+    if total['tokens'] == results['validation_tokens']
+    else f'of {results["validation_tokens"]:,}: at most as many as were '
+    f'trained on, and about {evaluate.MAX_TOKENS:,}'
+  )
+  fitted, seen = results['baseline_tokens'].values()
+  note = f'Unigram and bigram are fitted on {fitted:,} of {seen:,} tokens seen.'
+  return '\n'.join(
+    [
+      f'{workdir} is complete: {results["steps"]} steps of '
+      f'{results["recipe"]}, {results["tokens"]:,} tokens, '
+      f'{results["seconds"]:.0f} s on {results["device"]}.',
+      f'Validation: {total["tokens"]:,} tokens ({share}), '
+      f'{total["bytes"]:,} bytes '
+      f'(corpus {run["data.corpus"][:12]}, '
+      f'tokenizer {run["data.tokenizer"][:12]}).',
+      '',
+      *_table(results),
+      *([note] if fitted < seen else []),
+      '',
+      f'results     {workdir / RESULTS}',
+      f'loss curve  {workdir / PLOT}',
+      f'sample      {workdir / SAMPLE}',
+      f'metrics     {workdir / metrics.FILE}',
+      f'optimizer   {workdir / "optimizer.txt"}',
+      f'state       {workdir / "checkpoints" / str(results["steps"])}',
+      'To train again, give another --config.workdir or remove this one.',
+    ]
+  )
+
+
+def _table(results: Mapping[str, Any]) -> list[str]:
+  """Perplexity and bits per byte: baselines, the run, and its subsets."""
+  total = results['validation']['total']
+  bits = total['tokens'] / max(total['bytes'], 1) / math.log(2)
+  rows: list[Sequence[str]] = [('', 'perplexity', 'bits/byte', 'tokens')]
+  for name, perplexity in results['baselines'].items():
+    per_byte = f'{math.log(perplexity) * bits:.3f}'
+    rows.append((name, f'{perplexity:.2f}', per_byte, f'{total["tokens"]:,}'))
+  for name, score in results['validation'].items():
+    rows.append(
+      (
+        'this run' if name == 'total' else f'  on {name}',
+        f'{score["perplexity"]:.2f}',
+        f'{score["bits_per_byte"]:.3f}',
+        f'{score["tokens"]:,}',
+      )
+    )
+  wide = max(len(row[0]) for row in rows)
+  return [
+    f'{row[0]:{wide}}  {row[1]:>10}  {row[2]:>9}  {row[3]:>10}' for row in rows
+  ]
+
+
+def _baselines(
+  config: Config, inputs: Inputs, max_windows: int, stop: Stop
+) -> tuple[ngram.Baselines, int]:
+  """N-gram models of the tokens that the run has seen, and their number."""
+  seen = loader.seen_windows(
+    inputs.train,
+    seq_len=config.train.seq_len,
+    batch_size=config.train.batch_size,
+    seed=config.data.seed,
+    steps=config.train.steps,
+  )
+  validation = inputs.validation.batches(max_windows)
+  found = ngram.baselines(
+    stop.watch(seen),
+    inputs.tokenizer.vocab_size,
+    ((tokens, weights) for _, tokens, weights in stop.watch(validation)),
+  )
+  windows = min(
+    config.train.steps * config.train.batch_size,
+    loader.num_windows(inputs.train, config.train.seq_len),
+  )
+  return found, windows * config.train.seq_len
+
+
+def _samples(
+  config: Config,
+  program: program_lib.Program,
+  inputs: Inputs,
+  params: Any,
+  check: Callable[[], None],
+) -> dict[str, str]:
+  """Continues the beginning of the validation text of each subset."""
+  tokenizer = inputs.tokenizer
+  window = _PROMPT_TOKENS + _SAMPLE_TOKENS
+  # Each token costs a window of a third of training; all together take a
+  # tenth of the training at most, for a trial of a large model to end soon.
+  trained = config.train.steps * config.train.batch_size * config.train.seq_len
+  affordable = 3 * trained // (10 * _MAX_SAMPLES * window)
+  num_tokens = min(max(affordable, _LEAST_TOKENS), _SAMPLE_TOKENS)
+  generator = sample.Generator(
+    program.logits,
+    window=window,
+    vocab_size=tokenizer.vocab_size,
+    sharding=NamedSharding(program.mesh, PartitionSpec()),
+  )
+  result: dict[str, str] = {}
+  for name, tokens, _ in inputs.validation.batches():
+    if name in result:
+      continue
+    if len(result) == _MAX_SAMPLES:
+      break
+    prompt = tokens[0, :_PROMPT_TOKENS]
+    added = generator(
+      params,
+      prompt,
+      key=jax.random.key(config.train.seed),
+      num_tokens=num_tokens,
+      stop_at=tokenizer.eot_id,
+      check=check,
+    )
+    beginning, end = tokenizer.decode(prompt), tokenizer.decode(added)
+    result[name] = f'{beginning} >>> {end}'
+  return result
