@@ -1,4 +1,4 @@
-"""Rotary positions and causal grouped-query attention.
+"""Causal grouped-query attention.
 
 Shape suffixes: B batch, L queries (sequence), M keys (sequence), H query
 heads, K key and value heads, G query heads per key head, D head size.
@@ -16,44 +16,6 @@ _BLOCKS = (512, 384, 256, 128)
 # One kernel for all gradients writes those of the queries once per block of
 # keys, each rounded: for a few blocks that is cheaper than a second kernel.
 _FUSED_BLOCKS = 4
-
-
-def rope_tables(
-  seq_len: int, head_dim: int, theta: float, dtype: jax.typing.DTypeLike
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the cosine and sine of every position's angles.
-
-  Args:
-    seq_len: Number of positions.
-    head_dim: Size of a head, even.
-    theta: Base of the wavelengths.
-    dtype: Type to compute in, float32 or wider.
-
-  Returns:
-    Two arrays [seq_len, head_dim / 2].
-  """
-  exponents = jnp.arange(0, head_dim, 2, dtype=dtype) / head_dim
-  positions = jnp.arange(seq_len, dtype=dtype)
-  angles = jnp.outer(positions, theta**-exponents)
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BLHD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates queries or keys, pairing feature i with i + D/2 (rotate-half).
-
-  Args:
-    x_BLHD: Queries or keys.
-    rope: The tables of `rope_tables`, in float32 or wider.
-
-  Returns:
-    The rotated array, in the type it had.
-  """
-  cos, sin = (table[None, :, None, :] for table in rope)
-  first, second = jnp.split(x_BLHD, 2, axis=-1)
-  rotated = jnp.concatenate(
-    [first * cos - second * sin, second * cos + first * sin], axis=-1
-  )
-  return rotated.astype(x_BLHD.dtype)
 
 
 def dot_product(

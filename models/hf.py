@@ -4,6 +4,7 @@ Works on state dicts of numpy arrays, so neither torch nor transformers is
 needed. Kernels are transposed: a Linear of torch holds [fan_out, fan_in].
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,25 @@ def from_hf(
     ValueError: if names are missing or left over, or a shape is not the
       configuration's.
   """
+  return jax.tree.map(lambda read: read(), readers(state, config))
+
+
+def readers(state: Mapping[str, np.ndarray], config: llama.LlamaConfig) -> Any:
+  """As `from_hf`, but each array is made when its function is called.
+
+  So a large model can be put on devices leaf by leaf.
+
+  Args:
+    state: Name -> array, which may be read from a file when it is asked for.
+    config: The model's configuration.
+
+  Returns:
+    A tree as of `llama.init` of functions without arguments that return numpy
+    arrays; each raises ValueError if the shape is not the configuration's.
+
+  Raises:
+    ValueError: if names are missing or left over.
+  """
   names = _names(config)
   expected = set(jax.tree.leaves(names))
   allowed = expected | {_LM_HEAD} if config.tie_embeddings else expected
@@ -73,7 +93,7 @@ def from_hf(
     )
   shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), config))
 
-  def leaf(shape, names):
+  def read(shape, names):
     stacked = isinstance(names, list)
     arrays = [_read(state, n, config) for n in (names if stacked else [names])]
     array = np.stack(arrays) if stacked else arrays[0]
@@ -85,7 +105,9 @@ def from_hf(
       )
     return array
 
-  return jax.tree.map(leaf, shapes, names)
+  return jax.tree.map(
+    lambda shape, names: functools.partial(read, shape, names), shapes, names
+  )
 
 
 def to_hf(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import attention as attention_lib
+from models import rope as rope_lib
 
 Params = dict[str, Any]
 Constrain = Callable[[jax.Array, tuple], jax.Array]
@@ -37,6 +38,8 @@ class LlamaConfig:
       means num_heads.
     tie_embeddings: Whether the embedding is the output layer too.
     rope_theta: Base of the rotary wavelengths.
+    rope_scaling: How the rotary frequencies are lowered for long texts; None:
+      not at all.
     rms_norm_eps: Added to the mean square in RMSNorm.
     init_std: Standard deviation of every matrix at initialization.
     compute_dtype: Type of activations and of the products' inputs.
@@ -57,6 +60,7 @@ class LlamaConfig:
   num_kv_heads: int | None = None
   tie_embeddings: bool = False
   rope_theta: float = 10000.0
+  rope_scaling: rope_lib.RopeScaling | None = None
   rms_norm_eps: float = 1e-5
   init_std: float = 0.02
   compute_dtype: str = 'float32'
@@ -131,8 +135,8 @@ class Attention(nnx.Module):
       out = projection(x).reshape(split)
       return constrain(out, ('batch', 'sequence', name, None))
 
-    q_BLHD = attention_lib.rotate(heads(self.q_proj, 'heads'), rope)
-    k_BLKD = attention_lib.rotate(heads(self.k_proj, 'kv_heads'), rope)
+    q_BLHD = rope_lib.rotate(heads(self.q_proj, 'heads'), rope)
+    k_BLKD = rope_lib.rotate(heads(self.k_proj, 'kv_heads'), rope)
     v_BLKD = heads(self.v_proj, 'kv_heads')
     attend = self.config.attention
     if isinstance(attend, str):

@@ -10,7 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from models import attention, cross_entropy, layers
+from models import cross_entropy, layers
+from models import rope as rope_lib
 from models.layers import Constrain, LlamaConfig, Params
 
 __all__ = [
@@ -191,8 +192,12 @@ def _forward(params, tokens, config, constrain):
   # Split as the table is at first: its rows were not gathered for this.
   x = constrain(x, ('lookup_batch', 'sequence', 'lookup_embed'))
   x = constrain(x, layers.RESIDUAL)
-  rope = attention.rope_tables(
-    tokens.shape[1], config.head_dim, config.rope_theta, config.wide_dtype
+  rope = rope_lib.tables(
+    tokens.shape[1],
+    config.head_dim,
+    config.rope_theta,
+    config.wide_dtype,
+    config.rope_scaling,
   )
 
   def body(x, layer):

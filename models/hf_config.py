@@ -1,0 +1,135 @@
+"""Hugging Face's config.json of a Llama, to and from `LlamaConfig`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.layers import LlamaConfig
+from models.rope import RopeScaling
+
+# Ours -> theirs, for the fields that mean the same.
+_SAME = {
+  'vocab_size': 'vocab_size',
+  'hidden_size': 'hidden_size',
+  'intermediate_size': 'intermediate_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'num_kv_heads': 'num_key_value_heads',
+  'rms_norm_eps': 'rms_norm_eps',
+}
+# Their names for optional fields, and what stands for an absent one.
+_ABSENT = {'num_key_value_heads': None, 'rms_norm_eps': 1e-6}
+
+# Fields that change what the model computes, and the values it has here.
+_FIXED: dict[str, tuple[Any, ...]] = {
+  'model_type': ('llama',),
+  'hidden_act': ('silu',),
+  'attention_bias': (False, None),
+  'mlp_bias': (False, None),
+  'attention_dropout': (0, None),
+  'quantization_config': (None,),
+  'sliding_window': (None,),
+}
+
+
+def from_hf(fields: Mapping[str, Any]) -> LlamaConfig:
+  """Returns the model that a config.json describes.
+
+  Args:
+    fields: The content of config.json, of transformers 4 or 5.
+
+  Returns:
+    The configuration; how it is computed has the defaults of `LlamaConfig`.
+
+  Raises:
+    ValueError: A field is missing, or has a value that is not supported; the
+      message names it.
+  """
+  for name, allowed in _FIXED.items():
+    value = fields.get(name, allowed[-1])
+    if value not in allowed:
+      raise ValueError(
+        f'{name}={value!r} is not supported: only '
+        f'{" or ".join(map(repr, allowed))} is'
+      )
+  values = {}
+  for ours, theirs in _SAME.items():
+    if theirs not in fields and theirs not in _ABSENT:
+      raise ValueError(f'{theirs} is missing')
+    values[ours] = fields.get(theirs, _ABSENT.get(theirs))
+  head_dim = fields.get('head_dim')
+  expected = values['hidden_size'] // values['num_heads']
+  if head_dim not in (None, expected):
+    raise ValueError(
+      f'head_dim={head_dim} is not supported: only hidden_size / '
+      f'num_attention_heads = {expected} is'
+    )
+  rope = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+  return LlamaConfig(
+    **values,
+    tie_embeddings=bool(fields.get('tie_word_embeddings', False)),
+    rope_theta=rope.get('rope_theta') or fields.get('rope_theta') or 10000.0,
+    rope_scaling=_scaling_from_hf(rope),
+  )
+
+
+def to_hf(config: LlamaConfig, max_positions: int) -> dict[str, Any]:
+  """Returns the fields of a config.json that transformers 4 and 5 read.
+
+  Args:
+    config: The model.
+    max_positions: The longest sequence that it was trained on.
+
+  Returns:
+    JSON: model, positions and types; token ids are left to the caller.
+  """
+  scaling = _scaling_to_hf(config.rope_scaling)
+  return {
+    'architectures': ['LlamaForCausalLM'],
+    'model_type': 'llama',
+    **{theirs: getattr(config, ours) for ours, theirs in _SAME.items()},
+    'num_key_value_heads': config.kv_heads,
+    'head_dim': config.head_dim,
+    'hidden_act': 'silu',
+    'attention_bias': False,
+    'mlp_bias': False,
+    'attention_dropout': 0.0,
+    'initializer_range': config.init_std,
+    'tie_word_embeddings': config.tie_embeddings,
+    'max_position_embeddings': max_positions,
+    # transformers 5 reads rope_parameters, 4 the other two.
+    'rope_parameters': {'rope_theta': config.rope_theta, **scaling},
+    'rope_theta': config.rope_theta,
+    'rope_scaling': None if config.rope_scaling is None else scaling,
+  }
+
+
+def _scaling_from_hf(rope: Mapping[str, Any]) -> RopeScaling | None:
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind == 'default':
+    return None
+  if kind == 'linear':
+    return RopeScaling(rope['factor'])
+  if kind == 'llama3':
+    return RopeScaling(
+      rope['factor'],
+      rope['low_freq_factor'],
+      rope['high_freq_factor'],
+      rope['original_max_position_embeddings'],
+    )
+  raise ValueError(
+    f'rope_type={kind!r} is not supported: only default, linear and llama3 are'
+  )
+
+
+def _scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any]:
+  if scaling is None:
+    return {'rope_type': 'default'}
+  if scaling.original_positions is None:
+    return {'rope_type': 'linear', 'factor': scaling.factor}
+  return {
+    'rope_type': 'llama3',
+    'factor': scaling.factor,
+    'low_freq_factor': scaling.low_freq_factor,
+    'high_freq_factor': scaling.high_freq_factor,
+    'original_max_position_embeddings': scaling.original_positions,
+  }

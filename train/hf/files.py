@@ -1,0 +1,136 @@
+"""The files of a Hugging Face checkpoint: config.json and safetensors."""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from models import hf_config, layers
+from train.errors import UserError
+
+CONFIG = 'config.json'
+_WEIGHTS = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the object in a file; UserError if there is none."""
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'cannot read {path} ({error}): give the directory of a Hugging Face '
+      'Llama'
+    ) from error
+  if not isinstance(content, dict):
+    raise UserError(f'{path} holds no JSON object')
+  return content
+
+
+def read_config(directory: pathlib.Path) -> layers.LlamaConfig:
+  """Returns the model of a directory.
+
+  Raises:
+    UserError: If config.json cannot be read, or has a field that is not
+      supported, which the message names.
+  """
+  try:
+    return hf_config.from_hf(read_json(directory / CONFIG))
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{directory / CONFIG}: {error}') from error
+
+
+class Weights(Mapping[str, np.ndarray]):
+  """The tensors of a directory by name, each read when it is asked for."""
+
+  def __init__(self, directory: pathlib.Path):
+    """Finds the files.
+
+    Args:
+      directory: Holds model.safetensors, or its shards and their index.
+
+    Raises:
+      UserError: If it does not, or a file is missing or damaged.
+    """
+    index = directory / _INDEX
+    if index.exists():
+      files = read_json(index).get('weight_map')
+      if not isinstance(files, dict):
+        raise UserError(f'{index} has no weight_map')
+      shards = {directory / str(name) for name in files.values()}
+    else:
+      shards = {directory / _WEIGHTS}
+    self._shards: dict[str, Any] = {}
+    for path in sorted(shards):
+      try:
+        shard = safetensors.safe_open(path, 'np')
+      except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+          f'cannot read {path} ({error}): give a directory with {_WEIGHTS}, '
+          'or all its shards'
+        ) from error
+      self._shards |= dict.fromkeys(shard.keys(), shard)
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._shards[name].get_tensor(name)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._shards)
+
+  def __len__(self) -> int:
+    return len(self._shards)
+
+
+def write_weights(
+  directory: pathlib.Path,
+  state: Mapping[str, np.ndarray],
+  max_shard_bytes: int,
+) -> list[pathlib.Path]:
+  """Writes model.safetensors, or shards and their index.
+
+  Args:
+    directory: Where to; it exists.
+    state: Name -> array, in the order in which they are written.
+    max_shard_bytes: Size above which a second file is begun.
+
+  Returns:
+    The files of weights.
+  """
+  shards: list[dict[str, np.ndarray]] = [{}]
+  size = 0
+  for name, array in state.items():
+    if shards[-1] and size + array.nbytes > max_shard_bytes:
+      shards.append({})
+      size = 0
+    shards[-1][name] = np.ascontiguousarray(array)
+    size += array.nbytes
+  names = [_WEIGHTS]
+  if len(shards) > 1:
+    names = [
+      f'model-{i:05d}-of-{len(shards):05d}.safetensors'
+      for i in range(1, len(shards) + 1)
+    ]
+    index = {
+      'metadata': {'total_size': sum(x.nbytes for x in state.values())},
+      'weight_map': {
+        tensor: name
+        for name, shard in zip(names, shards, strict=True)
+        for tensor in shard
+      },
+    }
+    write_json(directory / _INDEX, index)
+  for name, shard in zip(names, shards, strict=True):
+    # transformers refuses files that do not say who wrote them.
+    safetensors.numpy.save_file(
+      shard, directory / name, metadata={'format': 'pt'}
+    )
+  return [directory / name for name in names]
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes an object, indented."""
+  path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
