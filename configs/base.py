@@ -126,6 +126,9 @@ def _learning_rates() -> dict[str, float]:
     # trial yet.
     'muon': 1e-2,
     'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
+    'adafactor': 3e-3,  # as adamw, whose updates have the same size
+    'adam_mini': 3e-3,  # as adamw
+    'coupled_adam': 3e-3,  # as adamw
     'sage_muon': 5e-3,  # nobody's yet, no trial yet
     'sage_scale': 1e-3,  # nobody's yet, no trial yet
   }

@@ -1,5 +1,11 @@
 """Where papers and released codes part, in a line each; docs/conformance.md."""
 
+# Methods without a recorded run, and what they are compared with instead.
+NOT_RECORDED: dict[str, str] = {
+  'adafactor': "Optax's scale_by_factored_rms and its clip",
+  'adam_mini': 'optax.scale_by_adam where slices are constant',
+}
+
 # method: (paper, released code, ours). Sizes are in the tables of the page.
 CHOICES: dict[str, tuple[str, str, str]] = {
   'adamw': (
@@ -53,6 +59,16 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     'the root of `scale`; limited before the bias correction; a zero gradient '
     'leaves 0 as the norm to grow from',
     'the code, but a zero gradient leaves the norm from before',
+  ),
+  'adafactor': (
+    'relative step sizes, by the rms of the parameter',
+    'an option',
+    'left out; `optax.scale_by_param_block_rms` adds them',
+  ),
+  'adam_mini': (
+    'a second moment per head for queries and keys',
+    'as the paper',
+    'per fan-out unit there too; per feature in Coupled Adam',
   ),
   'galore': (
     'Adam in the leading subspace of the gradient',

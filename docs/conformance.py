@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from docs.choices import CHOICES
+from docs.choices import CHOICES, NOT_RECORDED
 from tests.support import replays
 
 _INTRO = """\
@@ -46,7 +46,7 @@ _FLOORS = {'float64': 1e-12, 'float32': 1e-5}
 def page() -> str:
   """The whole page, from the golden files."""
   rows = [
-    f'| [{name}](#{name}) | {paper} | {released} | {ours} |'
+    f'| {_link(name)} | {paper} | {released} | {ours} |'
     for name, (paper, released, ours) in CHOICES.items()
   ]
   header = ['| method | paper | released code | ours |', '|---|---|---|---|']
@@ -60,7 +60,13 @@ def page() -> str:
   cases = sorted(replays.REPLAYS, key=_method)
   for name, group in itertools.groupby(cases, key=_method):
     text += [f'### {name}', '', *_table(list(group)), '']
-  return '\n'.join(text)
+  text += ['### Not recorded', '', 'Compared with other code instead:', '']
+  text += [f'- {name}: {other}' for name, other in NOT_RECORDED.items()]
+  return '\n'.join([*text, ''])
+
+
+def _link(name: str) -> str:
+  return name if name in NOT_RECORDED else f'[{name}](#{name})'
 
 
 @functools.cache

@@ -3,11 +3,21 @@
 from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax.explain import Explanation, explain
 from sage_optax.layout import with_matrix_axes
+from sage_optax.methods.adafactor import (
+  ScaleByAdafactorState,
+  scale_by_adafactor,
+)
 from sage_optax.methods.adam import scale_by_adam
+from sage_optax.methods.adam_mini import (
+  ScaleByAdamMiniState,
+  scale_by_adam_mini,
+)
 from sage_optax.methods.apollo import ScaleByApolloState, scale_by_apollo
 from sage_optax.methods.fira import ScaleByFiraState, scale_by_fira
 from sage_optax.methods.galore import ScaleByGaloreState, scale_by_galore
+from sage_optax.methods.hyperball import hyperball
 from sage_optax.methods.lion import ScaleByLionState, scale_by_lion
+from sage_optax.methods.multi_norm import scale_by_multi_norm
 from sage_optax.methods.muon import ScaleByMuonState, scale_by_muon
 from sage_optax.methods.sage import ScaleBySageState, scale_by_sage
 from sage_optax.methods.scale import (
@@ -23,9 +33,12 @@ from sage_optax.methods.stable_spam import (
 )
 from sage_optax.methods.swan import scale_by_swan
 from sage_optax.recipes import (
+  adafactor,
+  adam_mini,
   adamw,
   apollo,
   apollo_mini,
+  coupled_adam,
   fira,
   galore,
   lion,
@@ -52,6 +65,8 @@ __version__ = '0.1.0'
 
 __all__ = [
   'Explanation',
+  'ScaleByAdafactorState',
+  'ScaleByAdamMiniState',
   'ScaleByApolloState',
   'ScaleByColumnNormState',
   'ScaleByFiraState',
@@ -62,12 +77,16 @@ __all__ = [
   'ScaleBySgdSaiState',
   'ScaleBySpamState',
   'ScaleByStableSpamState',
+  'adafactor',
+  'adam_mini',
   'adamw',
   'apollo',
   'apollo_mini',
+  'coupled_adam',
   'explain',
   'fira',
   'galore',
+  'hyperball',
   'layout',
   'lion',
   'lion_hybrid',
@@ -83,12 +102,15 @@ __all__ = [
   'sage_muon',
   'sage_scale',
   'scale',
+  'scale_by_adafactor',
   'scale_by_adam',
+  'scale_by_adam_mini',
   'scale_by_apollo',
   'scale_by_column_norm',
   'scale_by_fira',
   'scale_by_galore',
   'scale_by_lion',
+  'scale_by_multi_norm',
   'scale_by_muon',
   'scale_by_sage',
   'scale_by_sgd_sai',

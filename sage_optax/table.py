@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import optax
 
 from sage_optax.methods import (
+  adafactor,
   adam,
+  adam_mini,
   apollo,
   fira,
   galore,
@@ -22,6 +24,8 @@ from sage_optax.methods import (
 )
 
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'adafactor': adafactor.scale_by_adafactor,
+  'adam_mini': adam_mini.scale_by_adam_mini,
   'adamw': adam.scale_by_adam,
   'apollo': apollo.scale_by_apollo,
   'fira': fira.scale_by_fira,
@@ -164,6 +168,23 @@ RECIPES: dict[str, Recipe] = {
     _ADAMW,
     _ADAMW,
     Part('muon', {'equilibrate': 'fan_out', 'consistent_rms': 0.2}),
+    _ADAMW,
+  ),
+  'adafactor': _uniform(
+    'Adafactor on every role, without relative step sizes.', 'adafactor'
+  ),
+  'adam_mini': Recipe(
+    'Adam-mini: a second moment per token and per fan-out unit.',
+    Part('adam_mini', {'axis': -1}),
+    Part('adam_mini', {'axis': -2}),
+    Part('adam_mini', {'axis': -2}),
+    _ADAMW,
+  ),
+  'coupled_adam': Recipe(
+    'Coupled Adam on embedding and head, AdamW elsewhere.',
+    Part('adam_mini', {'axis': -2}),
+    Part('adam_mini', {'axis': -1}),
+    _ADAMW,
     _ADAMW,
   ),
   'sage_muon': Recipe(

@@ -52,7 +52,11 @@ class ConformanceTest(parameterized.TestCase):
     methods = set(recipes.METHODS)
     self.assertEqual(set(choices.CHOICES), methods, 'docs/choices.py')
     replayed = {replay.method for replay in replays.REPLAYS}
-    self.assertEqual(replayed, methods, 'rows of tests/support/replays.py')
+    self.assertEqual(
+      methods - replayed,
+      set(choices.NOT_RECORDED),
+      'rows of tests/support/replays.py',
+    )
 
   @pytest.mark.slow
   def test_table_is_measured(self):

@@ -322,4 +322,43 @@ CASES = (
     steps=8,
     rank=2,
   ),
+  Case(
+    'adam_mini',
+    'adam_mini',
+    _make(sage_optax.scale_by_adam_mini, b2=0.95),
+    functools.partial(oracles.adam_mini, b2=0.95),
+    lambda m, n: m * n + n,
+    lambda d: 2 * d,
+  ),
+  Case(
+    'adam_mini_without_momentum',
+    'adam_mini',
+    _make(sage_optax.scale_by_adam_mini, b1=None, b2=0.9, eps=0.1, axis=-1),
+    functools.partial(oracles.adam_mini, b1=None, b2=0.9, eps=0.1, axis=-1),
+    lambda m, n: m,
+    lambda d: d,
+  ),
+  Case(
+    'adafactor',
+    'adafactor',
+    _make(sage_optax.scale_by_adafactor),
+    oracles.adafactor,
+    lambda m, n: m + n,
+    lambda d: d + 1,
+  ),
+  Case(
+    'adafactor_momentum',
+    'adafactor',
+    _make(
+      sage_optax.scale_by_adafactor,
+      momentum=0.8,
+      decay_rate=0.5,
+      clipping_threshold=None,
+    ),
+    functools.partial(
+      oracles.adafactor, momentum=0.8, decay_rate=0.5, clip=None
+    ),
+    lambda m, n: m * n + m + n,
+    lambda d: 2 * d + 1,
+  ),
 )

@@ -318,3 +318,59 @@ def fira(
     x = correction * (alpha * (p.T @ direction) + residual)
     updates.append(x if x.shape == grads[0].shape else x.T)
   return updates
+
+
+def adam_mini(grads, b1=0.9, b2=0.999, eps=1e-8, axis=-2):
+  mu, nu, updates = np.zeros_like(grads[0]), 0.0, []
+  for t, g in enumerate(grads, 1):
+    square = g**2
+    if g.ndim == 2:
+      square = np.broadcast_to(square.mean(axis, keepdims=True), g.shape)
+    nu = b2 * nu + (1 - b2) * square
+    root = np.sqrt(nu / (1 - b2**t)) + eps
+    if b1 is None:
+      updates.append(g / root)
+      continue
+    mu = b1 * mu + (1 - b1) * g
+    updates.append(mu / (1 - b1**t) / root)
+  return updates
+
+
+def adafactor(grads, momentum=None, decay_rate=0.8, clip=1.0):
+  rows = columns = whole = 0.0
+  mu, updates = np.zeros_like(grads[0]), []
+  for t, g in enumerate(grads, 1):
+    beta, square = 1 - t**-decay_rate, g**2 + 1e-30
+    if g.ndim == 1:
+      estimate = whole = beta * whole + (1 - beta) * square
+    else:
+      rows = beta * rows + (1 - beta) * square.mean(1)
+      columns = beta * columns + (1 - beta) * square.mean(0)
+      estimate = np.outer(rows, columns) / rows.mean()
+    update = g / np.sqrt(estimate)
+    if clip is not None:
+      update = update / max(1.0, _rms(update) / clip)
+    if momentum is not None:
+      update = mu = momentum * mu + (1 - momentum) * update
+    updates.append(update)
+  return updates
+
+
+def multi_norm(grads, norms, num_iters):
+  updates = []
+  for g in grads:
+    x = g.copy()
+    for name in list(norms) * num_iters:
+      if name == 'spectral':
+        u, _, vt = np.linalg.svd(x, full_matrices=False)
+        x = u @ vt * np.sqrt(max(x.shape))
+      elif name == 'frobenius':
+        x = x / (_rms(x) + 1e-8 / np.sqrt(x.size))
+      elif name == 'max':
+        x = np.sign(x)
+      else:
+        axis = {'fan_out': 0, 'fan_in': 1}[name]
+        size = np.linalg.norm(x, axis=axis, keepdims=True) + 1e-8
+        x = x / size * np.sqrt(x.shape[axis])
+    updates.append(x)
+  return updates

@@ -1,0 +1,131 @@
+"""Adam with one second moment for a whole slice: Adam-mini, Coupled Adam."""
+
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax import rounding
+from sage_optax.core import blocks, linalg, moments
+
+
+class ScaleByAdamMiniState(NamedTuple):
+  """State of `scale_by_adam_mini`.
+
+  Attributes:
+    count: int32 scalar, number of updates so far.
+    mu: first moment, in the shapes of the parameters, float32 or wider;
+      None where `b1` is None.
+    nu: second moment, `axis` of the matrices with size 1.
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  mu: optax.Updates | None
+  nu: optax.Updates
+
+
+def scale_by_adam_mini(
+  b1: float | None = 0.9,
+  b2: jax.typing.ArrayLike = 0.999,
+  eps: jax.typing.ArrayLike = 1e-8,
+  state_dtype: jax.typing.DTypeLike | None = None,
+  *,
+  axis: int = -2,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Adam whose second moment is averaged over one axis of each matrix.
+
+  .. math::
+
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
+      v_t = \beta_2 v_{t-1} + (1 - \beta_2) \, \mathrm{mean}(g_t^2) \\
+    u_t &= \frac{m_t / (1 - \beta_1^t)}
+      {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+  with the mean over `axis`, so that slices along it share one step size. On an
+  embedding [vocab, feature] axis -2 is Coupled Adam: all tokens share the
+  second moment of a feature, and the gradients of a softmax, whose sum over
+  the vocabulary is zero, move the mean embedding no more than they would with
+  SGD. Axis -1 gives each token one second moment, as Adam-mini does there. On
+  a dense kernel [fan_in, fan_out] and a head [feature, vocab] axis -2 gives
+  each fan-out unit one, which is Adam-mini's partition but for queries and
+  keys: Adam-mini has one number per head there, which the shape does not tell.
+
+  SAGE keeps as many numbers: a mean of |g| in place of a mean of g^2.
+
+  Learning rates:
+    Published: those of Adam, for both methods.
+
+  Args:
+    b1: decay of the first moment; None: no first moment, and the gradient
+      itself is divided.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    axis: the axis of the matrices that is averaged away, -2 or -1, static.
+    core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
+      whose elements have a second moment each; all axes before are a batch.
+      None: min(ndim, 2).
+
+  Returns:
+    A `GradientTransformation`; updates have the dtype of the updates that came
+    in. State: mn + n numbers per matrix [m, n] (axis -2) or mn + m (axis -1),
+    2d per vector [d]; n, m and d without a first moment.
+
+  Raises:
+    ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does
+      not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, sage_optax
+    >>> tx = sage_optax.scale_by_adam_mini()
+    >>> grads = jnp.array([[3.0, -0.1], [4.0, 0.1]])
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> print(np.asarray(updates).round(3))
+    [[ 0.849 -1.   ]
+     [ 1.131  1.   ]]
+
+  References:
+    Zhang et al., Adam-mini: Use Fewer Learning Rates To Gain More, arXiv
+    2406.16793, 2024.
+
+    Stollenwerk and Stollenwerk, Better Embeddings with Coupled Adam, arXiv
+    2502.08441, 2025.
+  """
+  linalg.check_static('axis', axis, (linalg.FAN_IN, linalg.FAN_OUT))
+  axis = operator.index(axis)
+  linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+
+  def mean_square(grad, mean=blocks.mean):
+    if len(linalg.unit_axes(jnp.ndim(grad), core_ndim)) < 2:
+      return jnp.square(linalg.as_stat(grad))
+    return mean(jnp.square, grad, axis)
+
+  def init_fn(params):
+    nu = moments.zeros_of(lambda p: mean_square(p, blocks.plain_mean), params)
+    mu = None if b1 is None else moments.zeros(params)
+    return ScaleByAdamMiniState(jnp.zeros([], jnp.int32), mu, nu)
+
+  def update_fn(updates, state, params=None):
+    del params
+    count = optax.safe_increment(state.count)
+    nu = jax.tree.map(
+      lambda g, v: moments.ema(mean_square(g), v, b2), updates, state.nu
+    )
+    mu, first = None, jax.tree.map(linalg.as_stat, updates)
+    if b1 is not None:
+      mu = jax.tree.map(lambda g, m: moments.ema(g, m, b1), first, state.mu)
+      first = jax.tree.map(lambda m: moments.unbiased(m, b1, count), mu)
+    scaled = jax.tree.map(
+      lambda m, v: m / (jnp.sqrt(moments.unbiased(v, b2, count)) + eps),
+      first,
+      nu,
+    )
+    new_state = ScaleByAdamMiniState(count, mu, nu)
+    return optax.tree.cast_like(scaled, updates), new_state
+
+  tx = optax.GradientTransformation(init_fn, update_fn)
+  return rounding.low_precision_state(tx, state_dtype)

@@ -1,0 +1,100 @@
+"""Hyperball: steps that keep the norm of every matrix."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax.core import linalg
+
+
+def hyperball(
+  tx: optax.GradientTransformation,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Moves each matrix on the sphere of its own norm, along the steps of `tx`.
+
+  With :math:`N(X) = X / \|X\|_2`, W a matrix and u what `tx` makes of its
+  gradient,
+
+  .. math::
+
+    W \leftarrow R \, N(W - \eta R \, N(u)), \quad R = \|W\|_2
+
+  so the learning rate is the angle of a step, about, and there is no weight
+  decay: it would change nothing. A matrix of zeros has no sphere, and takes
+  the step :math:`-\eta u` itself; a zero u leaves W as it is.
+
+  The paper fixes R at initialisation. The released code measures it at each
+  step, as this does: the two differ by rounding, and this keeps no state.
+
+  Whether it gains anything over tuned weight decay is disputed.
+
+  Learning rates:
+    A start, from the released configurations: the root of (learning rate times
+    weight decay) of a tuned Muon or Adam.
+
+  Args:
+    tx: gives directions, such as `scale_by_muon()` or `scale_by_adam()`; it
+      must not apply a learning rate or decay.
+    learning_rate: a number or an Optax schedule.
+    core_ndim: trailing axes that form one unit, whose norm is kept: 2 for
+      matrices, 1 for vectors; all axes before are a batch. None: min(ndim, 2).
+
+  Returns:
+    A `GradientTransformation`, the last of a chain; its `update` needs
+    `params`. State: that of `tx`, and a count where the learning rate is a
+    schedule.
+
+  Raises:
+    ValueError: `core_ndim` does not fit; from `update`, no `params`.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, optax, sage_optax
+    >>> tx = sage_optax.hyperball(optax.identity(), 1.0)
+    >>> params, grads = jnp.array([[3.0, 0.0]]), jnp.array([[0.0, -0.1]])
+    >>> updates, _ = tx.update(grads, tx.init(params), params)
+    >>> print(np.asarray(optax.apply_updates(params, updates)).round(3))
+    [[2.121 2.121]]
+
+  References:
+    Wen et al., arXiv 2606.16899, 2026 (AdamH, MuonH).
+  """
+  linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+
+  def norm(x):
+    return linalg.norm(x, linalg.unit_axes(x.ndim, core_ndim))
+
+  def tangent(update, param):
+    """R N(u), or u where the parameter has no radius."""
+    update, radius = linalg.as_stat(update), norm(linalg.as_stat(param))
+    size = norm(update)
+    return update * jnp.where(
+      radius > 0, radius / jnp.where(size > 0, size, 1), 1
+    )
+
+  def retract(step, param):
+    """The step that ends on the sphere."""
+    old = linalg.as_stat(param)
+    radius, moved = norm(old), old + step
+    size = norm(moved)
+    new = moved * jnp.where(size > 0, radius / jnp.where(size > 0, size, 1), 0)
+    return jnp.where((radius > 0) & (norm(step) > 0), new - old, step)
+
+  def on_units(function):
+    def update_fn(updates, state, params=None):
+      if params is None:
+        raise ValueError(
+          'hyperball needs the parameters: call update(grads, state, params).'
+        )
+      return jax.tree.map(function, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+
+  return optax.chain(
+    tx,
+    on_units(tangent),
+    optax.scale_by_learning_rate(learning_rate),
+    on_units(retract),
+  )
