@@ -3,13 +3,12 @@
 1,377,408 parameters, tied embeddings, a byte-level BPE of 4096 tokens.
 """
 
-from configs import base
 from train.config import Config
 
 
 def get_config() -> Config:
   """Returns the configuration."""
-  config = base.get_config()
+  config = Config()
   config.name = 'quickstart'
 
   config.model.vocab_size = 4096

@@ -70,11 +70,11 @@ class WallsTest(parameterized.TestCase):
         if name.startswith('sage_optax'):
           self.assertIn(name.split('.')[1], allowed, path)
 
-  def test_configs_import_the_schema_only(self):
+  def test_configs_import_train_config_only(self):
     for path in _files('configs'):
       for name in _imports(path):
         if name.startswith('train'):
-          self.assertRegex(name, r'^train\.(config|schema)\b', path)
+          self.assertRegex(name, r'^train\.config\b', path)
 
   @parameterized.parameters('sage_optax', 'models', 'train/step.py')
   def test_the_default_backend_is_never_asked(self, where):

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 from docs import choices, conformance, pages
 from sage_optax import recipes
 from tests.support import replays
+from train.config import help as config_help
 
 _DOCS = pathlib.Path(conformance.__file__).parent
 _AGAIN = 'python -m docs.generate writes them again'
@@ -21,6 +22,8 @@ class PagesTest(parameterized.TestCase):
     self.assertEqual(set(files), set(made), _AGAIN)
     for name, text in made.items():
       self.assertEqual(files[name], text, f'{name}: {_AGAIN}')
+    configuration = (_DOCS / 'configuration.md').read_text()
+    self.assertEqual(configuration, config_help.markdown(), _AGAIN)
 
   @parameterized.parameters(*recipes.METHODS)
   def test_are_whole(self, name):

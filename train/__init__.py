@@ -1,7 +1,7 @@
 """The training stack: python -m train.main --config configs/<name>.py.
 
-- main, prepare, plan: the commands; config, schema, validate, errors: what they
-  read and refuse
+- main, prepare, plan: the commands; config, errors: what they read and
+  refuse
 - loop: the order of events in a run; program: what is compiled; step, state,
   optimizer, mesh: pure functions; inputs, checkpoint, lock: files of a run
 - data: from text to token shards, and from shards to batches

@@ -48,7 +48,8 @@ def run(config: Config, processes: Processes) -> int:
 def _run(config: Config, processes: Processes) -> int:
   """As `run`, with signals caught."""
   workdir = pathlib.Path(config.workdir)
-  processes.check_same(config_lib.settings(config))
+  settings = config_lib.settings(config).items()
+  processes.check_same([f'config.{k}={v!r}' for k, v in settings])
   compiled = program.build(config)
   identity = program.describe(config, compiled)
   if processes.share(lambda: _is_complete(workdir, identity)):

@@ -1,18 +1,17 @@
 """Trains a language model: python -m train.main --config configs/<name>.py.
 
-The same command goes on where it was stopped, and says so when the run is
-complete. Exit status: 0 when the run is complete; 1 when the loss is not
-finite, or on a failure of the program; 2 for bad input, with one line that
-says what to do; 3 where another process died or failed; 143 after SIGTERM and
-130 after Ctrl-C, with the state saved. A second Ctrl-C ends the process at
-once.
+If interrupted, rerun the same command to resume. Exit status: 0 when the run is
+complete; 1 when the loss is not finite, or on a failure of the program; 2 for
+bad input, with one line of what to do; 3 where another process died or failed;
+143 after SIGTERM and 130 after Ctrl-C, with the state saved. A second Ctrl-C
+ends the process at once.
 
-Every field of the configuration can be overridden, as in
---config.train.steps=100; configs/base.py shows them all.
+Every field of the configuration can be set on the command line, such as
+--config.train.steps=100; --helpfull lists them all.
 
 On several hosts or in several processes the same command is started in each.
 They find each other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU
-slices; elsewhere every one is told, here the first of four:
+slices; elsewhere pass the addresses, here in the first of four:
 
   python -m train.main --config configs/<name>.py \\
     --coordinator=HOST:PORT --num_processes=4 --process_id=0
@@ -41,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from train import config as config_lib
     from train import errors, loop
+    from train.config import help as config_help
     from train.distributed import cluster
     from train.distributed import processes as processes_lib
   except ModuleNotFoundError as error:
@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
+  if '--helpfull' in argv[1:]:
+    print(f'{__doc__}\n{config_help.text()}')
+    return 0
   try:
     flag_values = flags.FlagValues()
     config_lib.define_flag(flag_values, argv)

@@ -7,9 +7,9 @@ from typing import Any
 import optax
 
 import sage_optax
-from train.config import Config
+from train import config as config_lib
+from train.config import Config, fields
 from train.errors import UserError
-from train.validate import learning_rate
 
 # Which role the axes of a parameter make it play; the only place that says so.
 AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -19,12 +19,6 @@ AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
   (('layers', 'embed'), 'vector'),  # norm scales of all layers
   (('embed',), 'vector'),  # the last norm's scale
 )
-
-_SHARED = (
-  *('b1', 'b2', 'eps', 'momentum', 'num_iters', 'ns_steps', 'rank'),
-  *('update_proj_gap', 'projector', 'reset_interval', 'state_dtype'),
-)
-_ROLES = ('embedding', 'head', 'matrix', 'vector')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +51,7 @@ def schedule(config: Config) -> optax.Schedule:
   decayed to final_fraction * peak at t = T, when the last step is done.
   """
   peak, steps, options = (
-    learning_rate(config),
+    config_lib.learning_rate(config),
     config.train.steps,
     config.schedule,
   )
@@ -88,13 +82,12 @@ def schedule(config: Config) -> optax.Schedule:
 def recipe_options(config: Config) -> dict[str, Any]:
   """Returns the recipe's keyword arguments that the configuration sets."""
   options = config.optimizer
-  result: dict[str, Any] = {'weight_decay': options.weight_decay}
-  for name in _SHARED:
-    if getattr(options, name) is not None:
-      result[name] = getattr(options, name)
-  if options.paper:
-    result['paper'] = True
-  for role in _ROLES:
+  result: dict[str, Any] = {}
+  for declared in fields.walk(options):
+    unset = declared.value is None or declared.value is False
+    if declared.declaration.option and not unset:
+      result[declared.path] = declared.value
+  for role in sage_optax.roles.ROLES:
     given = dataclasses.asdict(getattr(options, role))
     given = {k: v for k, v in given.items() if v is not None}
     if role == 'matrix' and options.recipe in options.matrix_lr_scales:

@@ -10,39 +10,13 @@ from jax.sharding import Mesh
 
 import sage_optax
 from models import attention, llama
+from train import config as config_lib
 from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
 from train import state as state_lib
 from train import step as step_lib
-from train import validate
 from train.config import Config, model_config
 from train.errors import UserError
-
-# Another value means another run. What only changes the speed (mesh, remat,
-# microbatches) or what is looked at (eval, log, checkpoint) is not here.
-_IDENTITY = (
-  'model.vocab_size',
-  'model.hidden_size',
-  'model.intermediate_size',
-  'model.num_layers',
-  'model.num_heads',
-  'model.num_kv_heads',
-  'model.tie_embeddings',
-  'model.rope_theta',
-  'model.rms_norm_eps',
-  'model.init_std',
-  'train.seq_len',
-  'train.batch_size',
-  'train.steps',
-  'train.seed',
-  'train.grad_clip',
-  'data.seed',
-  'schedule.kind',
-  'schedule.warmup_fraction',
-  'schedule.final_fraction',
-  'schedule.decay_fraction',
-  'optimizer.recipe',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,9 +182,9 @@ def explain(
 
 def describe(config: Config, program: Program) -> dict[str, Any]:
   """What makes the run what it is: checkpoints of another are refused."""
-  description = {path: validate.get(config, path) for path in _IDENTITY}
+  description = config_lib.select(config, 'value')
   description['train.dtype'] = program.model.compute_dtype
-  description['optimizer.learning_rate'] = validate.learning_rate(config)
+  description['optimizer.learning_rate'] = config_lib.learning_rate(config)
   for name, value in optimizer_lib.recipe_options(config).items():
     description[f'optimizer.{name}'] = value
   return description

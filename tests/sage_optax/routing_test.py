@@ -8,7 +8,6 @@ import optax
 from absl.testing import parameterized
 
 import sage_optax
-from configs import base
 from models import llama
 from sage_optax import recipes
 from train import config as config_lib
@@ -18,7 +17,7 @@ _LAYERS = 24
 
 @functools.cache
 def _params():
-  config = base.get_config()
+  config = config_lib.Config()
   config.model.num_layers = _LAYERS
   model = config_lib.model_config(config, 'cpu')
   return jax.eval_shape(lambda: llama.init(jax.random.key(0), model))

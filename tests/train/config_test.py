@@ -1,8 +1,9 @@
-import dataclasses
 import importlib
+import operator
 import pathlib
 import re
 import tempfile
+import types
 
 import jax
 import pytest
@@ -10,10 +11,10 @@ from absl import flags
 from absl.testing import parameterized
 
 import sage_optax
-from configs import base
 from models import llama
 from train import config as config_lib
-from train import optimizer, state
+from train import optimizer, program, state
+from train.config import fields
 from train.errors import UserError
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -48,8 +49,6 @@ class ConfigFilesTest(parameterized.TestCase):
     config = config_lib.load(str(_ROOT / 'configs' / f'{name}.py'))
     sizes = [x.size for x in jax.tree.leaves(_abstract_state(config).params)]
     doc = importlib.import_module(f'configs.{name}').__doc__
-    if name == 'base':
-      doc = importlib.import_module('configs.llama_60m').__doc__
     named = re.search(r'([\d,]+) parameters', doc)
     self.assertEqual(f'{sum(sizes):,}', named[1])
     self.assertEqual(config.name, name)
@@ -107,27 +106,15 @@ class ConfigFilesTest(parameterized.TestCase):
   def test_every_config_is_here(self):
     self.assertContainsSubset(
       [
-        *('base', 'quickstart', 'llama_60m', 'llama_130m', 'llama_350m'),
+        *('quickstart', 'llama_60m', 'llama_130m', 'llama_350m'),
         *('llama_1b', 'llama_7b', 'llama_270m', 'llama_0_6b', 'llama_1_3b'),
       ],
       _NAMES,
     )
 
-  def test_base_shows_every_field(self):
-    source = (_ROOT / 'configs' / 'base.py').read_text()
-
-    def check(section):
-      for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        self.assertIn(f'{field.name}=', source)
-        if dataclasses.is_dataclass(value):
-          check(value)
-
-    check(base.get_config())
-
   def test_misspelt_assignment_in_a_file_fails(self):
     with pytest.raises(AttributeError, match='stesp'):
-      base.get_config().train.stesp = 3
+      config_lib.Config().train.stesp = 3
 
 
 class CommandLineTest(parameterized.TestCase):
@@ -171,7 +158,10 @@ class CommandLineTest(parameterized.TestCase):
     (('--config.schedule.kind=cosin',), "'cosine', 'linear'"),
     (('--config.train.batch_size=9',), 'not a multiple of'),
     (('--config.train.steps=0',), 'at least 1'),
-    (('--config.schedule.final_fraction=1.5',), 'give 0 to 1'),
+    (
+      ('--config.schedule.final_fraction=1.5',),
+      'give at least 0 and at most 1',
+    ),
     (('--config.model.num_heads=3',), 'config.model.hidden_size=128'),
     (('--config.model.num_kv_heads=3',), 'num_kv_heads=3'),
     (('--config.train.dtype=fp32',), "'float32'"),
@@ -206,6 +196,7 @@ class CommandLineTest(parameterized.TestCase):
       ('import nothing_of_this_name', 'ModuleNotFoundError'),
       ('def get_config():\n  return 3', 'must return a train.config.Config'),
       ('x = (', 'SyntaxError'),
+      ('import sys\nsys.exit(0)', 'SystemExit: 0'),
       (r"raise ValueError('one\n\ntwo')", 'ValueError: one two'),
     ):
       path.write_text(text)
@@ -217,7 +208,7 @@ class CommandLineTest(parameterized.TestCase):
 
 class ValidateTest(parameterized.TestCase):
   def test_wrong_type_in_a_file(self):
-    config = base.get_config()
+    config = config_lib.Config()
     config.train.steps = 1e4
     with pytest.raises(UserError, match=r'config\.train\.steps is 10000\.0'):
       config_lib.validate(config)
@@ -240,9 +231,33 @@ class ValidateTest(parameterized.TestCase):
     ('optimizer.learning_rate', float('inf'), 'finite'),
     ('model.init_std', float('nan'), 'finite'),
     ('optimizer.learning_rates', None, 'a dictionary'),
+    ('optimizer.learning_rates', {'adamw': 1e30}, 'at most 10000'),
+    ('optimizer.learning_rates', {'adamw': '1'}, 'give float'),
+    ('optimizer.learning_rates', {'adamw': True}, 'give float'),
+    ('model.hidden_size', 9 * 10**18, 'at most'),
+    ('model.num_layers', 9 * 10**18, 'at most'),
+    ('model.rope_theta', 1e30, 'at most'),
+    ('train.grad_clip', -1.0, 'more than 0'),
+    (
+      'train.grad_clip',
+      'x' * 1000,
+      r"is '[^ ]{50,99}\.\.\.: give float or none",
+    ),
+    ('train.steps', 'x'.upper, 'of type builtin_function_or_method: give int$'),
+    ('train.seq_len', [1, 2], 'of type list: give int'),
+    ('log.every', True, 'is True: give int'),
+    ('eval', 3, 'is 3, not a section'),
+    ('name', '../elsewhere', 'without slashes'),
+    ('name', '..', 'without slashes'),
+    ('name', '', 'without slashes'),
+    ('name', 'a\0b', 'without slashes'),
+    ('workdir', 'a' * 256, 'at most 255'),
+    ('data.path', 'ab/' * 2000, 'at most 4095'),
+    ('data.tokenizer', 'a\0b', 'a path'),
+    ('data.tokenizer', '\ud800', 'a path'),
   )
   def test_values_that_cannot_train(self, path, value, message):
-    config = base.get_config()
+    config = config_lib.Config()
     *sections, name = path.split('.')
     section = config
     for part in sections:
@@ -256,9 +271,9 @@ class ValidateTest(parameterized.TestCase):
     path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     path /= 'c.py'
     path.write_text(
-      'from configs import base\n'
+      'from train.config import Config\n'
       'def get_config():\n'
-      '  config = base.get_config()\n'
+      '  config = Config()\n'
       "  config.optimizer.learning_rates['sage_hybrid'] = 1\n"
       '  return config\n'
     )
@@ -268,7 +283,7 @@ class ValidateTest(parameterized.TestCase):
     self.assertEqual(config.optimizer.learning_rates['sage_hybrid'], 0.5)
 
   def test_recipe_without_a_learning_rate(self):
-    config = base.get_config()
+    config = config_lib.Config()
     config.optimizer.learning_rates = {}
     with pytest.raises(UserError, match=r'optimizer\.learning_rate='):
       config_lib.validate(config)
@@ -282,7 +297,7 @@ class ValidateTest(parameterized.TestCase):
     ({'data': 3, 'fsdp': -1}, 'there are 8 devices'),
   )
   def test_mesh_that_does_not_fit_the_devices(self, sizes, message):
-    config = base.get_config()
+    config = config_lib.Config()
     for name, size in sizes.items():
       setattr(config.mesh, name, size)
     with pytest.raises(UserError, match=message):
@@ -290,7 +305,7 @@ class ValidateTest(parameterized.TestCase):
 
   @parameterized.parameters('train.batch_size', 'eval.batch_size')
   def test_batch_that_the_mesh_does_not_divide(self, path):
-    config = base.get_config()
+    config = config_lib.Config()
     section, name = path.split('.')
     setattr(getattr(config, section), name, 12)
     with pytest.raises(UserError, match=f'{path}=12 is not divisible by the 8'):
@@ -298,7 +313,7 @@ class ValidateTest(parameterized.TestCase):
     config_lib.validate(config, num_devices=4)
 
   def test_microbatch_that_the_mesh_does_not_divide(self):
-    config = base.get_config()
+    config = config_lib.Config()
     config.train.microbatch = 4
     with pytest.raises(UserError, match=r'train\.microbatch=4'):
       config_lib.validate(config, num_devices=8)
@@ -320,6 +335,52 @@ class ValidateTest(parameterized.TestCase):
     self.assertEqual(config.eval.batch_size, 2)
 
 
+class IdentityTest(parameterized.TestCase):
+  """What a field declares to change is what changes in `run.json`."""
+
+  def describe(self, config):
+    model = config_lib.model_config(config, 'tpu')
+    return program.describe(config, types.SimpleNamespace(model=model))
+
+  @parameterized.parameters(
+    *(declared.path for declared in fields.walk(config_lib.Config()))
+  )
+  def test_is_as_declared(self, path):
+    config = config_lib.Config()
+    declared = {x.path: x for x in fields.walk(config)}[path]
+    before = self.describe(config)
+    *sections, name = path.split('.')
+    section = (
+      operator.attrgetter('.'.join(sections))(config) if sections else config
+    )
+    setattr(section, name, _another(declared))
+    config_lib.validate(config)
+    after = self.describe(config)
+    identity = declared.declaration.identity
+    if path.startswith('data.') and identity == 'resolved':
+      return  # The hashes of the data come in with the data.
+    self.assertEqual(before != after, identity in ('value', 'resolved'))
+    if identity == 'value':
+      self.assertEqual(after[path], getattr(section, name))
+
+
+def _another(declared):
+  """A value that the field does not have."""
+  value, accepts = declared.value, declared.declaration.accepts
+  if isinstance(value, dict):
+    return {**value, 'sage_hybrid': 0.125}
+  if isinstance(value, bool):
+    return not value
+  if isinstance(accepts, fields.Choices):
+    return next(word for word in accepts.words if word != value)
+  kind = declared.kinds[0]
+  if kind is str:
+    return 'other'
+  if value is None:
+    return kind(1) if accepts(kind(1)) else 0.5
+  return abs(value) * 2 or kind(1)
+
+
 class ModelConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     ('cpu', None, 'float32', 'float32', 'chunked'),
@@ -331,7 +392,7 @@ class ModelConfigTest(parameterized.TestCase):
   def test_platform_decides_what_the_config_leaves_open(
     self, platform, dtype, compute, param, attention
   ):
-    config = base.get_config()
+    config = config_lib.Config()
     config.train.dtype = dtype
     model_config = config_lib.model_config(config, platform)
     self.assertEqual(model_config.compute_dtype, compute)
@@ -342,20 +403,20 @@ class ModelConfigTest(parameterized.TestCase):
     ('cpu', 'dot_product'), ('gpu', 'cudnn'), ('tpu', 'dot_product')
   )
   def test_attention_can_be_chosen(self, platform, attention):
-    config = base.get_config()
+    config = config_lib.Config()
     config.model.attention = attention
     model_config = config_lib.model_config(config, platform)
     self.assertEqual(model_config.attention, attention)
 
   def test_cudnn_computes_in_16_bits(self):
-    config = base.get_config()
+    config = config_lib.Config()
     config.model.attention, config.train.dtype = 'cudnn', 'float32'
     with pytest.raises(UserError, match=r'train\.dtype is float32: change'):
       config_lib.model_config(config, 'gpu')
 
   @parameterized.parameters(('cpu', 'splash'), ('tpu', 'cudnn'))
   def test_attention_that_the_platform_lacks(self, platform, attention):
-    config = base.get_config()
+    config = config_lib.Config()
     config.model.attention = attention
     with pytest.raises(UserError, match=f"model.attention='{attention}' needs"):
       config_lib.model_config(config, platform)

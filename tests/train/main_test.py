@@ -422,4 +422,9 @@ def test_a_process_of_its_own_prints_one_line_and_no_traceback(tmp_path):
 
 def test_help(capsys):
   assert runs.call('--help') == 0
-  assert 'Exit status' in capsys.readouterr().out
+  short = capsys.readouterr().out
+  assert 'Exit status' in short
+  assert runs.call('--helpfull') == 0
+  full = capsys.readouterr().out
+  assert full.startswith(short)
+  assert '--config.optimizer.matrix.lr_scale=none' in full

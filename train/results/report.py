@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import sage_optax
 from models import llama
+from train import config as config_lib
 from train import program as program_lib
-from train import validate
 from train.config import Config
 from train.data import loader
 from train.distributed.processes import Processes
@@ -50,8 +50,7 @@ def rounding(config: Config, program: program_lib.Program) -> dict[str, Any]:
     'mesh': dict(program.mesh.shape),
     'processes': jax.process_count(),
     'device': program.mesh.devices.flat[0].device_kind,
-    'train.microbatch': config.train.microbatch,
-    'model.remat': config.model.remat,
+    **config_lib.select(config, 'rounding'),
     **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
   }
 
@@ -71,7 +70,7 @@ def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
     if checkpoint is None
     else f'the last good checkpoint is {checkpoint}'
   )
-  rate = validate.learning_rate(config)
+  rate = config_lib.learning_rate(config)
   warmup, clip = config.schedule.warmup_fraction, config.train.grad_clip
   lines = [
     f'{good}, and nothing later was saved.\n'

@@ -1,11 +1,5 @@
-"""Configurations: read from a file, overridden on the command line, checked.
+"""Configurations, read from a file and overridden on the command line."""
 
-A configuration file is Python with a function `get_config() -> Config`. Every
-field can be overridden with `--config.section.field=value`; 'none' gives None
-where the field takes it.
-"""
-
-import dataclasses
 import difflib
 import importlib.util
 import os
@@ -17,50 +11,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from models import llama
+from train.config import fields
+from train.config.resolve import complete
+from train.config.schema import Config
+from train.config.validate import validate
 from train.errors import UserError
-from train.schema import (
-  CheckpointConfig,
-  Config,
-  DataConfig,
-  EvalConfig,
-  LogConfig,
-  MeshConfig,
-  ModelConfig,
-  OptimizerConfig,
-  RoleConfig,
-  ScheduleConfig,
-  TrainConfig,
-)
-from train.validate import check_mesh, complete, mesh_shape, validate
-
-__all__ = [
-  'CheckpointConfig',
-  'Config',
-  'DataConfig',
-  'EvalConfig',
-  'LogConfig',
-  'MeshConfig',
-  'ModelConfig',
-  'OptimizerConfig',
-  'RoleConfig',
-  'ScheduleConfig',
-  'TrainConfig',
-  'check_mesh',
-  'complete',
-  'define_flag',
-  'load',
-  'mesh_shape',
-  'model_config',
-  'parse_flags',
-  'read_flag',
-  'settings',
-  'validate',
-]
-
-# What 'auto' means, and the platform of those that have but one.
-_ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
-_ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 
 class _FloatOrNone(flags.FloatParser):
@@ -106,7 +61,7 @@ def define_flag(
     'Configuration file, e.g. configs/quickstart.py; --config.train.steps=10 '
     'and the like override its fields.',
     flag_values=flag_values,
-    # Without a file the overrides are not looked at: parse_flags says so.
+    # Without a file the overrides are ignored, and parse_flags refuses them.
     sys_argv=argv if _file_of(argv) else argv[:1],
     parse_fn=_load_file,
   )
@@ -167,63 +122,6 @@ def load(path: str, *overrides: str) -> Config:
   return read_flag(flag_values)
 
 
-def model_config(config: Config, platform: str) -> llama.LlamaConfig:
-  """Returns the model of a configuration, for a platform.
-
-  Args:
-    config: The configuration.
-    platform: 'cpu', 'gpu' or 'tpu': where the model will run, which need not
-      be where it is planned.
-
-  Raises:
-    UserError: If the platform, or the type, has no such attention.
-  """
-  default = 'float32' if platform == 'cpu' else 'bfloat16'
-  dtype = config.train.dtype or default
-  model = config.model
-  attention = model.attention
-  if attention == 'auto':
-    attention = _ATTENTION[platform]
-  if _ATTENTION_PLATFORM.get(attention, platform) != platform:
-    raise UserError(
-      f'config.model.attention={attention!r} needs a '
-      f'{_ATTENTION_PLATFORM[attention].upper()}, and this is for a '
-      f'{platform.upper()}: set it to auto'
-    )
-  if attention == 'cudnn' and dtype != 'bfloat16':
-    raise UserError(
-      f"config.model.attention='cudnn' computes in bfloat16, and "
-      f'config.train.dtype is {dtype}: change one'
-    )
-  return llama.LlamaConfig(
-    vocab_size=model.vocab_size,
-    hidden_size=model.hidden_size,
-    intermediate_size=model.intermediate_size,
-    num_layers=model.num_layers,
-    num_heads=model.num_heads,
-    num_kv_heads=model.num_kv_heads,
-    tie_embeddings=model.tie_embeddings,
-    rope_theta=model.rope_theta,
-    rms_norm_eps=model.rms_norm_eps,
-    init_std=model.init_std,
-    compute_dtype=dtype,
-    param_dtype='float64' if dtype == 'float64' else 'float32',
-    attention=attention,
-    remat=model.remat,
-  )
-
-
-def settings(config: Config) -> list[str]:
-  """Returns every field and its value, such as 'config.train.steps=10'."""
-  result = []
-  for path in _fields(config):
-    value: Any = config
-    for name in path.split('.'):
-      value = value[name] if isinstance(value, dict) else getattr(value, name)
-    result.append(f'config.{path}={value!r}')
-  return result
-
-
 def _file_of(argv: Sequence[str]) -> str | None:
   """Returns the argument of --config on a command line."""
   for arg, following in zip(argv, [*argv[1:], None], strict=True):
@@ -245,7 +143,7 @@ def _load_file(path: str) -> Config:
   try:
     spec.loader.exec_module(module)
     config = module.get_config()
-  except Exception as error:  # Whatever the user's file does.
+  except (Exception, SystemExit) as error:  # Whatever the user's file does.
     text = ' '.join(str(error).split())
     raise UserError(f'{path} failed: {type(error).__name__}: {text}') from error
   if not isinstance(config, Config):
@@ -270,32 +168,19 @@ def _close_file(path: str) -> str:
   return f'; {folder} has {", ".join(files)}' if files else ''
 
 
-def _fields(value: Any, prefix: str = '') -> list[str]:
-  """Returns the dotted paths of all fields and dictionary entries."""
-  if isinstance(value, dict):
-    items = list(value.items())
-  elif dataclasses.is_dataclass(value):
-    names = [field.name for field in dataclasses.fields(value)]
-    items = [(name, getattr(value, name)) for name in names]
-  else:
-    return [prefix]
-  nested = [_fields(v, f'{prefix}.{k}' if prefix else k) for k, v in items]
-  return [path for paths in nested for path in paths]
-
-
 def _unknown_field(argv: Sequence[str], path: str) -> str | None:
   """Returns a message about the first override of an unknown field."""
-  fields = _fields(_load_file(path))
+  known = list(fields.settings(_load_file(path)))
   for arg in argv[1:]:
     match = re.match(r'--?(?:no)?config\.([^=]*)', arg)
-    if match is None or match[1] in fields:
+    if match is None or match[1] in known:
       continue
     got = match[1]
-    below = [f for f in fields if f.startswith(f'{got}.')]
+    below = [f for f in known if f.startswith(f'{got}.')]
     if below:
       return f'config.{got} is a section: give one of its fields, {below[0]}'
-    named = [f for f in fields if f.split('.')[-1] == got.split('.')[-1]]
-    close = named or difflib.get_close_matches(got, fields, 1, 0.5)
+    named = [f for f in known if f.split('.')[-1] == got.split('.')[-1]]
+    close = named or difflib.get_close_matches(got, known, 1, 0.5)
     hint = f': did you mean config.{close[0]}?' if close else ''
-    return f'unknown field config.{got}{hint} (configs/base.py shows them all)'
+    return f'unknown field config.{got}{hint} (--helpfull lists all fields)'
   return None

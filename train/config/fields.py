@@ -1,0 +1,241 @@
+"""What a field of a configuration declares, and what follows from it.
+
+A section is a dataclass of fields; everything about a field stands in its one
+declaration in `schema.py`: name, type, default, meaning, the values it accepts,
+and whether another value makes another run. The checks, the help and the
+identity of a run are read from there.
+"""
+
+import dataclasses
+import math
+import os
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Protocol
+
+from train.errors import UserError
+
+# What another value of a field changes.
+# 'no': nothing but speed, or what is shown.
+# 'rounding': the order of sums; a resumed run warns.
+# 'value': the run; a working directory of another value is refused.
+# 'resolved': the run, if another value is computed from it, such as a learning
+#   rate or the data; that value is what is compared.
+Identity = Literal['no', 'rounding', 'value', 'resolved']
+
+
+class Accepts(Protocol):
+  """The values of a field, among those of its type; str() says which."""
+
+  def __call__(self, value: Any) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Numbers between two limits.
+
+  Attributes:
+    minimum: The smallest.
+    maximum: The largest.
+    above: What all are larger than, instead of `minimum`.
+    below: What all are smaller than, instead of `maximum`.
+  """
+
+  minimum: float = -math.inf
+  maximum: float = math.inf
+  above: float = -math.inf
+  below: float = math.inf
+
+  def __call__(self, value: float) -> bool:
+    within = self.minimum <= value <= self.maximum
+    return within and self.above < value < self.below
+
+  def __str__(self) -> str:
+    limits = {
+      'more than': self.above,
+      'at least': self.minimum,
+      'less than': self.below,
+      'at most': self.maximum,
+    }
+    return ' and '.join(
+      f'{words} {limit:.12g}'
+      for words, limit in limits.items()
+      if math.isfinite(limit)
+    )
+
+
+# JAX's counters and sizes are 32 bits wide.
+INT32 = 2**31 - 1
+COUNT = Range(1, INT32)
+COUNT_OR_ZERO = Range(0, INT32)
+
+
+class Choices:
+  """A few words."""
+
+  def __init__(self, *words: str):
+    self.words = words
+
+  def __call__(self, value: str) -> bool:
+    return value in self.words
+
+  def __str__(self) -> str:
+    *most, last = (repr(word) for word in self.words)
+    return f'{", ".join(most)} or {last}'
+
+
+class Path:
+  """A path that a file system can hold; whether it exists is seen later."""
+
+  def __call__(self, value: str) -> bool:
+    try:
+      encoded = os.fsencode(value)
+    except UnicodeError:
+      return False
+    longest = max(len(part) for part in encoded.split(b'/'))
+    return b'\0' not in encoded and len(encoded) < 4096 and longest < 256
+
+  def __str__(self) -> str:
+    return 'a path of at most 4095 bytes, each part at most 255'
+
+
+class FileName(Path):
+  """A path of one part."""
+
+  def __call__(self, value: str) -> bool:
+    single = value not in ('', '.', '..') and not {'/', '\\'} & set(value)
+    return single and super().__call__(value)
+
+  def __str__(self) -> str:
+    return 'a name of at most 255 bytes, without slashes'
+
+
+class Declaration(NamedTuple):
+  """What a field declares beside its type and its default.
+
+  Attributes:
+    meaning: A sentence or two, for the help.
+    accepts: Which values of its type are accepted; None: all, but not NaN and
+      the infinities.
+    identity: See `Identity`.
+    option: Whether it is a keyword argument of the recipes.
+  """
+
+  meaning: str
+  accepts: Accepts | None
+  identity: Identity
+  option: bool
+
+
+def field(
+  default: Any,
+  meaning: str,
+  accepts: Accepts | None = None,
+  identity: Identity = 'no',
+  option: bool = False,
+) -> Any:
+  """Declares a field of a section, as `dataclasses.field`; see Declaration."""
+  declaration = Declaration(meaning, accepts, identity, option)
+  metadata = {'declaration': declaration}
+  if isinstance(default, dict):
+    return dataclasses.field(
+      default_factory=lambda: dict(default), metadata=metadata
+    )
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+class Declared(NamedTuple):
+  """A field of a configuration.
+
+  Attributes:
+    path: Its dotted path, such as 'train.steps'.
+    value: Its value.
+    kinds: The types it may have, NoneType among them if it may be None; for a
+      dictionary those of its values.
+    declaration: What it declares.
+  """
+
+  path: str
+  value: Any
+  kinds: tuple[type, ...]
+  declaration: Declaration
+
+  @property
+  def items(self) -> dict[str, Any]:
+    """Path -> value of what can be set: the field, or a dictionary's items."""
+    if not isinstance(self.value, dict):
+      return {self.path: self.value}
+    return {f'{self.path}.{k}': item for k, item in self.value.items()}
+
+  @property
+  def type_words(self) -> str:
+    """Its types, such as 'int or none'."""
+    return ' or '.join(
+      'none' if kind is type(None) else kind.__name__ for kind in self.kinds
+    )
+
+
+def walk(section: Any, prefix: str = '') -> Iterator[Declared]:
+  """Yields the fields of a section and of those below, in order.
+
+  Raises:
+    UserError: If something else stands where a section or a dictionary should.
+  """
+  hints = typing.get_type_hints(type(section))
+  for entry in dataclasses.fields(section):
+    hint, value = hints[entry.name], getattr(section, entry.name)
+    path = f'{prefix}{entry.name}'
+    if dataclasses.is_dataclass(hint):
+      if not isinstance(value, typing.cast(type, hint)):
+        raise UserError(f'config.{path} is {show(value)}, not a section')
+      yield from walk(value, f'{path}.')
+      continue
+    kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is dict:
+      if not isinstance(value, dict):
+        raise UserError(f'config.{path} is {show(value)}: give a dictionary')
+      kinds = kinds[1:]
+    yield Declared(path, value, kinds, entry.metadata['declaration'])
+
+
+def check(section: Any) -> None:
+  """Raises UserError at the first field whose value is not accepted."""
+  for declared in walk(section):
+    kinds, declaration = declared.kinds, declared.declaration
+    for path, item in declared.items.items():
+      # An int is fine for a float, but a bool is no int.
+      if type(item) not in {*kinds, *((int,) if float in kinds else ())}:
+        wanted = declared.type_words
+      elif isinstance(item, float) and not math.isfinite(item):
+        wanted = 'a finite number'
+      elif item is None or not declaration.accepts or declaration.accepts(item):
+        continue
+      else:
+        wanted = str(declaration.accepts)
+      raise UserError(f'config.{path} is {show(item)}: give {wanted}')
+
+
+def settings(section: Any) -> dict[str, Any]:
+  """Returns path -> value of everything that can be set."""
+  return {
+    path: value
+    for declared in walk(section)
+    for path, value in declared.items.items()
+  }
+
+
+def show(value: Any) -> str:
+  """Returns a value in at most 100 characters; of an object, only its type."""
+  if isinstance(value, bool | int | float | str | None):
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:97]}...'
+  return f'of type {type(value).__name__}'
+
+
+def select(section: Any, *identities: Identity) -> dict[str, Any]:
+  """Returns path -> value of the fields whose identity is one of these."""
+  return {
+    declared.path: declared.value
+    for declared in walk(section)
+    if declared.declaration.identity in identities
+  }

@@ -1,0 +1,171 @@
+"""The fields of `config.optimizer`, and a peak learning rate per recipe."""
+
+# `Optional`, because the flag library looks the type up in a table.
+# ruff: noqa: UP045, RUF009
+
+import dataclasses
+from typing import Optional
+
+import sage_optax
+from train.config.fields import COUNT, Choices, Range, field
+
+_DECAY_RATE = Range(minimum=0, below=1)
+_LEARNING_RATE = Range(above=0, maximum=1e4)
+_LR_SCALE = Range(0, 1e6)
+_WEIGHT_DECAY = Range(0, 1e3)
+
+# Except for `sinkgd` these come from short trials of our own on a model of 1.4M
+# parameters: a start, not an optimum. With the recipes' factor (0.33, sinkgd
+# 0.05) the matrices of the hybrids move by about 1e-3 per entry and step.
+LEARNING_RATES = {
+  'adamw': 3e-3,
+  'lion': 1e-3,
+  'sage': 1e-3,  # as lion, no trial yet
+  'sage_hybrid': 3e-3,
+  'lion_hybrid': 3e-3,
+  'sinkgd': 2e-2,  # SinkGD's paper (arXiv 2502.06742)
+  'sinkgd_pure': 1e-3,  # the matrices' rate of the hybrids, no trial yet
+  'stable_spam': 8e-4,  # its paper at 130M (arXiv 2502.17055)
+  'spam': 3e-3,  # as adamw
+  'sgd_sai': 1e-2,  # best of 3e-3, 1e-2 and 3e-2 on 0.2M parameters
+  'scale': 1e-3,  # its paper, 60M to 350M (arXiv 2506.16659)
+  'apollo': 1e-2,  # its paper, 60M to 1B (arXiv 2412.05270)
+  'apollo_mini': 1e-2,  # as apollo
+  'galore': 1e-2,  # its paper, 60M to 1B (arXiv 2403.03507)
+  'fira': 1e-2,  # its paper, 60M to 1B (arXiv 2410.01623)
+  'swan': 1e-3,  # as sinkgd_pure, no trial yet
+  # Its authors' 0.02 is for the matrices alone, AdamW has the rest here; no
+  # trial yet.
+  'muon': 1e-2,
+  'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
+  'adafactor': 3e-3,  # as adamw, whose updates have the same size
+  'adam_mini': 3e-3,  # as adamw
+  'coupled_adam': 3e-3,  # as adamw
+  'sage_muon': 5e-3,  # nobody's yet, no trial yet
+  'sage_scale': 1e-3,  # nobody's yet, no trial yet
+}
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class RoleConfig:
+  """What one role does differently; none: what the recipe does."""
+
+  lr_scale: Optional[float] = field(
+    None, 'Factor on the learning rate.', _LR_SCALE, 'resolved'
+  )
+  weight_decay: Optional[float] = field(
+    None, 'Decoupled weight decay.', _WEIGHT_DECAY, 'resolved'
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class OptimizerConfig:
+  """A recipe of `sage_optax`, its learning rate and its options.
+
+  An option that is set goes to every part of the recipe that takes it; it is an
+  error if none does.
+  """
+
+  recipe: str = field(
+    'sage_hybrid',
+    'Name of the recipe.',
+    Choices(*sage_optax.recipe_names()),
+    'value',
+  )
+  learning_rate: Optional[float] = field(
+    None,
+    'Peak learning rate; none: learning_rates[recipe].',
+    _LEARNING_RATE,
+    'resolved',
+  )
+  learning_rates: dict[str, float] = field(
+    LEARNING_RATES,
+    'Peak learning rate per recipe.',
+    _LEARNING_RATE,
+    'resolved',
+  )
+  matrix_lr_scales: dict[str, float] = field(
+    {},
+    'Factor on the role matrix, for recipes whose published rates go with '
+    "another factor than the recipe's own; matrix.lr_scale overrides it.",
+    _LR_SCALE,
+    'resolved',
+  )
+  weight_decay: float = field(
+    0.0, 'Decoupled weight decay.', _WEIGHT_DECAY, 'resolved', option=True
+  )
+  b1: Optional[float] = field(
+    None,
+    'Decay rate of the first moment.',
+    _DECAY_RATE,
+    'resolved',
+    option=True,
+  )
+  b2: Optional[float] = field(
+    None,
+    'Decay rate of the second moment.',
+    _DECAY_RATE,
+    'resolved',
+    option=True,
+  )
+  eps: Optional[float] = field(
+    None,
+    'Added to denominators.',
+    Range(above=0, maximum=1),
+    'resolved',
+    option=True,
+  )
+  momentum: Optional[float] = field(
+    None, 'Decay rate of the momentum.', _DECAY_RATE, 'resolved', option=True
+  )
+  num_iters: Optional[int] = field(
+    None, 'Iterations of SinkGD.', COUNT, 'resolved', option=True
+  )
+  ns_steps: Optional[int] = field(
+    None,
+    'Newton-Schulz steps of Muon and SWAN.',
+    COUNT,
+    'resolved',
+    option=True,
+  )
+  rank: Optional[int] = field(
+    None, 'Rank of APOLLO, GaLore and Fira.', COUNT, 'resolved', option=True
+  )
+  update_proj_gap: Optional[int] = field(
+    None,
+    'Steps between projectors of APOLLO, GaLore and Fira.',
+    COUNT,
+    'resolved',
+    option=True,
+  )
+  projector: Optional[str] = field(
+    None,
+    'Projector of APOLLO, GaLore and Fira.',
+    Choices('gaussian', 'svd', 'subspace'),
+    'resolved',
+    option=True,
+  )
+  reset_interval: Optional[int] = field(
+    None,
+    'Steps between resets of SPAM and Stable-SPAM.',
+    COUNT,
+    'resolved',
+    option=True,
+  )
+  state_dtype: Optional[str] = field(
+    None,
+    'Type of the moments.',
+    Choices('float32', 'bfloat16'),
+    'resolved',
+    option=True,
+  )
+  paper: bool = field(
+    False,
+    "Whether to use the authors' released form, where it differs.",
+    identity='resolved',
+    option=True,
+  )
+  embedding: RoleConfig = dataclasses.field(default_factory=RoleConfig)
+  head: RoleConfig = dataclasses.field(default_factory=RoleConfig)
+  matrix: RoleConfig = dataclasses.field(default_factory=RoleConfig)
+  vector: RoleConfig = dataclasses.field(default_factory=RoleConfig)

@@ -1,0 +1,251 @@
+"""The fields of a run's configuration, each declared once; see fields.py.
+
+`python -m train.main --helpfull` prints them, docs/configuration.md shows them.
+"""
+
+# `Optional`, because the flag library looks the type up in a table, and slots,
+# because a misspelt assignment in a configuration file must fail.
+# ruff: noqa: UP045
+
+import dataclasses
+from typing import Optional
+
+from train.config.fields import (
+  COUNT,
+  COUNT_OR_ZERO,
+  INT32,
+  Choices,
+  FileName,
+  Path,
+  Range,
+  field,
+)
+from train.config.optimizer_schema import OptimizerConfig
+
+_DEVICES = Range(-1, 2**20)
+_FRACTION = Range(0, 1)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ModelConfig:
+  """The shape of the Llama."""
+
+  vocab_size: int = field(
+    32000, 'Entries of the embedding.', Range(2, INT32), 'value'
+  )
+  hidden_size: int = field(512, 'Width of the residual stream.', COUNT, 'value')
+  intermediate_size: int = field(
+    1376, 'Width of the feed-forward blocks.', COUNT, 'value'
+  )
+  num_layers: int = field(8, 'Transformer blocks.', COUNT, 'value')
+  num_heads: int = field(8, 'Attention heads.', COUNT, 'value')
+  num_kv_heads: Optional[int] = field(
+    None, 'Key and value heads; none: num_heads.', COUNT, 'value'
+  )
+  tie_embeddings: bool = field(
+    False, 'Whether the output head is the embedding.', identity='value'
+  )
+  rope_theta: float = field(
+    10000.0,
+    'Base of the rotary embedding.',
+    Range(above=0, maximum=1e12),
+    'value',
+  )
+  rms_norm_eps: float = field(
+    1e-5,
+    'Added to the mean square in RMSNorm.',
+    Range(above=0, maximum=1),
+    'value',
+  )
+  init_std: float = field(
+    0.02,
+    'Standard deviation of the initial matrices.',
+    Range(above=0, maximum=1e3),
+    'value',
+  )
+  remat: str = field(
+    'none',
+    'What the backward pass computes again to save memory: nothing, all but '
+    'the matrix products, or everything.',
+    Choices('none', 'dots', 'full'),
+    'rounding',
+  )
+  attention: str = field(
+    'auto',
+    'The implementation of attention; cudnn needs an NVIDIA GPU, splash a TPU. '
+    'auto: chunked on CPU, splash on TPU, dot_product on GPU. Sequences whose '
+    'length is not a multiple of 128 use dot_product instead of splash.',
+    Choices('auto', 'chunked', 'dot_product', 'cudnn', 'splash'),
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class DataConfig:
+  """Where the tokens come from."""
+
+  source: str = field(
+    'shards',
+    'The shards that train.prepare wrote, or the bundled text.',
+    Choices('bundled', 'shards'),
+    'resolved',
+  )
+  path: str = field(
+    '',
+    'Directory of the shards; empty: data/NAME, or for the bundled text '
+    'a directory of its own.',
+    Path(),
+    'resolved',
+  )
+  tokenizer: str = field(
+    '', 'Tokenizer file; empty: the one beside the shards.', Path(), 'resolved'
+  )
+  vocab_size: int = field(
+    4096,
+    'Entries of the BPE trained on the bundled text.',
+    Range(257, 10**7),
+    'resolved',
+  )
+  max_mb: Optional[float] = field(
+    None,
+    'Megabytes of the bundled text; none: all of it.',
+    Range(0.01, 1e6),
+    'resolved',
+  )
+  seed: int = field(0, 'Seed of the shuffle.', Range(0, 2**32 - 1), 'value')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TrainConfig:
+  """Length, batch and numerics of a run."""
+
+  steps: int = field(10000, 'Optimizer steps.', COUNT, 'value')
+  batch_size: int = field(
+    512, 'Sequences per step, over all devices.', COUNT, 'value'
+  )
+  seq_len: int = field(256, 'Tokens per sequence.', COUNT, 'value')
+  microbatch: Optional[int] = field(
+    None,
+    'Sequences at a time, their gradients averaged; none: batch_size.',
+    COUNT,
+    'rounding',
+  )
+  seed: int = field(
+    0, 'Seed of the initial parameters.', COUNT_OR_ZERO, 'value'
+  )
+  grad_clip: Optional[float] = field(
+    1.0,
+    'Largest global norm of the gradient; none: no clipping.',
+    Range(above=0, maximum=1e12),
+    'value',
+  )
+  platform: str = field(
+    'auto',
+    'Where to run; auto: what JAX finds.',
+    Choices('auto', 'cpu', 'gpu', 'tpu'),
+  )
+  dtype: Optional[str] = field(
+    None,
+    'Type of the computation; float64 applies to parameters and state too. '
+    'none: float32 on CPU, bfloat16 elsewhere.',
+    Choices('float32', 'bfloat16', 'float64'),
+    'resolved',
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ScheduleConfig:
+  """The learning rate over the steps, as fractions of their number."""
+
+  kind: str = field(
+    'cosine',
+    'Shape of the decay.',
+    Choices('cosine', 'linear', 'wsd', 'constant'),
+    'value',
+  )
+  warmup_fraction: float = field(0.1, 'Linear warm-up.', _FRACTION, 'value')
+  final_fraction: float = field(
+    0.1,
+    'Learning rate after the decay, as a fraction of the peak.',
+    _FRACTION,
+    'value',
+  )
+  decay_fraction: float = field(
+    0.2, "Decay at the end, 'wsd' only.", _FRACTION, 'value'
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class MeshConfig:
+  """Devices along each mesh axis; -1, for one of them, means the rest."""
+
+  data: int = field(1, 'Replicas of parameters and state.', _DEVICES)
+  fsdp: int = field(-1, 'Shards of parameters, state and batch.', _DEVICES)
+  tensor: int = field(
+    1, 'Shards of heads, feed-forward and vocabulary.', _DEVICES
+  )
+  strict: bool = field(False, 'Refuse axes that the mesh does not divide.')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class EvalConfig:
+  """Evaluation on the validation split, also done after the last step."""
+
+  every: int = field(1000, 'Steps; 0: at the end only.', COUNT_OR_ZERO)
+  max_windows: Optional[int] = field(
+    None,
+    'Sequences; none: as many as make 10M tokens. Never more than the run '
+    'trains on.',
+    COUNT,
+  )
+  batch_size: int = field(
+    0,
+    'Sequences at a time; 0: as many as a training microbatch.',
+    COUNT_OR_ZERO,
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class CheckpointConfig:
+  """Checkpoints in the working directory."""
+
+  every: int = field(1000, 'Steps.', COUNT)
+  keep: int = field(3, 'How many are kept.', COUNT)
+  async_: bool = field(True, 'Write files while training continues.')
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class LogConfig:
+  """What a run reports, and how often."""
+
+  every: int = field(10, 'Steps.', COUNT)
+  tensorboard: bool = field(True, 'Write TensorBoard files.')
+  progress: bool = field(True, 'Show a progress bar on a terminal.')
+  profile_start: int = field(10, 'Steps before the profile.', COUNT_OR_ZERO)
+  profile_steps: int = field(0, 'Steps to profile; 0: none.', COUNT_OR_ZERO)
+  compilation_cache: Optional[str] = field(
+    None,
+    'Directory of compiled programs; none: JAX_COMPILATION_CACHE_DIR, or a '
+    "directory in the user's cache; empty: only that variable's.",
+    Path(),
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Config:
+  """One run."""
+
+  name: str = field('run', 'Names the directories of the run.', FileName())
+  workdir: str = field('', 'Working directory; empty: runs/NAME.', Path())
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  optimizer: OptimizerConfig = dataclasses.field(
+    default_factory=OptimizerConfig
+  )
+  schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+  log: LogConfig = dataclasses.field(default_factory=LogConfig)
