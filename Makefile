@@ -2,7 +2,10 @@
 #   make train     train the small Llama of configs/quickstart.py
 #   make test      run the test suite
 #   make lint      formatting, lint and types
-#   make docs      write docs/methods and docs/conformance.md again
+#   make docs      rewrite docs/methods, docs/conformance.md and
+#                  tests/public_api.txt from the code
+#   make site      build the documentation site in build/site
+#   make release-check  build the sdist and the wheel in dist/, and try them
 #   make bench     time everything, and write benchmarks/README.md's tables;
 #                  QUICK=1 times less, and writes nothing
 # PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed on.
@@ -21,7 +24,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: train test lint docs bench clean
+.PHONY: train test lint docs site release-check bench clean
 
 # Huge pages: XLA on CPU allocates its temporaries anew in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -38,6 +41,12 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m docs.generate
+
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+release-check: $(VENV)/.dev
+	$(BIN)/python .ci/release_check.py
 
 RESULTS := $(if $(QUICK),,--markdown benchmarks/README.md)
 bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -64,5 +73,15 @@ $(VENV)/.bench: pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable '.[train,bench,tpu-plan]'
 	touch $@ $(VENV)/.train
 
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(CREATE)
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache

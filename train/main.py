@@ -17,7 +17,7 @@ slices; elsewhere pass the addresses, here in the first of four:
     --coordinator=HOST:PORT --num_processes=4 --process_id=0
 
 Data and working directory must be on a file system that they share;
-docs/scale.md has scripts.
+docs/hosts.md has scripts.
 """
 
 import os

@@ -3,7 +3,7 @@
 Compiles the trainer's own step ahead of time for devices that are not there,
 and prints the memory, traffic and least time of every recipe. Exit status: 0;
 1 if a compiler fails; 2 for bad input, with one line that says what to do.
-docs/scale.md says what the columns mean.
+docs/planning.md explains what the columns mean.
 """
 
 import argparse
