@@ -2,8 +2,9 @@
 
 - main, prepare, plan: the commands; config, errors: what they read and
   refuse
-- loop: the order of events in a run; program: what is compiled; step, state,
-  optimizer, mesh: pure functions; inputs, checkpoint, lock: files of a run
+- loop: the order of events; run: a configuration, its program and its data;
+  program: what is compiled; step, state, optimizer, mesh: pure functions;
+  inputs, checkpoint, lock: files of a run
 - data: from text to token shards, and from shards to batches
 - distributed: several processes that start and stop together
 - results: metrics, evaluation, plots, the report

@@ -15,9 +15,10 @@ from train.data import loader
 from train.distributed import signals
 from train.distributed.processes import Processes
 from train.distributed.stop_consensus import Votes
-from train.inputs import HASHES, Inputs, open_together
+from train.inputs import HASHES, open_together
 from train.results import evaluate, report
 from train.results.recorder import Recorder
+from train.run import Run
 
 
 class NonFinite(Exception):
@@ -54,31 +55,29 @@ def _run(config: Config, processes: Processes) -> int:
   identity = program.describe(config, compiled)
   if processes.share(lambda: _is_complete(workdir, identity)):
     return 0
-  inputs = open_together(config, processes)
-  identity |= inputs.hashes
+  run = Run(config, compiled, open_together(config, processes))
   loader.check_enough(
-    inputs.train, config.train.seq_len, config.train.batch_size
+    run.inputs.train, config.train.seq_len, config.train.batch_size
   )
   with contextlib.ExitStack() as stack:
 
     def claim() -> None:
-      checkpoint.check_workdir(workdir, identity)
+      checkpoint.check_workdir(workdir, run.identity)
       stack.enter_context(lock.hold(workdir))
-      rounding = report.rounding(config, compiled)
-      if warning := checkpoint.claim_workdir(workdir, identity, rounding):
+      warning = checkpoint.claim_workdir(workdir, run.identity, run.rounding)
+      if warning:
         print(warning)
 
     processes.share(claim)
     processes.see(workdir / checkpoint.RUN_FILE, 'the working directory')
-    votes = Votes(processes.stop)
-    run = Trainer(config, workdir, compiled, inputs, identity, votes, processes)
+    trainer = Trainer(run, Votes(processes.stop), processes)
     try:
-      run.all()
+      trainer.all()
     except NonFinite as error:
-      processes.say(run.advice(error))
+      processes.say(trainer.advice(error))
       return 1
     finally:
-      run.close()
+      trainer.close()
   return 0
 
 
@@ -91,15 +90,6 @@ def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
   if complete:
     print(report.complete(workdir))
   return complete
-
-
-def _order(config: Config) -> dict[str, int]:
-  """The arguments that fix the order of the data."""
-  return {
-    'seq_len': config.train.seq_len,
-    'batch_size': config.train.batch_size,
-    'seed': config.data.seed,
-  }
 
 
 def non_finite(values: dict[str, float]) -> str | None:
@@ -116,36 +106,26 @@ class Trainer:
     step: The number of steps dispatched.
   """
 
-  def __init__(
-    self,
-    config: Config,
-    workdir: pathlib.Path,
-    compiled: program.Program,
-    inputs: Inputs,
-    identity: dict[str, Any],
-    votes: Votes,
-    processes: Processes,
-  ):
-    self._config = config
-    self._workdir = workdir
-    self._program = compiled
-    self._inputs = inputs
+  def __init__(self, run: Run, votes: Votes, processes: Processes):
+    self._run = run
+    self._config = config = run.config
+    self._program = run.program
     self._votes = votes
     self._processes = processes
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self.state: Any = None
     self._checkpoints = checkpoint.Checkpoints(
-      workdir / checkpoint.DIRECTORY,
-      identity,
+      run.workdir / checkpoint.DIRECTORY,
+      run.identity,
       keep=config.checkpoint.keep,
       asynchronous=config.checkpoint.async_,
       processes=processes,
     )
     self.step: int = processes.share(lambda: self._checkpoints.latest or 0)
-    self._recorder = Recorder(config, workdir, compiled, self.step, processes)
+    self._recorder = Recorder(run, self.step, processes)
     self._sample, self._all = evaluate.windows(
       config.eval.max_windows,
-      trained=config.train.steps * config.train.batch_size,
+      trained=run.windows,
       seq_len=config.train.seq_len,
     )
 
@@ -169,8 +149,8 @@ class Trainer:
     """Prints and saves what the optimizer does to each parameter."""
     table = self._program.explanation
     if self._processes.first:
-      (self._workdir / 'optimizer.txt').write_text(f'{table}\n')
-      (self._workdir / 'optimizer.json').write_text(table.to_json() + '\n')
+      (self._run.workdir / 'optimizer.txt').write_text(f'{table}\n')
+      (self._run.workdir / 'optimizer.json').write_text(table.to_json() + '\n')
     if self.step == 0:
       self._recorder.say(f'{table}\n')
 
@@ -198,7 +178,7 @@ class Trainer:
     batch_size = config.train.batch_size
     rows = mesh.local_rows(self._program.mesh, batch_size)
     batches = loader.train_iterator(
-      self._inputs.train, **_order(config), start_step=self.step, rows=rows
+      self._run.inputs.train, **self._run.order, start_step=self.step, rows=rows
     )
     # A signal may have cut this evaluation short.
     if 0 < self.step < config.train.steps and self._due(config.eval.every):
@@ -264,7 +244,9 @@ class Trainer:
     losses = evaluate.on_mesh(
       self._program.eval_step, self.state.params, self._program.mesh
     )
-    return self._inputs.validation.score(losses, max_windows, self._votes.check)
+    return self._run.inputs.validation.score(
+      losses, max_windows, self._votes.check
+    )
 
   def _evaluate(self) -> dict[str, evaluate.Score] | None:
     """Evaluates on the same sample each time, once for each step."""
@@ -295,14 +277,11 @@ class Trainer:
     # The curve's last point is of the same sample as the others.
     scores = self._evaluate()
     if scores is None or self._sample < min(
-      self._all, self._inputs.validation.num_windows
+      self._all, self._run.inputs.validation.num_windows
     ):
       scores = self._score(self._all)
     report.write(
-      self._workdir,
-      self._config,
-      self._program,
-      self._inputs,
+      self._run,
       self.state.params,
       scores,
       max_windows=self._all,

@@ -10,7 +10,7 @@ import sage_optax
 from train.config.fields import COUNT, Choices, Range, field
 
 _DECAY_RATE = Range(minimum=0, below=1)
-_LEARNING_RATE = Range(above=0, maximum=1e4)
+_LEARNING_RATE = Range(above=0, maximum=1e15)
 _LR_SCALE = Range(0, 1e6)
 _WEIGHT_DECAY = Range(0, 1e3)
 

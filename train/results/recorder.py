@@ -1,11 +1,9 @@
 """Writes down what a run does; only the first of several processes writes."""
 
-import pathlib
-
-from train import program
-from train.config import Config
+from models import llama
 from train.distributed.processes import Processes
-from train.results import evaluate, metrics, report
+from train.results import evaluate, metrics
+from train.run import Run
 
 
 class Recorder:
@@ -15,15 +13,9 @@ class Recorder:
     evaluated: The last step that was evaluated, the same in all processes.
   """
 
-  def __init__(
-    self,
-    config: Config,
-    workdir: pathlib.Path,
-    compiled: program.Program,
-    step: int,
-    processes: Processes,
-  ):
+  def __init__(self, run: Run, step: int, processes: Processes):
     """Opens the files, cut back to the restored step."""
+    config, workdir = run.config, run.workdir
     self._config = config
     self._tokens = config.train.batch_size * config.train.seq_len
     self._log: metrics.JsonLines | None = None
@@ -46,7 +38,7 @@ class Recorder:
     self._clock = metrics.Clock(
       self._tokens, self._log.seconds if self._log else 0.0
     )
-    self._peak = report.peak_tokens_per_second(config, compiled)
+    self._peak = _peak_tokens_per_second(run)
     log = self._log
     self.evaluated: int = processes.share(lambda: log.evaluated if log else 0)
 
@@ -115,3 +107,13 @@ class Recorder:
     if self._log is not None:
       self._log.close()
     self._board.close()
+
+
+def _peak_tokens_per_second(run: Run) -> float | None:
+  """The speed of devices that do nothing but the model's useful products."""
+  devices = run.program.mesh.devices
+  peak = metrics.peak_flops(devices.flat[0].device_kind)
+  if peak is None:
+    return None
+  flops = llama.flops_per_token(run.program.model, run.config.train.seq_len)
+  return peak * devices.size / flops

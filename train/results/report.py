@@ -7,52 +7,21 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-from jax.sharding import NamedSharding, PartitionSpec
-
 import sage_optax
 from models import llama
 from train import config as config_lib
-from train import program as program_lib
 from train.config import Config
 from train.data import loader
 from train.distributed.processes import Processes
 from train.distributed.signals import Stop
-from train.inputs import Inputs
 from train.results import evaluate, metrics, ngram, plot, sample
+from train.run import Run
 
 RESULTS = 'results.json'
 PLOT = 'loss.png'
 SAMPLE = 'sample.txt'
 
-_PROMPT_TOKENS = 24
-_SAMPLE_TOKENS = 72
-_LEAST_TOKENS = 8
-_MAX_SAMPLES = 3
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
-
-
-def peak_tokens_per_second(
-  config: Config, program: program_lib.Program
-) -> float | None:
-  """The speed of devices that do nothing but the model's useful products."""
-  devices = program.mesh.devices
-  peak = metrics.peak_flops(devices.flat[0].device_kind)
-  if peak is None:
-    return None
-  flops = llama.flops_per_token(program.model, config.train.seq_len)
-  return peak * devices.size / flops
-
-
-def rounding(config: Config, program: program_lib.Program) -> dict[str, Any]:
-  """What changes the order of sums, but not what is summed."""
-  return {
-    'mesh': dict(program.mesh.shape),
-    'processes': jax.process_count(),
-    'device': program.mesh.devices.flat[0].device_kind,
-    **config_lib.select(config, 'rounding'),
-    **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
-  }
 
 
 def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
@@ -88,10 +57,7 @@ def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
 
 
 def write(
-  workdir: pathlib.Path,
-  config: Config,
-  program: program_lib.Program,
-  inputs: Inputs,
+  run: Run,
   params: Any,
   scores: Mapping[str, evaluate.Score],
   *,
@@ -104,10 +70,7 @@ def write(
   All processes compute; the first writes.
 
   Args:
-    workdir: Where to.
-    config: The configuration.
-    program: What ran.
-    inputs: The data.
+    run: What ran.
     params: The parameters at the end.
     scores: Of the validation split.
     max_windows: How much of it was evaluated at most.
@@ -117,27 +80,21 @@ def write(
   Raises:
     Interrupted: If the run was asked to stop; it is then not complete.
   """
-  samples = _samples(config, program, inputs, params, check)
+  samples = sample.continue_validation(run, params, check)
   stop = processes.stop
-  processes.share(
-    lambda: _write(
-      workdir, config, program, inputs, samples, scores, max_windows, stop
-    )
-  )
+  processes.share(lambda: _write(run, samples, scores, max_windows, stop))
 
 
 def _write(
-  workdir: pathlib.Path,
-  config: Config,
-  program: program_lib.Program,
-  inputs: Inputs,
+  run: Run,
   samples: Mapping[str, str],
   scores: Mapping[str, evaluate.Score],
   max_windows: int,
   stop: Stop,
 ) -> None:
   """The part of `write` that is for one process."""
-  found, seen = _baselines(config, inputs, max_windows, stop)
+  found, seen = _baselines(run, max_windows, stop)
+  config, program, workdir = run.config, run.program, run.workdir
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
   records = list(metrics.read(workdir / metrics.FILE))
   text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
@@ -156,11 +113,9 @@ def _write(
     'name': config.name,
     'recipe': program.optimizer.recipe,
     'steps': config.train.steps,
-    'tokens': config.train.steps
-    * config.train.batch_size
-    * config.train.seq_len,
+    'tokens': run.tokens,
     'validation': {name: score.as_dict() for name, score in scores.items()},
-    'validation_tokens': inputs.validation.num_tokens,
+    'validation_tokens': run.inputs.validation.num_tokens,
     'baselines': baselines,
     'baseline_tokens': {'fitted': found.train_tokens, 'seen': seen},
     'model_parameters': llama.num_params(program.model),
@@ -170,7 +125,7 @@ def _write(
     f'{program.mesh.devices.flat[0].device_kind}',
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}
     | {'sage_optax': sage_optax.__version__},
-    'run': program_lib.describe(config, program) | inputs.hashes,
+    'run': run.identity,
   }
   stop.check()
   part = workdir / f'{RESULTS}.part'
@@ -241,14 +196,13 @@ def _table(results: Mapping[str, Any]) -> list[str]:
 
 
 def _baselines(
-  config: Config, inputs: Inputs, max_windows: int, stop: Stop
+  run: Run, max_windows: int, stop: Stop
 ) -> tuple[ngram.Baselines, int]:
   """N-gram models of the tokens that the run has seen, and their number."""
+  config, inputs = run.config, run.inputs
   seen = loader.seen_windows(
     inputs.train,
-    seq_len=config.train.seq_len,
-    batch_size=config.train.batch_size,
-    seed=config.data.seed,
+    **run.order,
     steps=config.train.steps,
   )
   validation = inputs.validation.batches(max_windows)
@@ -258,48 +212,7 @@ def _baselines(
     ((tokens, weights) for _, tokens, weights in stop.watch(validation)),
   )
   windows = min(
-    config.train.steps * config.train.batch_size,
+    run.windows,
     loader.num_windows(inputs.train, config.train.seq_len),
   )
   return found, windows * config.train.seq_len
-
-
-def _samples(
-  config: Config,
-  program: program_lib.Program,
-  inputs: Inputs,
-  params: Any,
-  check: Callable[[], None],
-) -> dict[str, str]:
-  """Continues the beginning of the validation text of each subset."""
-  tokenizer = inputs.tokenizer
-  window = _PROMPT_TOKENS + _SAMPLE_TOKENS
-  # Each token costs a window of a third of training; all together take a
-  # tenth of the training at most, for a trial of a large model to end soon.
-  trained = config.train.steps * config.train.batch_size * config.train.seq_len
-  affordable = 3 * trained // (10 * _MAX_SAMPLES * window)
-  num_tokens = min(max(affordable, _LEAST_TOKENS), _SAMPLE_TOKENS)
-  generator = sample.Generator(
-    program.logits,
-    window=window,
-    vocab_size=tokenizer.vocab_size,
-    sharding=NamedSharding(program.mesh, PartitionSpec()),
-  )
-  result: dict[str, str] = {}
-  for name, tokens, _ in inputs.validation.batches():
-    if name in result:
-      continue
-    if len(result) == _MAX_SAMPLES:
-      break
-    prompt = tokens[0, :_PROMPT_TOKENS]
-    added = generator(
-      params,
-      prompt,
-      key=jax.random.key(config.train.seed),
-      num_tokens=num_tokens,
-      stop_at=tokenizer.eot_id,
-      check=check,
-    )
-    beginning, end = tokenizer.decode(prompt), tokenizer.decode(added)
-    result[name] = f'{beginning} >>> {end}'
-  return result

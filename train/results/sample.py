@@ -7,6 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from train.run import Run
+
+_PROMPT_TOKENS = 24
+_SAMPLE_TOKENS = 72
+_LEAST_TOKENS = 8
+_MAX_SAMPLES = 3
 
 Logits = Callable[[Any, jax.Array], jax.Array]
 
@@ -87,3 +95,48 @@ class Generator:
         break
       tokens.append(token)
     return tokens[start:]
+
+
+def continue_validation(
+  run: Run, params: Any, check: Callable[[], None]
+) -> dict[str, str]:
+  """Continues the beginning of the validation text of each subset.
+
+  Args:
+    run: The run.
+    params: Its parameters.
+    check: Called before each token; it may raise.
+
+  Returns:
+    Subset -> beginning and continuation; of a few subsets at most.
+  """
+  tokenizer = run.inputs.tokenizer
+  window = _PROMPT_TOKENS + _SAMPLE_TOKENS
+  # Each token costs a window of a third of training; all together take a
+  # tenth of the training at most, for a trial of a large model to end soon.
+  affordable = 3 * run.tokens // (10 * _MAX_SAMPLES * window)
+  num_tokens = min(max(affordable, _LEAST_TOKENS), _SAMPLE_TOKENS)
+  generator = Generator(
+    run.program.logits,
+    window=window,
+    vocab_size=tokenizer.vocab_size,
+    sharding=NamedSharding(run.program.mesh, PartitionSpec()),
+  )
+  result: dict[str, str] = {}
+  for name, tokens, _ in run.inputs.validation.batches():
+    if name in result:
+      continue
+    if len(result) == _MAX_SAMPLES:
+      break
+    prompt = tokens[0, :_PROMPT_TOKENS]
+    added = generator(
+      params,
+      prompt,
+      key=jax.random.key(run.config.train.seed),
+      num_tokens=num_tokens,
+      stop_at=tokenizer.eot_id,
+      check=check,
+    )
+    beginning, end = tokenizer.decode(prompt), tokenizer.decode(added)
+    result[name] = f'{beginning} >>> {end}'
+  return result

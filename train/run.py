@@ -1,0 +1,70 @@
+"""A run: its configuration, its compiled parts and its data."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import jax
+
+from train import config as config_lib
+from train import program as program_lib
+from train.config import Config
+from train.inputs import Inputs
+from train.program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What is trained, on what, and where it is written.
+
+  Attributes:
+    config: The configuration, checked and completed.
+    program: What runs on the devices.
+    inputs: The opened data.
+  """
+
+  config: Config
+  program: Program
+  inputs: Inputs
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    return pathlib.Path(self.config.workdir)
+
+  @property
+  def windows(self) -> int:
+    """The number of sequences trained on, each counted as often as used."""
+    return self.config.train.steps * self.config.train.batch_size
+
+  @property
+  def tokens(self) -> int:
+    """The number of tokens trained on."""
+    return self.windows * self.config.train.seq_len
+
+  @property
+  def order(self) -> dict[str, int]:
+    """The arguments that fix the order of the data."""
+    return {
+      'seq_len': self.config.train.seq_len,
+      'batch_size': self.config.train.batch_size,
+      'seed': self.config.data.seed,
+    }
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What tells this run from others; checkpoints of others are refused."""
+    description = program_lib.describe(self.config, self.program)
+    return description | self.inputs.hashes
+
+  @property
+  def rounding(self) -> dict[str, Any]:
+    """What changes the order of sums, but not what is summed."""
+    mesh = self.program.mesh
+    return {
+      'mesh': dict(mesh.shape),
+      'processes': jax.process_count(),
+      'device': mesh.devices.flat[0].device_kind,
+      **config_lib.select(self.config, 'rounding'),
+      **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
+    }
