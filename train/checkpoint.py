@@ -1,136 +1,28 @@
-"""Checkpoints by Orbax, each with a description of the run it belongs to."""
+"""Checkpoints by Orbax, each with its run, its step and its checksums."""
 
 import json
 import pathlib
 import shutil
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from train import errors
+from train import errors, workdir
 from train.distributed.processes import Processes
-from train.state import TrainState
-
-RUN_FILE = 'run.json'
-DIRECTORY = 'checkpoints'
+from train.state import TrainState, checksums
 
 # A killed run leaves these; Orbax ignores them, but they fill the disk.
 _UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 
-def check_same(
-  saved: Mapping[str, Any],
-  now: Mapping[str, Any],
-  where: str,
-  unknown: Collection[str] = (),
-) -> None:
-  """Raises UserError at the first field in which two descriptions differ.
-
-  Args:
-    saved: What a working directory or a checkpoint says of its run.
-    now: The same of this run.
-    where: Where `saved` comes from.
-    unknown: Fields that are not in `now` because it is too early to tell.
-
-  Raises:
-    UserError: It names the field and both values; None and a field that is
-      not there are the same, not set.
-  """
-  for name, (before, value) in _differences(saved, now).items():
-    if name not in unknown:
-      raise errors.UserError(
-        f'{where} belongs to another run: its {name} is {_words(before)}, now '
-        f'it is {_words(value)}; give another --config.workdir, or the old '
-        'value, or remove that directory'
-      )
+class Damaged(errors.UserError):
+  """A checkpoint is not what was saved."""
 
 
-def _differences(
-  saved: Mapping[str, Any], now: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-  # As JSON reads them back: tuples are lists there.
-  now = json.loads(json.dumps(now))
-  return {
-    name: (saved.get(name), now.get(name))
-    for name in {**now, **saved}
-    if saved.get(name) != now.get(name)
-  }
-
-
-def _words(value: Any) -> str:
-  return 'not set' if value is None else repr(value)
-
-
-def check_workdir(
-  workdir: pathlib.Path,
-  description: Mapping[str, Any],
-  unknown: Collection[str] = (),
-) -> None:
-  """Raises UserError if the directory holds a run that is not this one.
-
-  Nothing is written; a directory without a run is fine.
-
-  Args:
-    workdir: The directory of a run.
-    description: What makes the run what it is; see `check_same`.
-    unknown: As for `check_same`.
-  """
-  path = workdir / RUN_FILE
-  if path.exists():
-    check_same(_load(path)['run'], description, str(workdir), unknown)
-
-
-def claim_workdir(
-  workdir: pathlib.Path,
-  description: Mapping[str, Any],
-  rounding: Mapping[str, Any],
-) -> str | None:
-  """Checks, and writes down, which run the directory holds.
-
-  Args:
-    workdir: The directory of a run.
-    description: What makes the run what it is; see `check_same`.
-    rounding: What may change while the run is interrupted, and changes how
-      sums are rounded; the values that the run began with are kept.
-
-  Returns:
-    A line that warns if `rounding` is not as it was when the run began.
-  """
-  check_workdir(workdir, description)
-  path = workdir / RUN_FILE
-  steps = (workdir / DIRECTORY).glob('*')
-  if path.exists() and any(step.name.isdigit() for step in steps):
-    return _warning(_load(path)['rounding'], rounding)
-  part = workdir / f'{RUN_FILE}.part'
-  content = {'run': dict(description), 'rounding': dict(rounding)}
-  part.write_text(json.dumps(content, indent=2) + '\n')
-  part.replace(path)
-  return None
-
-
-def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-  changes = [
-    f'{name} was {_words(old)} and is {_words(new)}'
-    for name, (old, new) in _differences(before, now).items()
-  ]
-  if not changes:
-    return None
-  return (
-    f'Since the run began, {", ".join(changes)}: from here on its numbers may '
-    'differ in rounding.'
-  )
-
-
-def _load(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text())
-    return {name: dict(content[name]) for name in ('run', 'rounding')}
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(
-      f'{path} is not readable ({error}): give another --config.workdir, or '
-      'remove that directory'
-    ) from error
+class Unreadable(Damaged):
+  """A checkpoint that this process cannot read; others may be able to."""
 
 
 class Checkpoints:
@@ -149,9 +41,10 @@ class Checkpoints:
 
     Args:
       directory: Where they are.
-      description: What makes the run what it is, as JSON; see `check_same`.
+      description: What makes the run what it is, as JSON; see
+        `workdir.check_same`.
       keep: How many are kept.
-      asynchronous: Whether files are written while training goes on.
+      asynchronous: Whether files are written while training continues.
       processes: Those that save together; None: this one alone.
     """
     self.directory = directory.absolute()
@@ -190,52 +83,150 @@ class Checkpoints:
     """
     if step == self.latest:
       return
+    content = {
+      'step': step,
+      'run': dict(self._description),
+      'checksums': checksums(state),
+    }
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        description=ocp.args.JsonSave(dict(self._description)),
+        run=ocp.args.JsonSave({**content, 'crc': _crc(content)}),
       ),
     )
 
-  def restore(
-    self, abstract: TrainState, step: int | None = None
-  ) -> TrainState:
+  def restore(self, abstract: TrainState, step: int) -> TrainState:
     """Reads a state, each array to the devices where it belongs.
 
     Args:
       abstract: ShapeDtypeStructs with shardings.
-      step: Which; the latest if None.
+      step: Which.
 
     Returns:
-      The state.
+      The state, bit for bit as it was saved.
 
     Raises:
-      UserError: If the checkpoint is of another run, or cannot be read.
+      Damaged: If the checkpoint cannot be read or is not what was saved.
+      UserError: If it is of another run.
     """
-    step = (self.latest or 0) if step is None else step
+    self.wait()
     path = self.path(step)
+    content = self._read_description(path)
+    workdir.check_same(
+      content['run'], self._description, f'the checkpoint {path}'
+    )
+    if content['step'] != step:
+      raise Damaged(f'the checkpoint {path} holds step {content["step"]}')
     try:
-      saved = self._manager.restore(
-        step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
-      )
-      check_same(saved.description, self._description, f'the checkpoint {path}')
-      restored = self._manager.restore(
+      state = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      )
-    except errors.UserError:
-      raise
+      ).state
     except Exception as error:  # Orbax raises whatever a broken file causes.
-      raise errors.UserError(
-        f'the checkpoint {path} cannot be read ({_first_line(error)}): remove '
-        'that directory to go on from the one before it'
+      raise Unreadable(
+        f'the checkpoint {path} cannot be read ({errors.first_line(error)})'
       ) from error
-    return restored.state
+    found = checksums(state)
+    wrong = [n for n, v in content['checksums'].items() if found.get(n) != v]
+    if wrong or len(found) != len(content['checksums']):
+      raise Damaged(
+        f'the checkpoint {path} is damaged: the checksum of '
+        f'{", ".join(wrong[:3]) or "its arrays"} differs'
+      )
+    return state
+
+  def _read_description(self, path: pathlib.Path) -> dict[str, Any]:
+    try:
+      content = workdir.read_description(path)
+      crc = content.pop('crc')
+      if crc == _crc(content):
+        return content
+      reason = 'its checksum differs'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+      reason = errors.first_line(error)
+    raise Damaged(
+      f'the checkpoint {path} has no description that can be read ({reason})'
+    )
+
+  def restore_newest(
+    self,
+    abstract: TrainState,
+    say: Callable[[str], None],
+    *,
+    strict: bool = False,
+  ) -> tuple[int, TrainState] | None:
+    """Reads the newest checkpoint that is intact.
+
+    Newer ones, which are damaged, are moved out of the way into the directory
+    `damaged` beside that of the checkpoints.
+
+    Args:
+      abstract: As for `restore`.
+      say: Receives a line for each that is damaged.
+      strict: Whether a damaged one is an error instead.
+
+    Returns:
+      Its step and state; None if there is no checkpoint.
+
+    Raises:
+      UserError: If they are of another run, none is intact, or one is damaged
+        and `strict`.
+    """
+    steps = self._processes.share(
+      lambda: sorted(self._manager.all_steps(), reverse=True)
+    )
+    damaged: list[tuple[int, Damaged]] = []
+    for step in steps:
+      try:
+        state = self.restore(abstract, step)
+      except Damaged as error:
+        damaged.append((step, error))
+        # Other processes may have read it, and not come to the next one.
+        alone = self._processes.count == 1
+        if strict or not (alone or type(error) is Damaged):
+          break
+        continue
+      self._set_aside([step for step, _ in damaged])
+      for _, reason in damaged:
+        say(f'Warning: {reason}; it was moved to {self._damaged}.')
+      return step, state
+    if not damaged:
+      return None
+    older = [step for step in steps if step < damaged[-1][0]]
+    advice = (
+      f'move that directory away to resume from step {older[0]}'
+      if older
+      else 'no other is intact: restore a copy, or remove the working '
+      'directory to begin again'
+    )
+    raise errors.UserError(f'{damaged[0][1]}: {advice}')
+
+  @property
+  def _damaged(self) -> pathlib.Path:
+    return self.directory.parent / workdir.DAMAGED
+
+  def _set_aside(self, steps: list[int]) -> None:
+    def move() -> None:
+      for step in steps:
+        self._damaged.mkdir(exist_ok=True)
+        target, number = self._damaged / str(step), 0
+        while target.exists():
+          number += 1
+          target = self._damaged / f'{step}.{number}'
+        self.path(step).rename(target)
+
+    if steps:
+      self._processes.share(move)
+      self._manager.reload()
 
   @property
   def writing(self) -> bool:
-    """Whether files are being written beside what else goes on."""
+    """Whether files are being written beside what else happens."""
     return self._manager.is_saving_in_progress()
+
+  def check(self) -> None:
+    """Raises the error of a save that has failed in the background."""
+    self._manager.check_for_errors()
 
   def wait(self) -> None:
     """Returns when all that was saved is complete on disk."""
@@ -245,6 +236,5 @@ class Checkpoints:
     self._manager.close()
 
 
-def _first_line(error: Exception) -> str:
-  text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:200]
+def _crc(content: Mapping[str, Any]) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -1,4 +1,6 @@
-"""The two ways a run ends early on purpose."""
+"""The ways a run ends early, and how an error becomes one line."""
+
+import errno
 
 
 class UserError(Exception):
@@ -7,3 +9,62 @@ class UserError(Exception):
 
 class Interrupted(Exception):
   """SIGTERM or Ctrl-C arrived; whatever can be saved has been saved."""
+
+
+_ADVICE = {
+  errno.ENOSPC: 'free space, or inodes (`df -i`), on that file system',
+  errno.EDQUOT: 'free some of your quota',
+  errno.EFBIG: 'raise the limit on the size of files (`ulimit -f`)',
+  errno.EROFS: 'it is mounted read-only: make it writable again',
+  errno.EACCES: 'change its permissions',
+  errno.EPERM: 'change its permissions',
+  errno.EMFILE: 'raise the limit on open files (`ulimit -n`)',
+  errno.EIO: 'check the disk',
+  errno.ENAMETOOLONG: 'give a shorter path',
+  errno.ELOOP: 'mend the symbolic links that point at each other',
+}
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's message, or its type if it has none."""
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0][:200]
+
+
+def of_system(error: BaseException) -> UserError | None:
+  """Returns what to tell about an error of the operating system.
+
+  Args:
+    error: An OSError, or an error of a library that was caused by one or
+      quotes one, as Orbax and TensorStore do.
+
+  Returns:
+    The error to raise instead, or None if it is none of the system.
+  """
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.errno in _ADVICE:
+      names = f'{cause.filename}: ' if cause.filename else ''
+      return UserError(
+        f'{names}{cause.strerror}; {_ADVICE[cause.errno]}, then run the same '
+        'command again to resume'
+      )
+    cause = cause.__cause__ or cause.__context__
+  for number, advice in _QUOTED.items():
+    if number in str(error):
+      return UserError(
+        f'a file cannot be written ({number}); {advice}, then run the same '
+        'command again to resume'
+      )
+  return None
+
+
+_QUOTED = {
+  'No space left on device': _ADVICE[errno.ENOSPC],
+  'Disk quota exceeded': _ADVICE[errno.EDQUOT],
+  'File too large': _ADVICE[errno.EFBIG],
+  'Read-only file system': _ADVICE[errno.EROFS],
+  'Permission denied': _ADVICE[errno.EACCES],
+  'Too many open files': _ADVICE[errno.EMFILE],
+  'Input/output error': _ADVICE[errno.EIO],
+}

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from train import checkpoint, errors, lock, mesh, program
+from train import checkpoint, errors, files, mesh, program
 from train import config as config_lib
+from train import workdir as workdir_lib
 from train.config import Config
 from train.data import loader
 from train.distributed import signals
@@ -29,7 +30,7 @@ class NonFinite(Exception):
 
 
 def run(config: Config, processes: Processes) -> int:
-  """Trains, or goes on with training, and reports.
+  """Trains, or resumes training, and reports.
 
   Args:
     config: The configuration, checked and completed.
@@ -62,15 +63,22 @@ def _run(config: Config, processes: Processes) -> int:
   with contextlib.ExitStack() as stack:
 
     def claim() -> None:
-      checkpoint.check_workdir(workdir, run.identity)
-      stack.enter_context(lock.hold(workdir))
-      warning = checkpoint.claim_workdir(workdir, run.identity, run.rounding)
-      if warning:
+      workdir_lib.check(workdir, run.identity)
+      stack.enter_context(workdir_lib.hold(workdir))
+      if warning := workdir_lib.claim(workdir, run.identity, run.rounding):
         print(warning)
 
     processes.share(claim)
-    processes.see(workdir / checkpoint.RUN_FILE, 'the working directory')
-    trainer = Trainer(run, Votes(processes.stop), processes)
+    processes.see(workdir / workdir_lib.RUN_FILE, 'the working directory')
+    checkpoints = checkpoint.Checkpoints(
+      workdir / workdir_lib.CHECKPOINTS,
+      run.identity,
+      keep=config.checkpoint.keep,
+      asynchronous=config.checkpoint.async_,
+      processes=processes,
+    )
+    stack.callback(checkpoints.close)
+    trainer = Trainer(run, checkpoints, Votes(processes.stop), processes)
     try:
       trainer.all()
     except NonFinite as error:
@@ -85,7 +93,7 @@ def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
   """Says so of a run that is; raises UserError if it is another run."""
   # Checked before anything is written: now without the data that may have to
   # be prepared, and later with it.
-  checkpoint.check_workdir(workdir, identity, unknown=HASHES)
+  workdir_lib.check(workdir, identity, unknown=HASHES)
   complete = (workdir / report.RESULTS).exists()
   if complete:
     print(report.complete(workdir))
@@ -106,22 +114,27 @@ class Trainer:
     step: The number of steps dispatched.
   """
 
-  def __init__(self, run: Run, votes: Votes, processes: Processes):
+  def __init__(
+    self,
+    run: Run,
+    checkpoints: checkpoint.Checkpoints,
+    votes: Votes,
+    processes: Processes,
+  ):
     self._run = run
     self._config = config = run.config
     self._program = run.program
     self._votes = votes
     self._processes = processes
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
-    self.state: Any = None
-    self._checkpoints = checkpoint.Checkpoints(
-      run.workdir / checkpoint.DIRECTORY,
-      run.identity,
-      keep=config.checkpoint.keep,
-      asynchronous=config.checkpoint.async_,
-      processes=processes,
+    self._checkpoints = checkpoints
+    # Before anything else is written, because this may refuse.
+    restored = checkpoints.restore_newest(
+      run.program.abstract, processes.say, strict=config.checkpoint.strict
     )
-    self.step: int = processes.share(lambda: self._checkpoints.latest or 0)
+    self.step: int
+    self.state: Any
+    self.step, self.state = restored or (0, None)
     self._recorder = Recorder(run, self.step, processes)
     self._sample, self._all = evaluate.windows(
       config.eval.max_windows,
@@ -149,17 +162,17 @@ class Trainer:
     """Prints and saves what the optimizer does to each parameter."""
     table = self._program.explanation
     if self._processes.first:
-      (self._run.workdir / 'optimizer.txt').write_text(f'{table}\n')
-      (self._run.workdir / 'optimizer.json').write_text(table.to_json() + '\n')
+      workdir = self._run.workdir
+      files.write_text(workdir / 'optimizer.txt', f'{table}\n')
+      files.write_text(workdir / 'optimizer.json', f'{table.to_json()}\n')
     if self.step == 0:
       self._recorder.say(f'{table}\n')
 
   def _start(self) -> None:
-    """Makes or restores the state, and compiles the step."""
+    """Makes the state unless it was restored, and compiles the step."""
     say = self._recorder.say
     if self.step:
-      self.state = self._checkpoints.restore(self._program.abstract, self.step)
-      say(f'Going on from the checkpoint of step {self.step}.')
+      say(f'Resuming from the checkpoint of step {self.step}.')
     self._votes.check()
     if self.step == self._config.train.steps:
       return
@@ -239,6 +252,7 @@ class Trainer:
     self._recorder.train(step, found, always=bad is not None)
     if bad:
       raise NonFinite(step, bad, found[bad])
+    self._checkpoints.check()
 
   def _score(self, max_windows: int | None) -> dict[str, evaluate.Score]:
     losses = evaluate.on_mesh(
@@ -299,4 +313,3 @@ class Trainer:
   def close(self) -> None:
     """Ends what runs beside the process."""
     self._recorder.close()
-    self._checkpoints.close()

@@ -1,9 +1,9 @@
 """Tests of train.checkpoint."""
 
 import functools
-import json
 import os
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from train import checkpoint, errors
+from train import state as train_state
 from train.state import TrainState
 
 _RUN = {'model.hidden_size': 8, 'optimizer.recipe': 'sage', 'mesh': (1, 2)}
@@ -84,7 +85,7 @@ def test_donated_states_are_saved_as_they_were(tmp_path, asynchronous):
 
   again = _open(tmp_path)
   assert again.latest == 6
-  chex.assert_trees_all_equal(again.restore(abstract), wanted[6])
+  chex.assert_trees_all_equal(again.restore(abstract, 6), wanted[6])
   again.close()
 
 
@@ -93,7 +94,7 @@ def test_restores_to_another_mesh(tmp_path):
   checkpoints = _open(tmp_path)
   checkpoints.save(state, 3)
   other = _abstract(_state(_mesh((2, 4))))
-  restored = checkpoints.restore(other)
+  restored = checkpoints.restore(other, 3)
   checkpoints.close()
   chex.assert_trees_all_equal(
     jax.tree.map(np.asarray, restored), jax.tree.map(np.asarray, state)
@@ -125,62 +126,105 @@ def test_another_run_is_refused_by_the_field(tmp_path):
   with pytest.raises(
     errors.UserError, match=r"optimizer\.recipe is 'sage', now it is 'lion'"
   ):
-    other.restore(_abstract(state))
+    other.restore(_abstract(state), 3)
   other.close()
 
 
-def test_damaged_checkpoint_is_one_line_that_says_what_to_do(tmp_path):
-  state = _state(_mesh((1, 1)))
-  checkpoints = _open(tmp_path)
-  checkpoints.save(state, 3)
+def _three(path):
+  """Saves steps 1 to 3; returns the last state and the checkpoints."""
+  # Large enough that most of the bytes on disk are numbers.
+  state = _state(_mesh((1, 1)), size=2**12)
+  checkpoints = _open(path / 'checkpoints')
+  for step in (1, 2, 3):
+    state = _advance(state)
+    checkpoints.save(state, step)
   checkpoints.wait()
-  metadata = tmp_path / '3' / 'state' / '_METADATA'
+  return state, checkpoints
+
+
+def _flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def _largest(path):
+  files = [p for p in path.rglob('*') if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def _truncate(path):
+  metadata = path / 'state' / '_METADATA'
   os.truncate(metadata, metadata.stat().st_size // 2)
-  with pytest.raises(errors.UserError, match='remove that directory') as info:
-    checkpoints.restore(_abstract(state))
+
+
+def _exchange(path):
+  shutil.rmtree(path)
+  shutil.copytree(path.with_name('1'), path)
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda path: _flip(_largest(path)), 'is damaged|cannot be read'),
+    (lambda path: _flip(path / 'run' / 'metadata'), 'description'),
+    (_truncate, 'cannot be read'),
+    (lambda path: shutil.rmtree(path / 'run'), 'description'),
+    (_exchange, 'holds step 1'),
+  ],
+)
+def test_damaged_checkpoint_is_set_aside_for_an_older_one(
+  tmp_path, damage, message
+):
+  state, checkpoints = _three(tmp_path)
+  path = tmp_path / 'checkpoints' / '3'
+  damage(path)
+  abstract = _abstract(state)
+  with pytest.raises(checkpoint.Damaged, match=message) as info:
+    checkpoints.restore(abstract, 3)
   assert '\n' not in str(info.value)
+  said = []
+  with pytest.raises(errors.UserError, match='to resume from step 2'):
+    checkpoints.restore_newest(abstract, said.append, strict=True)
+  assert path.exists()
+  assert not said
+  step, restored = checkpoints.restore_newest(abstract, said.append)
+  assert step == checkpoints.latest == int(restored.params['b'][0]) == 2
+  assert len(said) == 1
+  assert str(path) in said[0]
+  assert str(tmp_path / 'damaged') in said[0]
+  assert not path.exists()
+  assert (tmp_path / 'damaged' / '3').exists()
+  checkpoints.save(state, 3)  # The place is free.
+  restored = checkpoints.restore(abstract, 3)
+  chex.assert_trees_all_equal(restored, state)
   checkpoints.close()
 
 
-def test_workdir_of_another_run(tmp_path):
-  workdir = tmp_path / 'run'
-  checkpoint.check_workdir(workdir, _RUN)
-  assert not workdir.exists()
-  workdir.mkdir()
-  checkpoint.claim_workdir(workdir, _RUN, {})
-  assert [p.name for p in workdir.iterdir()] == [checkpoint.RUN_FILE]
-  checkpoint.check_workdir(workdir, _RUN)
-  for other, message in (
-    (_RUN | {'model.hidden_size': 9}, r'model\.hidden_size is 8, now it is 9'),
-    (_RUN | {'new': 1}, 'new is not set, now it is 1'),
-    ({**_RUN, 'mesh': None}, r'mesh is \[1, 2\], now it is not set'),
-    (
-      {k: v for k, v in _RUN.items() if k != 'optimizer.recipe'},
-      r"optimizer\.recipe is 'sage', now it is not set",
-    ),
-  ):
-    with pytest.raises(errors.UserError, match=message):
-      checkpoint.check_workdir(workdir, other)
-  early = {k: v for k, v in _RUN.items() if k != 'mesh'}
-  checkpoint.check_workdir(workdir, early, unknown=('mesh',))
-  checkpoint.check_workdir(workdir, _RUN | {'option': None})
-  (workdir / checkpoint.RUN_FILE).write_text(json.dumps(_RUN)[:-1])
-  with pytest.raises(errors.UserError, match='not readable'):
-    checkpoint.check_workdir(workdir, _RUN)
+def test_without_an_intact_checkpoint_a_run_does_not_begin_again(tmp_path):
+  state, checkpoints = _three(tmp_path)
+  for step in '123':
+    _flip(tmp_path / 'checkpoints' / step / 'run' / 'metadata')
+  with pytest.raises(errors.UserError, match='no other is intact'):
+    checkpoints.restore_newest(_abstract(state), print)
+  assert checkpoints.latest == 3
+  checkpoints.close()
 
 
-def test_warns_if_sums_are_rounded_otherwise_than_when_the_run_began(tmp_path):
-  def claim(**rounding):
-    return checkpoint.claim_workdir(tmp_path, _RUN, rounding)
-
-  assert claim(jax='1', remat='full') is None
-  # Nothing was computed yet, so the run begins here.
-  assert claim(jax='2', remat='none') is None
-  (tmp_path / checkpoint.DIRECTORY / '10').mkdir(parents=True)
-  assert claim(jax='2', remat='none') is None
-  for _ in range(2):  # What the run began with stays written down.
-    line = claim(jax='3', remat='none')
-    assert "jax was '2' and is '3'" in line
-    assert 'remat' not in line
-    assert 'rounding' in line
-  assert claim(jax='2', remat='none') is None
+def test_checksums_see_every_bit_and_no_mesh():
+  state = _state(_mesh((1, 2)))
+  sums = train_state.checksums(state)
+  assert sums == train_state.checksums(_state(_mesh((2, 4))))
+  assert len(sums) == len(jax.tree.leaves(state))
+  for dtype in ('float32', 'bfloat16', 'int8', 'uint32'):
+    x = jnp.arange(24).reshape(4, 6).astype(dtype)
+    seen = {train_state.checksums([x])['0']}
+    data = np.asarray(x)
+    for bit in range(0, data.nbytes * 8, 5):
+      raw = bytearray(data.tobytes())
+      raw[bit // 8] ^= 1 << bit % 8
+      flipped = np.frombuffer(bytes(raw), data.dtype).reshape(data.shape)
+      seen.add(train_state.checksums([jnp.asarray(flipped)])['0'])
+    assert len(seen) == 1 + len(range(0, data.nbytes * 8, 5)), dtype
+  x = jnp.arange(24.0).reshape(4, 6)
+  assert train_state.checksums([x]) != train_state.checksums([x[::-1]])

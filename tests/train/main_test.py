@@ -11,7 +11,8 @@ import pytest
 
 from models import llama
 from tests.support import runs
-from train import checkpoint, config, lock, loop, main
+from train import config, loop, main
+from train import workdir as workdir_lib
 from train.results import metrics, ngram, report
 
 
@@ -143,10 +144,10 @@ def test_workdir_of_another_run(finished, data, capsys, override, message):
 
 def _begun(workdir, finished, **fields):
   """A run that is not complete, which other fields identify."""
-  content = json.loads((finished / checkpoint.RUN_FILE).read_text())
+  content = json.loads((finished / workdir_lib.RUN_FILE).read_text())
   content['run'] |= fields
   workdir.mkdir()
-  (workdir / checkpoint.RUN_FILE).write_text(json.dumps(content))
+  (workdir / workdir_lib.RUN_FILE).write_text(json.dumps(content))
   return workdir
 
 
@@ -174,7 +175,7 @@ def test_workdir_with_another_tokenizer(finished, tmp_path, capsys):
 
 
 def test_workdir_in_use(data, tmp_path, capsys):
-  with lock.hold(tmp_path / 'run'):
+  with workdir_lib.hold(tmp_path / 'run'):
     before = runs.files(tmp_path)
     line = _refused(capsys, *runs.command(data, tmp_path / 'run', *_SHORT))
     assert 'being written by another run' in line

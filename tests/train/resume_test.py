@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.support import runs
-from train import checkpoint
+from train import workdir
 from train.results import metrics, report
 
 _STEPS = 60
@@ -64,7 +64,7 @@ def test_interrupted_runs_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     assert status == (-number if killed else 128 + number), out + err
     assert (err == '') == killed, err
     assert ('The same command goes on' in out) != killed
-    going_on = f'Going on from the checkpoint of step {restored}.'
+    going_on = f'Resuming from the checkpoint of step {restored}.'
     assert (going_on in out) == (restored > 0), out
     assert 'rounding' not in out
     assert not (torn / report.RESULTS).exists()
@@ -107,12 +107,12 @@ def test_interrupted_runs_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
   assert len(_trace(torn)) == _STEPS + 3
 
   # A claim that another version began this changes what it says, no more.
-  path = torn / checkpoint.RUN_FILE
+  path = torn / workdir.RUN_FILE
   content = json.loads(path.read_text())
   content['rounding']['jax'] = '0.0.1'
   path.write_text(json.dumps(content))
   out = _complete(args)
-  assert f'Going on from the checkpoint of step {_STEPS}.' in out
+  assert f'Resuming from the checkpoint of step {_STEPS}.' in out
   assert "jax was '0.0.1' and is" in out
   assert len(_trace(torn)) == _STEPS + 3  # evaluations at 20, 40 and the end
   assert _trace(torn) == _trace(whole)

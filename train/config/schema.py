@@ -211,6 +211,9 @@ class CheckpointConfig:
   every: int = field(1000, 'Steps.', COUNT)
   keep: int = field(3, 'How many are kept.', COUNT)
   async_: bool = field(True, 'Write files while training continues.')
+  strict: bool = field(
+    False, 'Stop at a damaged checkpoint; else resume from an older one.'
+  )
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

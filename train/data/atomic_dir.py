@@ -2,13 +2,19 @@
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from train import files
 from train.data import resume_state, shards
 from train.errors import UserError
+
+# A directory with another lock, or with files and none, is somebody else's.
+_LOCK = 'lock'
+_MARK = 'The directory of an unfinished preparation by train.prepare.\n'
 
 
 def partial_of(output: pathlib.Path) -> pathlib.Path:
@@ -29,8 +35,9 @@ def prepare(
     output: The directory.
     settings: What the data is made of; the manifest's entry 'settings'.
     build: Fills a directory with shards and their manifest. If that has a
-      journal beside it, it is as a killed build left it, otherwise empty.
-    resumes: Whether build goes on with what a journal tells of.
+      record (`resume_state`) beside it, it is as a killed build left it,
+      otherwise empty.
+    resumes: Whether build continues from such a record.
 
   Returns:
     The manifest.
@@ -42,7 +49,8 @@ def prepare(
   partial = partial_of(output)
   if _exists(output):
     manifest = _check_same(output, settings)
-    shutil.rmtree(partial, ignore_errors=True)  # Killed before it did that.
+    if _is_ours(partial):  # Killed before it removed that.
+      _remove(partial)
     return manifest
   with _locked(partial):
     if _exists(output):  # Finished by another before we had the lock.
@@ -64,7 +72,12 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
   """Holds a directory; the lock of a process that died is free."""
   try:
     partial.mkdir(parents=True, exist_ok=True)
-    lock = open(partial / 'lock', 'w')  # noqa: SIM115
+    if not _is_ours(partial):
+      raise UserError(
+        f'{partial} is needed to prepare {partial.with_suffix("")}, and holds '
+        'something else: move it away, or choose another --output.'
+      )
+    lock = open(partial / _LOCK, 'a', encoding='utf-8')  # noqa: SIM115
   except OSError as error:
     raise UserError(
       f'Cannot write {partial}: {error.strerror}. Choose another --output.'
@@ -76,11 +89,35 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
       raise UserError(
         f'Another process is preparing {partial.with_suffix("")}: wait for it.'
       ) from error
+    if not lock.tell():
+      lock.write(_MARK)
+      lock.flush()
     try:
       yield
     finally:
       if not (partial / resume_state.FILE).exists():
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _remove(partial: pathlib.Path) -> None:
+  """Removes the lock last: until then a kill leaves what is known as ours."""
+  shutil.rmtree(partial / 'data', ignore_errors=True)
+  with contextlib.suppress(OSError):
+    (partial / f'{resume_state.FILE}.new').unlink(missing_ok=True)
+  shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_ours(partial: pathlib.Path) -> bool:
+  """Whether a preparation has made a directory, or it is empty."""
+  try:
+    names = os.listdir(partial)
+  except OSError:
+    return False
+  with contextlib.suppress(OSError, ValueError):
+    text = files.read_text(partial / _LOCK)
+    # Maybe killed while it was written.
+    return text == _MARK or (_MARK.startswith(text) and names == [_LOCK])
+  return not names
 
 
 def _check_same(

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 import jax
 import tqdm
 
+from train import errors, files
+
 FILE = 'metrics.jsonl'
 
 # Peak dense bfloat16 FLOP/s of what JAX calls one device. TPUs: the pages
@@ -43,13 +45,30 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the records of a file of JSON lines, but for a torn last line."""
+  """Yields the records of a file of JSON lines, but for a torn last line.
+
+  Args:
+    path: The file, which need not exist.
+
+  Yields:
+    The records.
+
+  Raises:
+    UserError: If the file is not what `JsonLines` writes.
+  """
   if not path.exists():
     return
-  with path.open() as file:
-    for line in file:
-      if line.endswith('\n'):
-        yield json.loads(line)
+  try:
+    lines = files.read_text(path).split('\n')
+    for line in lines[:-1]:
+      record = json.loads(line)
+      _ = record['step'] + 0, record['timing']['seconds'] + 0.0
+      yield record
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise errors.UserError(
+      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
+      'move it away to resume without the records of the steps so far'
+    ) from error
 
 
 class JsonLines:
@@ -57,6 +76,11 @@ class JsonLines:
 
   Steps are repeated bit for bit after a restart, so the file reads as if the
   run had never stopped, but for what stands under the key 'timing'.
+
+  Attributes:
+    seconds: How long the run took until the restored step.
+    evaluated: The last step that was evaluated.
+    complete: Whether the file has the records of the steps before.
   """
 
   def __init__(self, path: pathlib.Path, restored_step: int):
@@ -71,11 +95,10 @@ class JsonLines:
     self.evaluated = max(
       (r['step'] for r in kept if 'eval/loss' in r), default=0
     )
+    self.complete = bool(kept) or not restored_step
     if path.exists():
-      part = path.with_suffix('.part')
-      part.write_text(''.join(map(_line, kept)))
-      part.replace(path)
-    self._file = path.open('a')
+      files.write_text(path, ''.join(map(_line, kept)))
+    self._file = path.open('a', encoding='utf-8')
 
   def write(self, record: Mapping[str, Any]) -> None:
     """Appends a record; it survives the process's death from here on."""

@@ -35,6 +35,11 @@ class Recorder:
       config.log.profile_steps,
       traces=processes.first,
     )
+    if self._log and not self._log.complete:
+      self.say(
+        f'{workdir / metrics.FILE} has no records of the steps before '
+        f'{step}: the loss curve will begin there.'
+      )
     self._clock = metrics.Clock(
       self._tokens, self._log.seconds if self._log else 0.0
     )

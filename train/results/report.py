@@ -10,6 +10,7 @@ from typing import Any
 import sage_optax
 from models import llama
 from train import config as config_lib
+from train import errors, files
 from train.config import Config
 from train.data import loader
 from train.distributed.processes import Processes
@@ -98,7 +99,7 @@ def _write(
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
   records = list(metrics.read(workdir / metrics.FILE))
   text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
-  (workdir / SAMPLE).write_text(text + '\n')
+  files.write_text(workdir / SAMPLE, text + '\n')
   plot.loss_curve(
     records,
     workdir / PLOT,
@@ -120,7 +121,7 @@ def _write(
     'baseline_tokens': {'fitted': found.train_tokens, 'seen': seen},
     'model_parameters': llama.num_params(program.model),
     'optimizer_state_bytes': program.explanation.totals['all'].state_bytes,
-    'seconds': records[-1]['timing']['seconds'],
+    'seconds': records[-1]['timing']['seconds'] if records else 0.0,
     'device': f'{program.mesh.devices.size} x '
     f'{program.mesh.devices.flat[0].device_kind}',
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -128,9 +129,7 @@ def _write(
     'run': run.identity,
   }
   stop.check()
-  part = workdir / f'{RESULTS}.part'
-  part.write_text(json.dumps(results, indent=2) + '\n')
-  part.replace(workdir / RESULTS)
+  files.write_text(workdir / RESULTS, json.dumps(results, indent=2) + '\n')
   print(f'\nText that the model continued (more in {SAMPLE}):')
   print(next(iter(samples.values()), '(none)'))
   print(f'\n{complete(workdir)}', flush=True)
@@ -138,7 +137,20 @@ def _write(
 
 def complete(workdir: pathlib.Path) -> str:
   """What to say of a run that is complete, from its results.json."""
-  results = json.loads((workdir / RESULTS).read_text())
+  path = workdir / RESULTS
+  try:
+    return _complete(workdir, json.loads(files.read_text(path)))
+  except (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
+  ) as error:
+    raise errors.UserError(
+      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
+      'move it away to evaluate the last checkpoint again'
+    ) from error
+
+
+def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
   run, total = results['run'], results['validation']['total']
   share = (
     'all of it'

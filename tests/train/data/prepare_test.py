@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support import corpora
+from tests.support import corpora, runs
 from train import prepare
 from train.data import atomic_dir, corpus, encoding, shards, writer
 from train.data import bundled as bundled_lib
@@ -137,9 +137,23 @@ def test_a_killed_preparation_is_started_afresh(tmp_path):
   stale.mkdir(parents=True)
   (stale / 'train-code-00000.bin').write_bytes(b'half')
   (stale / 'manifest.json').write_text('{}')
+  (tmp_path / 'out.partial' / 'lock').write_text(atomic_dir._MARK)
   _bundled(tmp_path / 'out')
   assert shards.open_split(tmp_path / 'out', 'train').num_tokens > 1000
   assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('lock', [None, '', 'of another program'])
+def test_a_directory_of_somebody_else_stays(lock, tmp_path):
+  theirs = tmp_path / 'out.partial'
+  (theirs / 'data').mkdir(parents=True)
+  (theirs / 'data' / 'thesis.txt').write_text('years of work')
+  if lock is not None:
+    (theirs / 'lock').write_text(lock)
+  before = runs.files(tmp_path)
+  with pytest.raises(UserError, match='holds something else'):
+    _bundled(tmp_path / 'out')
+  assert runs.files(tmp_path) == before
 
 
 def test_two_preparations_of_one_directory(tmp_path):

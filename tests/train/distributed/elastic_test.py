@@ -103,14 +103,14 @@ def test_goes_on_elsewhere_after_signals_and_deaths(tmp_path, monkeypatch):
   assert saved == 16
 
   statuses, outs, errs = go_on(4, 1, (1, 2, 2), ('step:32@2', 'SIGKILL'))
-  assert f'Going on from the checkpoint of step {saved}' in outs[0]
+  assert f'Resuming from the checkpoint of step {saved}' in outs[0]
   assert 'processes was 2 and is 4' in outs[0]
   assert statuses == [3, 3, -signal.SIGKILL, 3]
   for index in (0, 1, 3):
     assert 'error: process 2 of 4 (on ' in errs[index]
 
   statuses, outs, errs = go_on(2, 1, (2, 1, 1), ('step:43@0', 'SIGKILL'))
-  assert 'Going on from the checkpoint of step 30.' in outs[0]
+  assert 'Resuming from the checkpoint of step 30.' in outs[0]
   # JAX may end process 1 before it has spoken, and names the leader itself.
   assert statuses[0] == -signal.SIGKILL
   assert statuses[1] in (3, -signal.SIGABRT)
@@ -118,7 +118,7 @@ def test_goes_on_elsewhere_after_signals_and_deaths(tmp_path, monkeypatch):
 
   statuses, outs, errs = go_on(1, 2, (1, 1, 2))
   assert statuses == [0], errs
-  assert 'Going on from the checkpoint of step 40' in outs[0]
+  assert 'Resuming from the checkpoint of step 40' in outs[0]
   _assert_same(_records(moved), _records(whole), 1e-9)
   _assert_batches(
     tmp_path / 'batches', source, seed=0, seq_len=32, batch_size=8, steps=50

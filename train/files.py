@@ -1,0 +1,40 @@
+"""Reads and writes small text files, always as UTF-8."""
+
+import errno
+import os
+import pathlib
+import stat
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+  """Reads a text file.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Its text.
+
+  Raises:
+    OSError: If it cannot be read or is not a regular file; opening a FIFO
+      would wait for a writer.
+    ValueError: If it is not UTF-8.
+  """
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  try:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+      raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+    with open(descriptor, encoding='utf-8', closefd=False) as file:
+      return file.read()
+  finally:
+    os.close(descriptor)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Replaces a text file; a kill leaves the old one or the new one."""
+  part = path.with_name(f'{path.name}.part')
+  with open(part, 'w', encoding='utf-8', errors='replace') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  part.replace(path)

@@ -1,0 +1,260 @@
+"""The working directory of one run: which run it holds, and who writes to it.
+
+A directory belongs to a run if it has a `run.json`, or a checkpoint, which
+describes its run, too. Only such directories and empty ones are written to.
+"""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from train import errors, files
+
+LOCK = '.lock'
+RUN_FILE = 'run.json'
+CHECKPOINTS = 'checkpoints'
+DAMAGED = 'damaged'
+_DESCRIPTION = ('run', 'metadata')  # Where Orbax writes the item `run`.
+
+_DIRECTORIES = (CHECKPOINTS, DAMAGED, 'tensorboard', 'profile')
+_FILES = (
+  *(LOCK, RUN_FILE, 'results.json', 'metrics.jsonl', 'optimizer.txt'),
+  *('optimizer.json', 'sample.txt', 'loss.png'),
+)
+# What a start that was refused, or killed at once, leaves.
+_UNCLAIMED = {LOCK, f'{RUN_FILE}.part'}
+_ELSEWHERE = 'choose another --config.workdir'
+
+
+def check_same(
+  saved: Mapping[str, Any],
+  now: Mapping[str, Any],
+  where: str,
+  unknown: Collection[str] = (),
+) -> None:
+  """Raises UserError at the first field in which two descriptions differ.
+
+  Args:
+    saved: What a working directory or a checkpoint says of its run.
+    now: The same of this run.
+    where: Where `saved` comes from.
+    unknown: Fields that are not in `now` because it is too early to tell.
+
+  Raises:
+    UserError: It names the field and both values; None and a field that is
+      not there are the same, not set.
+  """
+  for name, (before, value) in _differences(saved, now).items():
+    if name not in unknown:
+      raise errors.UserError(
+        f'{where} belongs to another run: its {name} is {_words(before)}, now '
+        f'it is {_words(value)}; give another --config.workdir, or the old '
+        'value, or remove that directory'
+      )
+
+
+def _differences(
+  saved: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  # As JSON reads them back: tuples are lists there.
+  now = json.loads(json.dumps(now))
+  return {
+    name: (saved.get(name), now.get(name))
+    for name in {**now, **saved}
+    if saved.get(name) != now.get(name)
+  }
+
+
+def _words(value: Any) -> str:
+  return 'not set' if value is None else repr(value)
+
+
+def check(
+  workdir: pathlib.Path,
+  description: Mapping[str, Any],
+  unknown: Collection[str] = (),
+) -> None:
+  """Raises UserError unless the directory may be written to by this run.
+
+  Nothing is written; a directory that is empty or not there is fine.
+
+  Args:
+    workdir: The directory of a run.
+    description: What makes the run what it is; see `check_same`.
+    unknown: As for `check_same`.
+  """
+  try:
+    names = set(os.listdir(workdir))
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot use the working directory {workdir} ({error.strerror}): '
+      f'{_ELSEWHERE}'
+    ) from error
+  _check_kinds(workdir, names)
+  if not names - _UNCLAIMED:
+    return
+  if RUN_FILE in names:
+    saved = _load(workdir / RUN_FILE)['run']
+  else:
+    saved = _of_newest_checkpoint(workdir)
+  check_same(saved, description, str(workdir), unknown)
+
+
+def _check_kinds(workdir: pathlib.Path, names: set[str]) -> None:
+  for wanted, kind, is_kind in (
+    (_DIRECTORIES, 'directory', pathlib.Path.is_dir),
+    (_FILES, 'file', pathlib.Path.is_file),
+  ):
+    for name in sorted(names.intersection(wanted)):
+      if not is_kind(workdir / name):
+        raise errors.UserError(
+          f'{workdir / name} is not a {kind}, and a run needs a {kind} of that '
+          f'name: move it away, or {_ELSEWHERE}'
+        )
+
+
+def _of_newest_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
+  """The description of a run whose run.json is lost."""
+  for path in checkpoints(workdir / CHECKPOINTS):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      return dict(read_description(path)['run'])
+  raise errors.UserError(
+    f'{workdir} is not empty and holds no run (there is no {RUN_FILE}), so '
+    f'nothing is written there: {_ELSEWHERE}, or put that file back'
+  )
+
+
+def checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
+  """The directories of complete checkpoints, the newest first."""
+  found = [p for p in directory.glob('*') if p.name.isdecimal()]
+  return sorted(found, key=lambda path: -int(path.name))
+
+
+def read_description(path: pathlib.Path) -> dict[str, Any]:
+  """What a checkpoint's item `run` holds; OSError or ValueError if it can't."""
+  return json.loads(files.read_text(path.joinpath(*_DESCRIPTION)))
+
+
+def claim(
+  workdir: pathlib.Path,
+  description: Mapping[str, Any],
+  rounding: Mapping[str, Any],
+) -> str | None:
+  """Checks, and writes down, which run the directory holds.
+
+  Args:
+    workdir: The directory of a run.
+    description: What makes the run what it is; see `check_same`.
+    rounding: What may change while the run is interrupted, and changes how
+      sums are rounded; the values that the run began with are kept.
+
+  Returns:
+    A line that warns if `rounding` is not as it was when the run began.
+  """
+  check(workdir, description)
+  path = workdir / RUN_FILE
+  if path.exists() and checkpoints(workdir / CHECKPOINTS):
+    return _warning(_load(path)['rounding'], rounding)
+  content = {'run': dict(description), 'rounding': dict(rounding)}
+  files.write_text(path, json.dumps(content, indent=2) + '\n')
+  return None
+
+
+def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+  changes = [
+    f'{name} was {_words(old)} and is {_words(new)}'
+    for name, (old, new) in _differences(before, now).items()
+  ]
+  if not changes:
+    return None
+  return (
+    f'Since the run began, {", ".join(changes)}: from here on its numbers may '
+    'differ in rounding.'
+  )
+
+
+def _load(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  try:
+    content = json.loads(files.read_text(path))
+    return {name: dict(content[name]) for name in ('run', 'rounding')}
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise errors.UserError(
+      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
+      f'{_ELSEWHERE}; without that file a run resumes from what its '
+      'checkpoints say'
+    ) from error
+
+
+@contextlib.contextmanager
+def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
+  """Holds `workdir`, creating it if need be, until the context is left.
+
+  The kernel drops the lock with the process, however it dies, so a lock file
+  left behind never blocks a later run. What the file says is only for people.
+
+  Args:
+    workdir: Directory of one run.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    UserError: If a live process holds the directory, or it cannot be written.
+  """
+  path = pathlib.Path(workdir) / LOCK
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot write to the working directory {workdir} ({error.strerror}): '
+      f'{_ELSEWHERE}'
+    ) from error
+  with open(descriptor, 'r+', encoding='utf-8', errors='replace') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno not in (errno.EAGAIN, errno.EACCES):
+        raise errors.UserError(
+          f'cannot lock {path} ({error.strerror}): choose a --config.workdir '
+          'on a file system that has locks'
+        ) from error
+      raise errors.UserError(
+        f'{workdir} is being written by another run ({_holder(file.read())}): '
+        'wait for it, stop it, or choose another --config.workdir'
+      ) from error
+    text = file.read()
+    if text and not (text.startswith('{"pid": ') and len(text) < 1000):
+      raise errors.UserError(
+        f'{path} is not the lock of a run: move it away, or {_ELSEWHERE}'
+      )
+    file.seek(0)
+    file.truncate()
+    json.dump(
+      {
+        'pid': os.getpid(),
+        'host': socket.gethostname(),
+        'since': datetime.datetime.now().isoformat(timespec='seconds'),
+      },
+      file,
+    )
+    file.flush()
+    yield
+
+
+def _holder(text: str) -> str:
+  """Who holds the lock, as far as its file tells."""
+  try:
+    holder = json.loads(text)
+    return 'process {pid} on {host}, since {since}'.format(**holder)
+  except (ValueError, KeyError, TypeError):
+    return 'it has only just started'
