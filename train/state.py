@@ -180,7 +180,8 @@ def _names(entry: Any) -> tuple[str, ...]:
 def _places(shape: tuple[int, ...], spec: P) -> tuple[jax.Array, jax.Array]:
   """Hashes of the places in the whole array: of rows and of columns."""
   entries = [*spec, *[None] * (len(shape) - len(spec))]
-  stride, axes = 0x9E3779B1, []
+  stride = 0x9E3779B1
+  axes: list[jax.Array] = []
   for size, entry in reversed(list(zip(shape, entries, strict=True))):
     place = lax.iota(jnp.uint32, size)
     if names := _names(entry):
