@@ -1,5 +1,6 @@
 """SCALE: gradients normalised per fan-out unit, momentum where it pays."""
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -28,9 +29,10 @@ def scale_by_column_norm(
   *,
   unit_norm: bool = False,
   state_dtype: jax.typing.DTypeLike | None = None,
+  axis: int = -2,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Divides each slice over the first axis of a matrix by its rms.
+  r"""Divides each slice over one axis of a matrix by its rms.
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out; in embeddings vocabulary,
   feature), with :math:`M = G` or, given a momentum :math:`\beta`,
@@ -49,6 +51,11 @@ def scale_by_column_norm(
   larger by :math:`\sqrt m`. This is the code's form. Both start the momentum
   at zero and do not correct its bias, which the division hides.
 
+  With `axis=-1` slices run along the other axis: every token of an embedding
+  moves by the same amount, frequent or rare. With momentum this is the row
+  norm that arXiv 2605.18106 uses on embeddings, but for a floor where that
+  code adds eps.
+
   Learning rates:
     Published: 1e-3 up to 350M parameters, 2e-4 at 1B (C4), for the rms form.
 
@@ -58,6 +65,9 @@ def scale_by_column_norm(
     unit_norm: divide by the L2 norm, as the paper's equation does.
     state_dtype: float32 or bfloat16 for the momentum, the latter rounded
       stochastically; None: float32, or the parameters' type if wider.
+    axis: the axis that slices run along in matrices, a static integer: -2,
+      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
+      (the features of a token).
     core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
       which are divided by their one rms; all axes before are a batch. None:
       min(ndim, 2).
@@ -68,7 +78,8 @@ def scale_by_column_norm(
     matrix [m, n], d per vector [d].
 
   Raises:
-    ValueError: `core_ndim` does not fit.
+    ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does
+      not fit.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -83,16 +94,19 @@ def scale_by_column_norm(
     Glentis et al., Memory-Efficient LLM Pretraining via Minimalist Optimizer
     Design, arXiv 2506.16659, 2025.
   """
+  linalg.check_static('axis', axis, (linalg.FAN_IN, linalg.FAN_OUT))
+  axis = operator.index(axis)
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
 
   def normalize(x):
-    axes = linalg.unit_axes(jnp.ndim(x), core_ndim)[:1]
+    axes = linalg.unit_axes(jnp.ndim(x), core_ndim)
     if not axes:
       mean_square = jnp.square(linalg.as_stat(x))
     else:
-      mean_square = blocks.mean(jnp.square, x, *axes)
+      along = axis if len(axes) == 2 else linalg.FAN_OUT
+      mean_square = blocks.mean(jnp.square, x, along)
       if unit_norm:
-        mean_square = mean_square * x.shape[axes[0]]
+        mean_square = mean_square * x.shape[along]
     return linalg.as_stat(x) / jnp.maximum(jnp.sqrt(mean_square), eps)
 
   def memoryless_update_fn(updates, state, params=None):

@@ -118,6 +118,14 @@ CASES = (
     has_state_dtype=False,
   ),
   Case(
+    'scale_rows',
+    'scale',
+    _make(sage_optax.scale_by_column_norm, momentum=0.9, axis=-1),
+    functools.partial(oracles.scale, momentum=0.9, axis=-1),
+    lambda m, n: m * n,
+    lambda d: d,
+  ),
+  Case(
     'scale_momentum',
     'scale',
     _make(

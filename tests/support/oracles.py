@@ -68,7 +68,10 @@ def adamw(grads, b1=0.9, b2=0.999, eps=1e-8):
   return updates
 
 
-def scale(grads, momentum=None, eps=1e-8, unit_norm=False):
+def scale(grads, momentum=None, eps=1e-8, unit_norm=False, axis=-2):
+  if axis == -1 and grads[0].ndim == 2:
+    turned = scale([g.T for g in grads], momentum, eps, unit_norm)
+    return [update.T for update in turned]
   mu, updates = np.zeros_like(grads[0]), []
   for g in grads:
     mu = g if momentum is None else momentum * mu + (1 - momentum) * g

@@ -1,0 +1,4 @@
+"""Comparisons of optimizers: studies, their runner and their report.
+
+See experiments/PROTOCOL.md.
+"""

@@ -1,0 +1,240 @@
+"""The arms of the studies: what each does, and where its search begins."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import optax
+
+import sage_optax
+from experiments import rules
+from train.optimizer import AXIS_ROLES
+
+Transform: TypeAlias = optax.GradientTransformation
+Options = Mapping[str, Any]
+
+CLIP = 1.0  # of the global norm, in every arm
+# In arms that differ in the table only, vectors have AdamW at this rate.
+VECTOR_RATE = 4e-3
+_ADAM_B2 = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One optimizer, with four options to tune.
+
+  Attributes:
+    name: of the arm.
+    start: where the search begins: 'embedding_rate', 'matrix_rate',
+      'weight_decay' and, if the arm has one to tune, 'beta'.
+    betas: values of 'beta' to try.
+    table: beta -> the rule of the table [vocab, feature]; the head, if any,
+      has the same rule. None for a whole recipe.
+    recipe: name of a recipe of `sage_optax`, or of one of Optax's optimizers.
+    beta_name: what the recipe calls 'beta'.
+    fixed: further arguments of the recipe.
+  """
+
+  name: str
+  start: Options
+  betas: tuple[float, ...] = ()
+  table: Callable[[Any], Transform] | None = None
+  recipe: str = ''
+  beta_name: str = 'b2'
+  fixed: Options = dataclasses.field(default_factory=dict)
+
+
+def optimizer(
+  arm: Arm, options: Options, schedule: optax.Schedule, logical_axes: Any
+) -> Transform:
+  """Builds the optimizer of an arm.
+
+  Args:
+    arm: The arm.
+    options: Values of the options; they may be traced.
+    schedule: Share of the peak rate at a step.
+    logical_axes: Tree of axis names, as of `models.llama.logical_axes`.
+  """
+
+  def roles(params):
+    return sage_optax.roles.assign(
+      params, rules=AXIS_ROLES, logical_axes=logical_axes
+    )
+
+  if arm.table is not None:
+    tx = _table_arm(arm, options, schedule, roles)
+  elif arm.recipe.startswith('optax_'):
+    tx = _optax_arm(arm, options, schedule, roles)
+  else:
+    tx = _recipe_arm(arm, options, schedule, roles)
+  return optax.chain(optax.clip_by_global_norm(CLIP), tx)
+
+
+def _part(
+  tx: Transform, rate: Any, schedule: optax.Schedule, weight_decay: Any = 0.0
+) -> Transform:
+  return optax.chain(
+    tx,
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(lambda step: rate * schedule(step)),
+  )
+
+
+def _table_arm(arm, options, schedule, roles):
+  """The arm's rule on the table, SinkGD on matrices, AdamW on vectors."""
+  assert arm.table is not None
+  rule = arm.table(options.get('beta'))
+  decay = options['weight_decay']
+  vector = sage_optax.scale_by_adam(b2=_ADAM_B2)
+  matrix = sage_optax.scale_by_sinkgd(core_ndim=2)
+  return optax.partition(
+    {
+      'embedding': _part(rule, options['embedding_rate'], schedule, decay),
+      'head': _part(
+        rules.turned(rule), options['embedding_rate'], schedule, decay
+      ),
+      'matrix': _part(matrix, options['matrix_rate'], schedule, decay),
+      'vector': _part(vector, VECTOR_RATE, schedule),
+    },
+    roles,
+  )
+
+
+def _recipe_arm(arm, options, schedule, roles):
+  """A recipe: its learning rate is the embedding's."""
+  rate = options['embedding_rate']
+  given = dict(arm.fixed)
+  if 'beta' in options:
+    given[arm.beta_name] = options['beta']
+  return sage_optax.recipe(
+    arm.recipe,
+    lambda step: rate * schedule(step),
+    roles=roles,
+    weight_decay=options['weight_decay'],
+    matrix={'lr_scale': options['matrix_rate'] / rate},
+    **given,
+  )
+
+
+def _optax_arm(arm, options, schedule, roles):
+  """Optax's own adafactor and muon, with a rate for each role."""
+  beta, decay = options.get('beta'), options['weight_decay']
+  adam = optax.scale_by_adam(b2=_ADAM_B2 if beta is None else beta)
+  if arm.recipe == 'optax_muon':
+    table = matrix = adam
+    # Each matrix of a stack, which Optax's rule would not take for one.
+    numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
+    matrix = optax.contrib.scale_by_muon(
+      weight_dimension_numbers=numbers, consistent_rms=0.2
+    )
+  else:
+    # optax.adafactor but for its rate, weight decay and schedule.
+    table = matrix = optax.chain(
+      optax.scale_by_factored_rms(min_dim_size_to_factor=32),
+      optax.clip_by_block_rms(1.0),
+      optax.scale_by_param_block_rms(),
+    )
+    adam = table
+  embedding_rate = options['embedding_rate']
+  return optax.partition(
+    {
+      'embedding': _part(table, embedding_rate, schedule, decay),
+      'head': _part(table, embedding_rate, schedule, decay),
+      'matrix': _part(matrix, options['matrix_rate'], schedule, decay),
+      'vector': _part(adam, embedding_rate, schedule),
+    },
+    roles,
+  )
+
+
+_B2 = (0.95, 0.99, 0.999)
+_MOMENTUM = (0.8, 0.9, 0.95)
+
+
+def _start(embedding_rate, matrix_rate, beta=None):
+  start = {
+    'embedding_rate': embedding_rate,
+    'matrix_rate': matrix_rate,
+    'weight_decay': 0.0,
+  }
+  return start if beta is None else {**start, 'beta': beta}
+
+
+def _table(name, rate, table, betas=()):
+  start = _start(rate, 2e-3, betas[1] if betas else None)
+  return Arm(name, start, betas, table)
+
+
+def _column_norm(axis, momentum=None):
+  return sage_optax.scale_by_column_norm(momentum, axis=axis, core_ndim=2)
+
+
+def _adam_mini(axis, b2, **kwargs):
+  return sage_optax.scale_by_adam_mini(b2=b2, axis=axis, core_ndim=2, **kwargs)
+
+
+def _damped(change):
+  return lambda b2: rules.with_damper(change, b2)
+
+
+# In the order in which the runner takes them.
+TABLE_ARMS: tuple[Arm, ...] = (
+  _table('adamw', 8e-3, lambda b: sage_optax.scale_by_adam(b2=b), _B2),
+  _table('sage', 4e-3, lambda b: sage_optax.scale_by_sage(b2=b), _B2),
+  _table('sinkgd', 4e-3, lambda _: sage_optax.scale_by_sinkgd(core_ndim=2)),
+  _table('lion', 4e-3, lambda b: sage_optax.scale_by_lion(b2=b), _B2),
+  _table('lion_mean_h', 4e-3, _damped(rules.averaged), _B2),
+  _table('sage_shuffled', 4e-3, _damped(rules.shuffled), _B2),
+  _table('row_rms', 4e-3, lambda b: _adam_mini(-1, b, b1=None), _B2),
+  _table('row_momentum', 4e-3, lambda b: _column_norm(-1, b), _MOMENTUM),
+  _table('coupled_adam', 8e-3, lambda b: _adam_mini(-2, b), _B2),
+  _table('factored', 8e-3, rules.scale_by_factored, _B2),
+  _table('row_norm', 4e-3, lambda _: _column_norm(-1)),
+  _table('column_norm', 4e-3, lambda _: _column_norm(-2)),
+  _table('column_momentum', 4e-3, lambda b: _column_norm(-2, b), _MOMENTUM),
+  _table('adafactor', 8e-3, lambda _: sage_optax.scale_by_adafactor()),
+  _table('adafactor_momentum', 8e-3, sage_optax.scale_by_adafactor, _MOMENTUM),
+  _table('adam_mini', 8e-3, lambda b: _adam_mini(-1, b), _B2),
+)
+
+
+def _recipe(
+  name, rate, matrix_rate, betas=(), beta_name='b2', recipe=None, **kw
+):
+  start = _start(rate, matrix_rate, betas[1] if betas else None)
+  return Arm(
+    f'recipe_{name}', start, betas, None, recipe or name, beta_name, kw
+  )
+
+
+_LOW_RANK = {'rank': 16, 'update_proj_gap': 200}
+
+RECIPE_ARMS: tuple[Arm, ...] = (
+  _recipe('adamw', 4e-3, 4e-3, _B2),
+  _recipe('sage_hybrid', 4e-3, 2e-3, _B2),
+  _recipe('lion_hybrid', 4e-3, 2e-3, _B2),
+  _recipe('sinkgd', 8e-3, 2e-3, _B2),
+  _recipe('muon', 8e-3, 16e-3, _B2),
+  _recipe('sinkgd_pure', 4e-3, 2e-3),
+  _recipe('scale', 4e-3, 2e-3),
+  _recipe('lion', 1e-3, 1e-3, _B2),
+  _recipe('sage', 1e-3, 1e-3, _B2),
+  _recipe('swan', 8e-3, 2e-3, _B2),
+  _recipe('muon_eq', 8e-3, 4e-3, _B2),
+  _recipe('sage_muon', 4e-3, 16e-3, _B2),
+  _recipe('sage_scale', 4e-3, 2e-3, _B2),
+  _recipe('apollo', 8e-3, 8e-3, _B2, **_LOW_RANK),
+  _recipe('apollo_mini', 8e-3, 8e-3, _B2),
+  _recipe('galore', 8e-3, 16e-3, _B2, **_LOW_RANK),
+  _recipe('fira', 8e-3, 16e-3, _B2, **_LOW_RANK),
+  _recipe('stable_spam', 4e-3, 4e-3, _B2),
+  _recipe('spam', 4e-3, 4e-3, _B2),
+  _recipe('sgd_sai', 8e-3, 8e-3, (0.8, 0.9, 0.95), 'momentum'),
+  _recipe('optax_adafactor', 16e-3, 16e-3),
+  _recipe('optax_muon', 8e-3, 4e-3, _B2),
+  _recipe('coupled_adam', 4e-3, 4e-3, _B2),
+  _recipe('adam_mini', 4e-3, 4e-3, _B2),
+  _recipe('adafactor', 4e-3, 4e-3),
+)
+
+ARMS = {arm.name: arm for arm in (*TABLE_ARMS, *RECIPE_ARMS)}

@@ -1,0 +1,112 @@
+"""The cells of the studies: models and amounts of data."""
+
+import dataclasses
+
+from configs import quickstart
+from train import config as config_lib
+from train.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A model, its data and the length of a run.
+
+  Attributes:
+    name: of the cell.
+    kind: 'bigram' or 'llama'.
+    vocab_size: entries of the byte-level BPE, and rows of the table.
+    width: features.
+    tokens: predicted in a step.
+    steps: of a run.
+    layers: of a Llama.
+    seq_len: of a Llama.
+    tied: whether the table is the head, too.
+    microbatch: sequences differentiated at a time; changes the speed only.
+    evaluations: points of the curve.
+    data: directory of shards; '' for the bundled text.
+  """
+
+  name: str
+  kind: str
+  vocab_size: int
+  width: int
+  tokens: int
+  steps: int
+  layers: int = 0
+  seq_len: int = 1
+  tied: bool = True
+  microbatch: int | None = None
+  evaluations: int = 10
+  data: str = ''
+
+
+def config_of(cell: Cell) -> Config:
+  """The trainer's configuration of a cell, without an optimizer."""
+  config = quickstart.get_config()
+  config.name = cell.name
+  config.model.vocab_size = config.data.vocab_size = cell.vocab_size
+  if cell.data:
+    config.data.source, config.data.path = 'shards', cell.data
+  config.model.hidden_size = cell.width
+  config.model.intermediate_size = 3 * cell.width
+  config.model.num_layers = max(cell.layers, 1)
+  config.model.num_heads = max(cell.width // 32, 1)
+  config.model.tie_embeddings = cell.tied
+  config.model.remat = 'none'
+  config.train.seq_len = cell.seq_len
+  config.train.batch_size = cell.tokens // cell.seq_len
+  config.train.microbatch = cell.microbatch
+  config.train.steps = cell.steps
+  config.train.platform = 'auto'
+  config.optimizer.recipe = 'adamw'
+  # A schedule of peak 1: every arm multiplies it by its own rates.
+  config.optimizer.learning_rate = 1.0
+  config.schedule.kind = 'cosine'
+  config.schedule.warmup_fraction = 0.1
+  config.schedule.final_fraction = 0.0
+  config.eval.batch_size = 16
+  config_lib.validate(config)
+  config_lib.complete(config)
+  return config
+
+
+def _toy(vocab_size, per_row=0.5, name=None):
+  return Cell(
+    name or f'toy_v{vocab_size}',
+    kind='bigram',
+    vocab_size=vocab_size,
+    width=32,
+    tokens=int(vocab_size * per_row),
+    steps=300,
+  )
+
+
+def _llama(name, vocab_size, width, layers, seq_len, tokens, steps, **kwargs):
+  return Cell(
+    name,
+    kind='llama',
+    vocab_size=vocab_size,
+    width=width,
+    layers=layers,
+    seq_len=seq_len,
+    tokens=tokens,
+    steps=steps,
+    **kwargs,
+  )
+
+
+CELLS = {
+  cell.name: cell
+  for cell in (
+    *(_toy(v) for v in (512, 1024, 2048, 4096, 16384)),
+    *(
+      _toy(1024, per_row, f'toy_v1024_t{per_row:g}')
+      for per_row in (0.125, 2, 8)
+    ),
+    _llama('small_tied', 4096, 64, 2, 128, 2048, 1000, microbatch=4),
+    _llama(
+      'small_untied', 4096, 64, 2, 128, 2048, 1000, microbatch=4, tied=False
+    ),
+    _llama('medium_tied', 8192, 128, 4, 256, 4096, 1500, microbatch=2),
+  )
+}

@@ -1,0 +1,233 @@
+"""Runs what is missing of a study.
+
+  python -m experiments.run STUDY [STUDY ...] [--workers 2] [--minutes N]
+    [--only ARM] [--shard I/N] [--batch N]
+
+Every finished trial is one line of results/STUDY.jsonl. Stop it at any time,
+and rerun the same command to resume: trials that were not finished are run
+again, finished ones are not. Several machines share a study by --shard; put
+the lines of their files together afterwards.
+"""
+
+import argparse
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from experiments import studies, trial, worker
+from experiments.trial import Trial
+
+_SOURCES = ('experiments', 'sage_optax', 'models', 'train', 'configs')
+
+
+class Pool:
+  """Worker processes; each runs one batch of trials at a time."""
+
+  def __init__(self, count: int):
+    os.environ.update(
+      {k: v for k, v in worker.ENVIRONMENT.items() if k not in os.environ}
+    )
+    context = multiprocessing.get_context('spawn')
+    self._processes: dict[Connection, Any] = {}
+    self.running: dict[Connection, list[Trial]] = {}
+    self.arms: dict[Connection, str] = {}
+    for _ in range(count):
+      here, there = context.Pipe()
+      process = context.Process(target=worker.serve, args=(there,), daemon=True)
+      process.start()
+      there.close()
+      self._processes[here] = process
+
+  @property
+  def idle(self) -> list[Connection]:
+    return [c for c in self._processes if c not in self.running]
+
+  def start(self, channel: Connection, trials: list[Trial]) -> None:
+    channel.send(trials)
+    self.running[channel] = trials
+    self.arms[channel] = trials[0].arm
+
+  def finished(self) -> list[tuple[list[Trial], Any]]:
+    """Waits for a worker; returns trials and what they gave."""
+    results = []
+    for channel in wait(list(self.running)):
+      assert isinstance(channel, Connection)
+      try:
+        answer = channel.recv()
+      except EOFError:
+        answer = 'A worker was killed.'
+      results.append((self.running.pop(channel), answer))
+    return results
+
+  def close(self) -> None:
+    for channel, process in self._processes.items():
+      channel.close()
+      process.terminate()
+      process.join()
+
+
+def choose(
+  ready: list[Trial], busy: set[str], last_arm: str | None, size: int
+) -> list[Trial]:
+  """The next batch for a worker: trials of one arm, in order.
+
+  Args:
+    ready: Trials that can run, the most wanted first.
+    busy: Keys of those that are running.
+    last_arm: What the worker has compiled; preferred among the first few.
+    size: The most trials.
+  """
+  free = [t for t in ready if t.key not in busy]
+  if not free:
+    return []
+  first = next((t for t in free[:4] if t.arm == last_arm), free[0])
+  same = [t for t in free if (t.cell, t.arm) == (first.cell, first.arm)]
+  return same[:size] if first in same[:size] else [first]
+
+
+class Runner:
+  """Runs studies one after the other, and appends their results."""
+
+  def __init__(self, args: argparse.Namespace, commit: str):
+    self._args = args
+    self._commit = commit
+    self._end = time.monotonic() + 60 * args.minutes if args.minutes else None
+    self._which = {'only': args.only, 'shard': args.shard}
+    self._seconds: list[float] = []
+    self._failed: set[tuple[str, str]] = set()
+
+  def run(self, study: studies.Study, pool: Pool) -> bool:
+    """Runs a study; returns whether it is complete."""
+    path = trial.path_of(study.name, self._args.results)
+    losses = trial.losses(trial.read(path).values())
+    while True:
+      self._fill(study, pool, losses)
+      if not pool.running:
+        break
+      for trials, answer in pool.finished():
+        if isinstance(answer, str):
+          print(f'{trials[0]} failed, its arm is left out:\n{answer}')
+          self._failed.add((trials[0].cell, trials[0].arm))
+          continue
+        outcomes, versions = answer
+        for one, outcome in zip(trials, outcomes, strict=True):
+          line = self._line(study, one, outcome, versions)
+          trial.append(path, line)
+          losses |= trial.losses([line])
+          self._say(study, one, line, losses)
+    return not studies.missing_trials(study, losses, **self._which)
+
+  def _fill(self, study, pool, losses):
+    """Gives idle workers something to do, unless time is up."""
+    for channel in pool.idle:
+      if self._end is not None and time.monotonic() > self._end:
+        return
+      ready = [
+        t
+        for t in studies.missing_trials(study, losses, **self._which)
+        if (t.cell, t.arm) not in self._failed
+      ]
+      busy = {t.key for trials in pool.running.values() for t in trials}
+      last = pool.arms.get(channel)
+      if batch := choose(ready, busy, last, self._args.batch):
+        pool.start(channel, batch)
+
+  def _line(self, study, one, outcome, versions):
+    return {
+      'study': study.name,
+      'cell': one.cell,
+      'arm': one.arm,
+      'options': dict(one.options),
+      'seed': one.seed,
+      'commit': self._commit,
+      'versions': versions,
+      **outcome,
+    }
+
+  def _say(self, study, one, line, losses):
+    self._seconds.append(line['core_seconds'] + line['compile_core_seconds'])
+    left = sum(
+      studies.progress(study, cell, arm, losses).left
+      for cell, arm in studies.arms_of(study, **self._which)
+    )
+    recent = self._seconds[-20:]
+    hours = left * sum(recent) / len(recent) / 3600
+    options = ' '.join(f'{k}={v:g}' for k, v in one.options)
+    print(
+      f'{time.strftime("%H:%M:%S")} {one.cell} {one.arm} seed {one.seed} '
+      f'{options}: {line["loss"]:.4f}{" diverged" * line["diverged"]}, '
+      f'{line["core_seconds"]:.0f} core-s; about {left} trials and '
+      f'{hours:.1f} core-hours left in {study.name}',
+      flush=True,
+    )
+
+
+def commit_of(allow_changes: bool) -> str:
+  """The commit of the code; changed sources are an error.
+
+  Raises:
+    SystemExit: If sources differ from the commit, unless that is allowed.
+  """
+
+  def git(*args):
+    return subprocess.run(
+      ['git', *args], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  commit = git('rev-parse', 'HEAD')
+  if git('status', '--porcelain', '--', *_SOURCES):
+    if not allow_changes:
+      sys.exit(
+        'The sources differ from the commit that would be recorded: commit '
+        'them, or use --changed to record that they differ.'
+      )
+    commit += '-changed'
+  return commit
+
+
+def _shard(text: str) -> tuple[int, int]:
+  index, count = map(int, text.split('/'))
+  if not 0 <= index < count:
+    raise ValueError(text)
+  return index, count
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
+  result = argparse.ArgumentParser(
+    prog='python -m experiments.run', description='Runs what is missing.'
+  )
+  add = result.add_argument
+  add('studies', nargs='+', choices=sorted(studies.STUDIES), metavar='STUDY')
+  add('--workers', type=int, default=2, help='processes, one thread each')
+  add('--minutes', type=float, help='start no trial after this time')
+  add('--only', metavar='ARM', help='run this arm only')
+  add('--shard', type=_shard, default=(0, 1), help='I/N: the I-th of N parts')
+  add('--batch', type=int, default=1, help='trials of an arm under one vmap')
+  add('--results', type=pathlib.Path, default=trial.RESULTS)
+  add('--changed', action='store_true', help='allow uncommitted sources')
+  return result
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns 0 if the studies are complete, else 1."""
+  args = parser().parse_args(argv)
+  runner = Runner(args, commit_of(args.changed))
+  pool = Pool(args.workers)
+  try:
+    done = [runner.run(studies.STUDIES[name], pool) for name in args.studies]
+  except KeyboardInterrupt:
+    print('Interrupted: rerun the same command to resume.')
+    return 1
+  finally:
+    pool.close()
+  return 0 if all(done) else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,132 @@
+"""The studies as data, and which of their trials comes next."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments import trial, tuning
+from experiments.arms import ARMS, RECIPE_ARMS, TABLE_ARMS, Arm
+from experiments.trial import Trial
+
+_TABLE = tuple(arm.name for arm in TABLE_ARMS)
+_RECIPES = tuple(arm.name for arm in RECIPE_ARMS)
+_DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Cells times arms, all tuned in the same way.
+
+  Attributes:
+    name: of the study and of its file of results.
+    blocks: (cell, arms) in the order in which they are run.
+    seeds: fresh seeds for the tuned arms; seed 0 tunes.
+    budget: the least number of tuning trials an arm.
+    start: options that replace those of `Arm.start`.
+  """
+
+  name: str
+  blocks: tuple[tuple[str, tuple[str, ...]], ...]
+  seeds: tuple[int, ...]
+  budget: int = 14
+  start: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+# The toy has larger rates: few steps, and rows of norm 1.
+_TOY_START = {'embedding_rate': 16e-3, 'matrix_rate': 4e-3}
+_TWENTY = tuple(range(1, 21))
+_FIVE = tuple(range(1, 6))
+
+STUDIES = {
+  study.name: study
+  for study in (
+    Study(
+      'toy',
+      tuple(
+        (f'toy_v{v}', _TABLE) for v in (1024, 512, 2048, 4096)
+      ),
+      _TWENTY,
+      start=_TOY_START,
+    ),
+    Study(
+      'toy_dose',
+      tuple((f'toy_v1024_t{t}', _TABLE) for t in ('0.125', '2', '8')),
+      _TWENTY,
+      start=_TOY_START,
+    ),
+    Study(
+      'toy_large', (('toy_v16384', _DOSE),), _FIVE, start=_TOY_START
+    ),
+    Study('small_tied', (('small_tied', _TABLE),), _FIVE),
+    Study('small_untied', (('small_untied', _TABLE),), _FIVE),
+    Study('small_recipes', (('small_tied', _RECIPES),), _FIVE),
+  )
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Where one arm in one cell stands.
+
+  Attributes:
+    tuned: The end of the search, None before it.
+    missing: Trials that can run now.
+    done: Trials of it that have results.
+    left: Trials that are still to run; a guess while the search goes on.
+  """
+
+  tuned: tuning.Tuned | None
+  missing: list[Trial]
+  done: int
+  left: int
+
+
+def progress(
+  study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
+) -> Progress:
+  """Where an arm stands, given the losses by key so far."""
+  make = functools.partial(trial.make, cell, arm.name)
+
+  def loss_of(point: tuning.Point) -> float | None:
+    return losses.get(make(dict(point), 0).key)
+
+  mine = f'["{cell}", "{arm.name}", '
+  done = sum(key.startswith(mine) for key in losses)
+  start = {**arm.start, **study.start}
+  try:
+    tuned = tuning.search(arm, start, loss_of, study.budget)
+  except tuning.Missing as missing:
+    trials = [make(dict(point), 0) for point in missing.points]
+    left = max(study.budget - done, len(trials)) + len(study.seeds)
+    return Progress(None, trials, done, left)
+  fresh = [make(tuned.options, seed) for seed in study.seeds]
+  trials = [t for t in fresh if t.key not in losses]
+  return Progress(tuned, trials, done, len(trials))
+
+
+def arms_of(
+  study: Study, only: str | None = None, shard: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[str, Arm]]:
+  """The cells and arms of a study, or of a part of it.
+
+  Args:
+    study: The study.
+    only: The name of the one arm to give.
+    shard: (i, n): every n-th pair, from the i-th on.
+  """
+  pairs = [(cell, ARMS[name]) for cell, names in study.blocks for name in names]
+  for index, (cell, arm) in enumerate(pairs):
+    if index % shard[1] == shard[0] and only in (None, arm.name):
+      yield cell, arm
+
+
+def missing_trials(
+  study: Study, losses: Mapping[str, float], **which: Any
+) -> list[Trial]:
+  """Trials that can run now, the most wanted first."""
+  return [
+    trial
+    for cell, arm in arms_of(study, **which)
+    for trial in progress(study, cell, arm, losses).missing
+  ]

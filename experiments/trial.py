@@ -1,0 +1,97 @@
+"""One run of a study, and the file that holds what it gave."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+RESULTS = pathlib.Path('results')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One run.
+
+  Attributes:
+    cell: name of the model and data.
+    arm: name of the optimizer.
+    options: sorted pairs of the options that are tuned.
+    seed: of initial weights and order of data.
+  """
+
+  cell: str
+  arm: str
+  options: tuple[tuple[str, float], ...]
+  seed: int
+
+  @property
+  def key(self) -> str:
+    """What tells it from other trials; two of one key are the same run."""
+    return json.dumps([self.cell, self.arm, dict(self.options), self.seed])
+
+
+def make(cell: str, arm: str, options: Mapping[str, float], seed: int) -> Trial:
+  """A trial of a mapping of options."""
+  pairs = tuple(sorted((name, float(v)) for name, v in options.items()))
+  return Trial(cell, arm, pairs, seed)
+
+
+def of_line(line: Mapping[str, Any]) -> Trial:
+  """The trial that a line of results belongs to."""
+  return make(line['cell'], line['arm'], line['options'], line['seed'])
+
+
+def path_of(study: str, root: pathlib.Path = RESULTS) -> pathlib.Path:
+  """The file of a study."""
+  return root / f'{study}.jsonl'
+
+
+def append(path: pathlib.Path, line: Mapping[str, Any]) -> None:
+  """Appends one line at once; it survives a kill from here on."""
+  text = json.dumps(_plain(line), allow_nan=False) + '\n'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('ab+') as file:
+    # A torn last line, of a machine that died, must not swallow this one.
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b'\n':
+        text = '\n' + text
+    file.write(text.encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """The lines of a study by key: the first of each, torn ones left out."""
+  lines: dict[str, dict[str, Any]] = {}
+  if not path.exists():
+    return lines
+  for text in path.read_text().splitlines():
+    try:
+      line = json.loads(text)
+    except ValueError:
+      continue
+    lines.setdefault(of_line(line).key, line)
+  return lines
+
+
+def losses(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+  """Final losses by key, infinite where the run diverged."""
+  return {
+    of_line(line).key: math.inf if line['diverged'] else line['loss']
+    for line in lines
+  }
+
+
+def _plain(value: Any) -> Any:
+  """Rounds floats; NaN and infinity, which JSON lacks, become None."""
+  if isinstance(value, Mapping):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  if isinstance(value, float):
+    return float(f'{value:.8g}') if math.isfinite(value) else None
+  return value

@@ -1,0 +1,128 @@
+"""The protocol of tuning: which trials of an arm come next.
+
+A pure function of the losses so far, so the runner can be stopped at any time
+and several machines agree.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from experiments.arms import Arm
+
+Point = tuple[tuple[str, float], ...]
+RATES = ('embedding_rate', 'matrix_rate')
+WEIGHT_DECAYS = (0.0, 0.1)
+# Longer searches than this are a sign of noise; the report lists them.
+LONGEST = 40
+
+
+class Missing(Exception):
+  """Losses that the search needs before it can go further."""
+
+  def __init__(self, points: Sequence[Point]):
+    super().__init__(f'{len(points)} trials are missing')
+    self.points = points
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+  """The end of a search.
+
+  Attributes:
+    options: The best point.
+    visited: Points that were asked for, in order.
+    interior: Whether both neighbours of each rate were tried, and are worse.
+  """
+
+  options: dict[str, float]
+  visited: list[Point]
+  interior: bool
+
+
+def point_of(options: Mapping[str, float]) -> Point:
+  """A point of a mapping of options."""
+  return tuple(sorted((name, float(v)) for name, v in options.items()))
+
+
+def search(
+  arm: Arm,
+  start: Mapping[str, float],
+  loss_of: Callable[[Point], float | None],
+  budget: int,
+) -> Tuned:
+  """Coordinate descent by factors of 2, then weight decay, then beta.
+
+  Args:
+    arm: The arm.
+    start: Where the search begins.
+    loss_of: Losses so far; None where there is none.
+    budget: The least number of points to visit. A search that ends earlier
+      also tries the diagonal neighbours of its best point, then half steps.
+
+  Raises:
+    Missing: If a loss is needed that `loss_of` does not know.
+  """
+  visited: dict[Point, float] = {}
+
+  def best(candidates: Sequence[Point]) -> Point:
+    found = {point: loss_of(point) for point in candidates}
+    missing = [point for point, loss in found.items() if loss is None]
+    if missing:
+      raise Missing(missing)
+    for point, loss in found.items():
+      visited[point] = math.inf if loss is None else loss
+    return min(candidates, key=visited.__getitem__)
+
+  point = _descend(point_of(start), best, visited)
+  for name, values in (('weight_decay', WEIGHT_DECAYS), ('beta', arm.betas)):
+    if values:
+      point = best([_with(point, name, value) for value in values])
+  point = _descend(point, best, visited)
+  for more in _extras(point):
+    if len(visited) >= budget:
+      break
+    best([more])
+  # An extra point may have won: its own neighbours are then due.
+  point = _descend(min(visited, key=visited.__getitem__), best, visited)
+  interior = all(
+    visited.get(_scaled(point, name, factor), -math.inf) >= visited[point]
+    for name in RATES
+    for factor in (0.5, 2.0)
+  )
+  return Tuned(dict(point), list(visited), interior)
+
+
+def _descend(point, best, visited):
+  """Moves along each rate until both neighbours of both are worse."""
+  while len(visited) < LONGEST:
+    before = point
+    for name in RATES:
+      while len(visited) < LONGEST:
+        around = [_scaled(point, name, f) for f in (0.5, 1.0, 2.0)]
+        moved = best(around)
+        if moved == point:
+          break
+        point = moved
+    if point == before:
+      break
+  return point
+
+
+def _extras(point):
+  """Points near the best one that the descent did not need."""
+  for a, b in itertools.product((0.5, 2.0), repeat=2):
+    yield _scaled(_scaled(point, RATES[0], a), RATES[1], b)
+  for name, factor in itertools.product(RATES, (2**-0.5, 2**0.5)):
+    yield _scaled(point, name, factor)
+  for name, factor in itertools.product(RATES, (0.25, 4.0)):
+    yield _scaled(point, name, factor)
+
+
+def _with(point: Point, name: str, value: float) -> Point:
+  return point_of({**dict(point), name: value})
+
+
+def _scaled(point: Point, name: str, factor: float) -> Point:
+  return _with(point, name, dict(point)[name] * factor)
