@@ -1,10 +1,10 @@
-"""What the claims about speed rest on; README.md has the last results.
+"""Benchmarks of speed; README.md has the latest results.
 
-- the optimizer step: optimizers (the command), contenders (who takes part),
-  turns (how they are timed), torch_peers (PyTorch's, in a process of its own),
-  on_tpu (what the compiler for TPUs says)
-- the training step: train_step (the command), worker (a process that takes
-  steps in turn), step_jax, step_torch
+- optimizer step: optimizers (the command), optimizers_under_test, rounds (the
+  timing), torch_peers (PyTorch's optimizers in a subprocess), on_tpu (estimates
+  of the TPU compiler)
+- training step: train_step (the command), worker (a subprocess that takes steps
+  in turns), step_jax, step_torch
 - data, start-up and checkpoints: pipeline
-- what all results have: results (the machine, tables, documents)
+- shared by all: results (description of the machine, tables, documents)
 """

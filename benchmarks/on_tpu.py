@@ -1,6 +1,6 @@
-"""What the compiler for TPUs says of an update; there need not be a TPU.
+"""Compiles updates for a TPU ahead of time; no TPU is needed.
 
-Every method is compiled in a process of its own, which can be given up.
+Every method is compiled in its own process, which has a time limit.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Any
 from train.plan import hbm_bytes, hlo, targets
 
 TOPOLOGY = 'v5e:1x1'
-_SECONDS = 180  # until a method is given up
-_AT_ONCE = 2  # compilers
+_SECONDS = 180  # time limit per method
+_AT_ONCE = 2  # concurrent compilations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Figures:
   """One update and its application on one chip.
 
   Attributes:
-    bytes: Read from and written to main memory.
-    temp_bytes: Of temporaries.
-    cycles: The compiler's own estimate, loops multiplied out.
+    bytes: Bytes read from and written to main memory.
+    temp_bytes: Size of the temporaries.
+    cycles: The compiler's estimate, with loops multiplied by their trip count.
     kernels: Calls of Pallas kernels, whose cycles the compiler does not know.
-    note: What was compiled instead of what was asked, or why it failed.
+    note: How the compiled program differs from the request, or why it failed.
   """
 
   bytes: int | None = None
@@ -41,7 +41,7 @@ class Figures:
 
 
 def figures(names: Sequence[str], size: str) -> dict[str, Figures]:
-  """Returns the figures of contenders; where there are none, a note."""
+  """Returns the figures of the named optimizers, or a note on the failure."""
   with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
     found = pool.map(lambda name: _figures(name, size), names)
     return dict(zip(names, found, strict=True))
@@ -69,7 +69,7 @@ def _figures(name: str, size: str) -> Figures:
 
 
 def estimated_cycles(module: hlo.Module) -> int:
-  """Returns the sum of the compiler's estimates, loops multiplied out."""
+  """Returns the compiler's estimate, loops multiplied by their trip count."""
   total = 0
   for visit in hlo.walk(module):
     text = visit.instruction.attributes
@@ -80,7 +80,7 @@ def estimated_cycles(module: hlo.Module) -> int:
 
 
 def compile_here(name: str, size: str) -> Figures:
-  """Compiles a contender in this process."""
+  """Compiles an optimizer in this process."""
   import jax
   from jax.sharding import Mesh, NamedSharding
   from jax.sharding import PartitionSpec as P
@@ -105,7 +105,7 @@ def compile_here(name: str, size: str) -> Figures:
   compiled = rounds.lower(contender.tx, params, state).compile()
   module = hlo.parse(compiled.as_text())
   return Figures(
-    # A kernel of ours reads what it is given once, and is counted so.
+    # Each Pallas kernel counts as reading its inputs once, which it does.
     bytes=hbm_bytes.accessed(module),
     temp_bytes=compiled.memory_analysis().temp_size_in_bytes,
     cycles=estimated_cycles(module),
@@ -115,7 +115,7 @@ def compile_here(name: str, size: str) -> Figures:
 
 
 def kernels(module: hlo.Module) -> int:
-  """Returns how often Pallas kernels are called."""
+  """Returns the number of calls of Pallas kernels."""
   return sum(
     visit.times
     for visit in hlo.walk(module)
@@ -127,7 +127,7 @@ def kernels(module: hlo.Module) -> int:
 def _plannable(
   name: str, config: Any, target: targets.Target
 ) -> tuple[dict[str, Any], str]:
-  """Options with which a recipe compiles in reasonable time, and why."""
+  """Returns options that make a recipe compile in reasonable time, and why."""
   import sage_optax
   from train.plan import measure
 

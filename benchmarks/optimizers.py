@@ -1,8 +1,8 @@
 """Times optimizer steps: python -m benchmarks.optimizers.
 
-Every optimizer updates the same stacked Llama with the same gradients, in
-turns, on one CPU device; the jitted step is the update and its application,
-parameters and state donated. README.md says what the columns mean.
+The optimizers take turns to update the same stacked Llama with the same
+gradients on one CPU device. The jitted step is the update and its application,
+with parameters and state donated. README.md describes the columns.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from train.plan import targets
 
 _MIB = 2**20
 _NAME = 'optimizers'
-_RENEWS = 5  # times an ordinary step
+_SLOW_FIRST_STEP = 5  # times an ordinary step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +39,16 @@ class Row:
   """An optimizer's figures on one tree.
 
   Attributes:
-    name: The optimizer.
+    name: Name of the optimizer.
     timing: Its times, and the ratio to the baseline's.
-    floor: Its median as a multiple of what its bytes take at least.
-    floor_bytes: These bytes; None for PyTorch's.
-    state_bytes: Of its state.
-    temp_bytes: Of temporaries.
-    compile_seconds: What compiling took.
-    first_seconds: What a run's first step takes, if it was timed.
-    tpu: What the compiler for TPUs says, if it was asked.
+    floor: Its median as a multiple of the least time for moving floor_bytes.
+    floor_bytes: Bytes that any update with this state must move; None for
+      PyTorch's.
+    state_bytes: Size of its state.
+    temp_bytes: Size of the temporaries.
+    compile_seconds: Compilation time.
+    first_seconds: Time of a run's first step, if measured.
+    tpu: Figures of the TPU compiler, if requested.
   """
 
   name: str
@@ -104,8 +105,8 @@ def _check(args: argparse.Namespace) -> None:
     targets.check_installed(targets.parse(on_tpu.TOPOLOGY))
   if jax.device_count() != 1 or jax.default_backend() != 'cpu':
     raise UserError(
-      f'there are {jax.device_count()} {jax.default_backend()} devices, wanted '
-      'is one CPU: set JAX_PLATFORMS=cpu and no XLA_FLAGS'
+      f'got {jax.device_count()} {jax.default_backend()} devices, expected one '
+      'CPU: set JAX_PLATFORMS=cpu and unset XLA_FLAGS'
     )
 
 
@@ -123,22 +124,22 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   sizes = ','.join(under_test.SIZES)
   add('--params', type=names, default=names(sizes), help=f'some of {sizes}')
-  add('--methods', type=names, help='names with commas; else everybody')
-  add('--rounds', type=int, default=5, help='turns of each; slow ones have 2')
+  add('--methods', type=names, help='comma-separated names (default: all)')
+  add('--rounds', type=int, default=5, help='turns of each; slow ones take 2')
   add('--tpu', action='store_true', help='compile the first size for a TPU')
-  add('--torch-python', default=sys.executable, help='where torch is')
+  add('--torch-python', default=sys.executable, help='Python that has torch')
   add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
   add(
     '--markdown',
     type=pathlib.Path,
     metavar='FILE',
-    help='write the tables into a document, in place of those before',
+    help='write the tables into a document, replacing the previous ones',
   )
   return parser
 
 
 def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
-  """Compiles and times the contenders on the tree of a size."""
+  """Compiles and times the optimizers on the tree of one size."""
   to = under_test.tree(under_test.SIZES[size]())
   tensors = rounds.Tensors(to)
   subjects = {}
@@ -147,7 +148,7 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
     contender = under_test.make(name, to, _one_device())
     subjects[name] = rounds.Subject(contender, tensors)
   first = {}
-  # Decompositions take minutes on larger trees, and are no news there.
+  # Decompositions take minutes on larger trees, so time them on the first only.
   for name in subjects if size == next(iter(under_test.SIZES)) else ():
     _say(f'{size}: first step of {name}')
     first[name] = subjects[name].first_step()
@@ -183,7 +184,7 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
 
 
 def chosen(methods: Sequence[str] | None) -> list[str]:
-  """Returns JAX's contenders, always with those that others are measured by."""
+  """Returns the chosen JAX optimizers, always including the references."""
   always = (under_test.BASELINE, under_test.FLOOR)
   return [
     name
@@ -195,7 +196,7 @@ def chosen(methods: Sequence[str] | None) -> list[str]:
 def torch_shapes(
   to: under_test.Tree,
 ) -> list[tuple[tuple[int, ...], bool]]:
-  """Returns the parameters as PyTorch has them: layers not stacked."""
+  """Returns the parameters with unstacked layers, as PyTorch stores them."""
   params = jax.eval_shape(under_test.unstack, to.params)
   roles = {**to.roles, 'layers': [to.roles['layers']] * len(params['layers'])}
   return [
@@ -207,7 +208,7 @@ def torch_shapes(
 
 
 def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
-  """Returns what is printed."""
+  """Returns the report."""
   blocks = [results.caption(machine)]
   for size, rows in tables.items():
     params = under_test.tree(under_test.SIZES[size]()).params
@@ -220,10 +221,10 @@ def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
     )
     blocks.append(_table(rows))
     blocks += [
-      f'{row.name}: the first step, as all that renew projectors, takes '
-      f'{row.first_seconds:.1f} s.'
+      f'{row.name}: the first step takes {row.first_seconds:.1f} s, as does '
+      'every step that renews projectors.'
       for row in rows
-      if (row.first_seconds or 0) > _RENEWS * row.timing.ms / 1e3
+      if (row.first_seconds or 0) > _SLOW_FIRST_STEP * row.timing.ms / 1e3
     ]
     blocks += [
       f'{row.name} for TPU: {row.tpu.note}.'
@@ -286,7 +287,7 @@ def _one_device() -> Any:
 
 
 def _say(line: str) -> None:
-  """Shows what is going on, on a terminal only."""
+  """Shows the progress, on a terminal only."""
   if sys.stderr.isatty():
     print(f'\r\x1b[K{line}', end='', file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Who takes part: the recipes, bare methods, and what others have."""
+"""The optimizers to time: recipes, bare methods, and Optax's own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from train.config import Config, model_config
 
 RATE, DECAY, RANK = 1e-4, 0.1, 256
 BASELINE = 'optax.adamw'
-# Reads gradients, reads and writes parameters, once: the memory's speed.
+# Reads gradients and reads and writes parameters once: the speed of memory.
 FLOOR = 'optax.sgd'
 SIZES: dict[str, Callable[[], Config]] = {
   '60M': llama_60m.get_config,
@@ -26,7 +26,7 @@ SIZES: dict[str, Callable[[], Config]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-  """Parameters to be updated: shapes, layers stacked, and their roles."""
+  """Shapes of the parameters, with stacked layers, and their roles."""
 
   params: Any
   roles: Any
@@ -34,12 +34,12 @@ class Tree:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-  """An optimizer that takes part.
+  """An optimizer to time.
 
   Attributes:
-    name: What it is called in tables.
-    tx: The transformation, rate and decay included.
-    unstacked: Whether it wants one matrix per layer, not stacked ones.
+    name: Its name in tables.
+    tx: The transformation, including learning rate and decay.
+    unstacked: Whether it takes one matrix per layer instead of stacked ones.
   """
 
   name: str
@@ -54,18 +54,18 @@ def tree(config: Config) -> Tree:
 
 
 def names() -> tuple[str, ...]:
-  """Everybody."""
+  """Returns the names of all JAX optimizers to time."""
   return (BASELINE, FLOOR, *sage_optax.recipe_names(), *_BARE, *_PEERS)
 
 
 def make(name: str, to: Tree, mesh: Any, **options: Any) -> Contender:
-  """Returns a contender.
+  """Returns an optimizer to time.
 
   Args:
     name: One of `names()`.
-    to: What it updates.
-    mesh: Of one device; ours are told, as the trainer does.
-    **options: For a recipe, beside its defaults.
+    to: The parameters that it updates.
+    mesh: A mesh of one device, given to our methods as the trainer does.
+    **options: Options of a recipe.
   """
   if name in _PEERS:
     return Contender(name, _PEERS[name](to.roles), name == 'optax.galore')
@@ -98,7 +98,7 @@ def unstack(tree: Any) -> Any:
 
 
 def _muon(roles: Any) -> optax.GradientTransformation:
-  """By default stacked matrices would be left to Adam."""
+  """Optax's Muon, told to treat stacked matrices as matrices."""
   axes = optax.contrib.MuonDimensionNumbers(-2, -1)
   return optax.contrib.muon(
     RATE,
@@ -111,8 +111,8 @@ def _muon(roles: Any) -> optax.GradientTransformation:
 
 
 def _galore(roles: Any) -> optax.GradientTransformation:
-  """As the recipe: of its rank, and Adam on all that is not in a layer."""
-  del roles  # Of the stacked tree.
+  """Optax's GaLore with our recipe's rank, and Adam outside the layers."""
+  del roles  # These belong to the stacked tree.
   axes = optax.contrib.GaLoreDimensionNumbers(0, 1)
   return optax.contrib.galore(
     RATE,
@@ -131,7 +131,7 @@ _BARE: dict[str, Callable[[], optax.GradientTransformation]] = {
   'scale_by_lion': sage_optax.scale_by_lion,
   'scale_by_column_norm': sage_optax.scale_by_column_norm,
 }
-# In Optax's own form: roles -> transformation.
+# Optax's own optimizers: roles -> transformation.
 _PEERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
   'optax.lion': lambda _: optax.lion(RATE, weight_decay=DECAY),
   'optax.adafactor': lambda _: optax.adafactor(

@@ -1,11 +1,11 @@
-"""Times what surrounds the training step: python -m benchmarks.pipeline.
+"""Times the work around the training step: python -m benchmarks.pipeline.
 
 - the loader alone, in tokens per second, against the training step
-- how long the loop stands still for a checkpoint, in steps
-- the time from a process's start to the end of its first step, with an empty
-  compilation cache and with one that is filled
+- how long a checkpoint blocks the loop, in steps
+- the time from the start of a process to the end of its first step, with an
+  empty and with a filled compilation cache
 
-On the bundled text, which is prepared if need be. README.md has results.
+It uses the bundled text and prepares it if necessary. README.md has results.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from train.distributed import signals
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _NAME = 'pipeline'
-# Batches that a CPU takes a few seconds for at most.
+# Batches that take a CPU a few seconds at most.
 _STEP = ('train.batch_size=8', 'train.microbatch=2')
 _DATA = ('data.source=bundled', 'data.max_mb=12.0', 'train.platform=cpu')
 _CONFIGS = ('quickstart', 'llama_60m')
@@ -43,16 +43,16 @@ _STARTS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """One configuration.
+  """Speeds of one configuration.
 
   Attributes:
-    name: Its name.
-    loaded: Tokens per second of the loader alone, in the run's own batches.
+    name: Name of the configuration.
+    loaded: Tokens per second of the loader alone, with the run's batch size.
     trained: Tokens per second of the training step.
-    step_ms: Median of a step of `_STEP`'s batch.
-    saved_ms: Median of how long the loop stands still for a checkpoint.
-    slowed_ms: Median of what steps take longer in all while it is written.
-    saved_bytes: Of the state.
+    step_ms: Median time of a step with the batch of `_STEP`.
+    saved_ms: Median time that a checkpoint blocks the loop.
+    slowed_ms: Median of the total delay of steps while it is written.
+    saved_bytes: Size of the state.
   """
 
   name: str
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--markdown',
     type=pathlib.Path,
     metavar='FILE',
-    help='write the tables into a document, in place of those before',
+    help='write the tables into a document, replacing the previous ones',
   )
   args = parser.parse_args(argv)
   chosen = args.configs.split(',')
@@ -123,15 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def markdown(
   speeds: Sequence[Speed], started: Start, machine: dict[str, Any]
 ) -> str:
-  """Returns what is printed."""
+  """Returns the report."""
   header = [
     *('configuration', 'loader, tokens/s', 'step, tokens/s', 'loader / step'),
     *(
       'step, ms',
       'state, MiB',
-      'a save stops, ms',
+      'save blocks, ms',
       'in steps',
-      'and slows, ms',
+      'save slows, ms',
     ),
   ]
   rows = [
@@ -194,7 +194,7 @@ def _batches(config: Any, opened: inputs.Inputs) -> loader.TrainIterator:
 
 
 def _loaded(config: Any, opened: inputs.Inputs) -> float:
-  """Returns the loader's tokens per second, its start not counted."""
+  """Returns the loader's tokens per second, without its start."""
   batches = _batches(config, opened)
   tokens, began = -next(batches)[:, 1:].size, time.perf_counter()
   while (seconds := time.perf_counter() - began) < _LOAD_SECONDS:
@@ -227,7 +227,7 @@ class _Stepper:
 
 
 def _saves(step: _Stepper, directory: pathlib.Path) -> tuple[float, ...]:
-  """Returns medians of seconds: a step, a save, what it slows steps by."""
+  """Returns median seconds of a step, a save, and the delay of steps by it."""
   step()
   usual = statistics.median(step() for _ in range(5))
   saved, slowed = [], []
@@ -243,12 +243,12 @@ def _saves(step: _Stepper, directory: pathlib.Path) -> tuple[float, ...]:
         break
     slowed.append(slower)
   checkpoints.close()
-  # The first save makes what the others use.
+  # The first save also does one-time setup.
   return usual, statistics.median(saved[1:]), statistics.median(slowed[1:])
 
 
 def start() -> Start:
-  """Starts runs of the quickstart, and waits for their first step."""
+  """Times runs of the quickstart from their start to their first step."""
   with tempfile.TemporaryDirectory() as name:
     root = pathlib.Path(name)
     seconds = [

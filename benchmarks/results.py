@@ -1,4 +1,4 @@
-"""What all results have: the machine and versions, tables, documents."""
+"""Shared by all benchmarks: the machine and versions, tables, documents."""
 
 import datetime
 import importlib.metadata
@@ -18,7 +18,7 @@ _PACKAGES = ('jax', 'jaxlib', 'optax', 'libtpu', 'torch')
 
 
 def machine() -> dict[str, Any]:
-  """Returns what figures depend on: cores, memory, versions, commit."""
+  """Describes what the figures depend on: cores, memory, versions, commit."""
   pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   versions = {'python': platform.python_version()}
   for name in _PACKAGES:
@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
 
 
 def caption(found: dict[str, Any]) -> str:
-  """Returns `machine()` as a line."""
+  """Returns the result of `machine()` as a line."""
   versions = ', '.join(f'{k} {v}' for k, v in found['versions'].items())
   pages = 'with' if found['huge_pages'] else 'without'
   return (
@@ -53,7 +53,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def put(document: pathlib.Path, name: str, block: str) -> None:
-  """Writes a block between its marks, or at the end of a document."""
+  """Replaces the block between its markers, or appends it to the document."""
   old = document.read_text() if document.exists() else ''
   document.write_text(plan_table.put(old, 'benchmark', name, block))
 

@@ -1,4 +1,4 @@
-"""Times optimizer steps that take turns, so that all share the same noise."""
+"""Times optimizer steps in turns, so that all see the same noise."""
 
 import dataclasses
 import statistics
@@ -14,40 +14,40 @@ import optax
 from benchmarks import optimizers_under_test as under_test
 from sage_optax import memory
 
-_TURN = 0.5  # seconds of a turn, but there is always a step
-_STEPS = 10  # in a turn at most
+_TURN = 0.5  # seconds per turn, which has at least one step
+_STEPS = 10  # at most per turn
 _BETWEEN = 5  # racers between two turns of the first, the baseline
 
 
 class Racer(Protocol):
-  """Somebody who can be timed.
+  """An optimizer that can be timed.
 
   Attributes:
-    name: What it is called.
+    name: Its name in tables.
   """
 
   name: str
 
   def turn(self, steps: int, seconds: float) -> list[float]:
-    """Takes steps for some time, after one that warms up.
+    """Takes steps for some time, after a warm-up step.
 
     Args:
-      steps: How many at most.
-      seconds: When to take no further one; there is always one.
+      steps: Largest number of steps.
+      seconds: Time after which no further step starts; there is at least one.
 
     Returns:
-      Their seconds.
+      The seconds of each step.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says of an update, applied.
+  """A compiled update and its application.
 
   Attributes:
     run: (params, state, grads) -> (params, state); the first two are donated.
-    seconds: What compiling took.
-    temp_bytes: Of temporaries.
+    seconds: Compilation time.
+    temp_bytes: Size of the temporaries.
   """
 
   run: Callable[..., Any]
@@ -56,7 +56,7 @@ class Compiled:
 
 
 def lower(tx: optax.GradientTransformation, params: Any, state: Any) -> Any:
-  """Lowers the update of a transformation, applied, for abstract arguments."""
+  """Lowers an update and its application for abstract arguments."""
 
   def step(params, state, grads):
     updates, state = tx.update(grads, state, params)
@@ -67,7 +67,7 @@ def lower(tx: optax.GradientTransformation, params: Any, state: Any) -> Any:
 
 
 def compile_update(tx: optax.GradientTransformation, params: Any) -> Compiled:
-  """Compiles the update of a transformation, applied, for the CPU."""
+  """Compiles an update and its application for the CPU."""
   lowered = lower(tx, params, jax.eval_shape(tx.init, params))
   began = time.perf_counter()
   compiled = lowered.compile()
@@ -77,13 +77,13 @@ def compile_update(tx: optax.GradientTransformation, params: Any) -> Compiled:
 
 
 class Subject:
-  """A JAX contender; its parameters are everybody's, its state is made anew.
+  """A JAX optimizer; parameters are shared, the state is new in every turn.
 
   Attributes:
-    name: What it is called.
+    name: Its name in tables.
     compiled: Its update.
-    floor_bytes: What any update with this state has to move.
-    state_bytes: Of its state.
+    floor_bytes: Bytes that any update with this state must move.
+    state_bytes: Size of its state.
   """
 
   def __init__(self, contender: under_test.Contender, tensors: 'Tensors'):
@@ -104,15 +104,15 @@ class Subject:
     )
 
   def turn(self, steps: int, seconds: float) -> list[float]:
-    """As of `Racer`."""
+    """See `Racer`."""
     return self._steps(steps, seconds, in_mid_run)[1:]
 
   def first_step(self) -> float:
-    """Returns the seconds of a run's first step, in which much is made."""
+    """Returns the seconds of a run's first step, which may initialize state."""
     return self._steps(0, 0.0, lambda state: state)[0]
 
   def _steps(self, steps, seconds, prepare) -> list[float]:
-    """Takes a step and as many more as `turn` says; returns all seconds."""
+    """Takes a warm-up step and then those of `turn`; returns all seconds."""
     params, grads = self._tensors.params, self._tensors.grads
     if self._unstacked:
       params, grads = (
@@ -134,10 +134,10 @@ class Subject:
 
 
 class Tensors:
-  """Parameters and gradients, filled as in training.
+  """Parameters and gradients with values as in training.
 
   Attributes:
-    params: The parameters; whoever takes a turn donates and replaces them.
+    params: The parameters; each turn donates and replaces them.
     grads: The gradients.
   """
 
@@ -150,18 +150,18 @@ class Tensors:
 
 
 def floor_bytes(param_bytes: int, state_bytes: int) -> int:
-  """Bytes that an update must move.
+  """Returns the bytes that an update must move.
 
-  The gradient, as large as the parameters, is read; parameters and state are
-  read and written.
+  It reads the gradient, which is as large as the parameters, and reads and
+  writes parameters and state.
   """
   return param_bytes + 2 * (param_bytes + state_bytes)
 
 
 def in_mid_run(state: Any) -> Any:
-  """Makes the step after this state an ordinary one.
+  """Sets counters to 1, so that the next step is an ordinary one.
 
-  Counters are 1: at 0 methods renew projectors and choose what they keep.
+  At 0, methods compute projectors and initialize state.
   """
 
   def later(path, leaf):
@@ -176,16 +176,16 @@ def race(
   rounds: int,
   say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[list[float]]]:
-  """Lets racers take turns: A B C, A B C, ...
+  """Times racers in turns: A B C, A B C, ...
 
-  The first one, by whom the others are measured, has more turns in a round:
-  where its state comes to lie changes its time by a third.
+  The first racer is the baseline and has more turns per round, because the
+  location of its state in memory changes its time by a third.
 
   Args:
-    racers: Who takes part.
-    rounds: Turns of each; slow ones have fewer, but not none: no further one
-      when their steps have taken twice the time meant for all.
-    say: Receives what is going on.
+    racers: The optimizers.
+    rounds: Turns of each. A racer whose steps have taken twice the planned time
+      gets no further turns.
+    say: Receives progress messages.
 
   Returns:
     Name -> seconds of its steps, round by round.
@@ -211,11 +211,11 @@ class Timing:
   """Times of steps.
 
   Attributes:
-    ms: Their median.
-    low: The first quartile.
-    high: The third.
-    ratio: To the baseline: the median over rounds, each with its own medians.
-    steps: How many there are.
+    ms: Median.
+    low: First quartile.
+    high: Third quartile.
+    ratio: Ratio to the baseline's median of the same round, median over rounds.
+    steps: Number of steps.
   """
 
   ms: float
@@ -228,7 +228,7 @@ class Timing:
 def summary(
   found: Mapping[str, list[list[float]]], baseline: str
 ) -> dict[str, Timing]:
-  """Returns medians and spreads of what `race` found."""
+  """Returns medians and spreads of the result of `race`."""
   result = {}
   base = [statistics.median(turn) for turn in found[baseline]]
   for name, turns in found.items():
@@ -250,7 +250,7 @@ def _normal(rng: np.random.Generator, shape: Any, std: float) -> jax.Array:
 
 
 def _gradient(rng: np.random.Generator, shape: Any, role: str) -> jax.Array:
-  """Embeddings: rows of the tokens that came up, by how often they did."""
+  """Random; rows of embeddings are scaled by the frequency of their token."""
   grad = 1e-3 * rng.standard_normal(shape, np.float32)
   if role == 'embedding':
     rows = rng.zipf(1.2, size=2 * shape[0])

@@ -1,4 +1,4 @@
-"""Takes training steps as the trainer does; train_step starts it."""
+"""Takes training steps with the trainer; started by train_step."""
 
 import os
 from typing import Any
@@ -28,7 +28,7 @@ def config_of(job: dict[str, Any]) -> Any:
 
 
 def make(job: dict[str, Any]) -> tuple[worker.Step, dict[str, str]]:
-  """Returns what `worker.serve` wants."""
+  """Returns the step function and the versions, for `worker.serve`."""
   import jax
 
   from models import hf
@@ -37,7 +37,7 @@ def make(job: dict[str, Any]) -> tuple[worker.Step, dict[str, str]]:
   built = program.build(config_of(job), jax.devices()[:1], 'cpu')
   state = built.init(0)
   if not os.path.exists(job['weights']):
-    # Whole or not there: another process waits for it.
+    # Written atomically, because another process waits for it.
     path = job['weights'] + '.part.npz'
     arrays: dict[str, Any] = hf.to_hf(state.params, built.model)
     np.savez(path, **arrays)

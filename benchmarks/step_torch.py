@@ -1,4 +1,4 @@
-"""Takes training steps by PyTorch and transformers; train_step starts it."""
+"""Takes training steps with PyTorch; started by train_step."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from benchmarks import worker
 
 
 def make(job: dict[str, Any]) -> tuple[worker.Step, dict[str, str]]:
-  """Returns what `worker.serve` wants."""
+  """Returns the step function and the versions, for `worker.serve`."""
   import torch
   import transformers
 
   torch.set_num_threads(job['threads'])
   model = _model(job)
   params = list(model.parameters())
-  # As the recipe does, vectors are not decayed.
+  # Vectors are not decayed, as in the recipe.
   groups = [
     {'params': [p for p in params if p.ndim > 1]},
     {'params': [p for p in params if p.ndim == 1], 'weight_decay': 0.0},

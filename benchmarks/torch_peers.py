@@ -1,6 +1,6 @@
-"""PyTorch's optimizers, in a process of their own that is told when to step.
+"""PyTorch's optimizers, in a subprocess that steps on request.
 
-Imports nothing but torch: JAX need not be installed beside it.
+The subprocess imports only torch, so its Python does not need JAX.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class Peer:
   """One of NAMES, in the process that `start` started.
 
   Attributes:
-    name: What it is called.
+    name: Its name in tables.
   """
 
   def __init__(self, name: str, process: subprocess.Popen[str]):
@@ -28,7 +28,7 @@ class Peer:
     self._process = process
 
   def turn(self, steps: int, seconds: float) -> list[float]:
-    """As of `turns.Racer`."""
+    """See `rounds.Racer`."""
     question = {'name': self.name, 'steps': steps, 'seconds': seconds}
     return ask(self._process, question)
 
@@ -52,11 +52,11 @@ def start(
   """Starts the process; it ends with the context.
 
   Args:
-    python: An interpreter that may have torch.
-    shapes: Of every parameter, and whether it is a matrix for Muon.
+    python: A Python interpreter, with or without torch.
+    shapes: The shape of every parameter, and whether it is a matrix for Muon.
 
   Yields:
-    The peers that there are, none without torch, and the version of torch.
+    The available peers (none without torch), and the version of torch.
   """
   process = subprocess.Popen(
     [python, '-m', 'benchmarks.torch_peers'],

@@ -1,9 +1,9 @@
 """Times the training step against PyTorch: python -m benchmarks.train_step.
 
-Hugging Face's Llama of the same shapes with the same weights takes the same
-steps, float32, on as many threads. Every contender is a process of its own;
-they take one step at a time in turns, so that all share the same noise. It is
-an error if their losses differ.
+Hugging Face's Llama with the same shapes and weights takes the same steps in
+float32 on the same number of threads. Every implementation runs in its own
+process; they take one step at a time in turns, so that all see the same noise.
+It is an error if their losses differ.
 """
 
 import argparse
@@ -49,24 +49,24 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 OURS = 'sage_optax'
 EAGER = 'PyTorch eager'
 COMPILED = 'PyTorch compiled'
-# Losses are of the same numbers in another order.
+# The losses are sums of the same numbers in another order.
 _TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What a contender did.
+  """Results of one implementation.
 
   Attributes:
-    name: The contender.
-    tokens_per_second: By the median step.
-    ms: The median step.
-    low: The first quartile.
-    high: The third.
-    ratio: Our tokens a second to its: the median over rounds.
-    ratio_low: The first quartile of that.
-    ratio_high: The third.
-    loss_gap: How far its losses are from ours, at most.
+    name: Name of the implementation.
+    tokens_per_second: From the median step.
+    ms: Median time of a step.
+    low: First quartile of the times.
+    high: Third quartile of the times.
+    ratio: Our tokens per second relative to its, median over rounds.
+    ratio_low: First quartile of the ratio.
+    ratio_high: Third quartile of the ratio.
+    loss_gap: Largest difference of its losses from ours.
   """
 
   name: str
@@ -81,11 +81,11 @@ class Row:
 
 
 def make_job(size: str, folder: str, threads: int, steps: int) -> dict:
-  """Writes the batches, and returns what a worker needs to know."""
+  """Writes the batches, and returns the job description for the workers."""
   model, train = SIZES[size]
   rng = np.random.default_rng(0)
   shape = (steps, train['batch_size'], train['seq_len'] + 1)
-  # Some tokens are common, so that there is something to learn.
+  # Some tokens are more frequent, so that there is something to learn.
   batches = (model['vocab_size'] * rng.random(shape) ** 3).astype(np.int32)
   path = str(pathlib.Path(folder) / 'batches.npy')
   np.save(path, batches)
@@ -103,7 +103,7 @@ def make_job(size: str, folder: str, threads: int, steps: int) -> dict:
 def start(
   job: dict[str, Any], torch_python: str, names: Sequence[str] = ()
 ) -> dict[str, worker.Worker]:
-  """Starts the contenders; ours first, because it writes the weights."""
+  """Starts the workers; ours first, because it writes the weights."""
   torch: dict[str, dict[str, Any]] = {
     f'{EAGER}, {optimizer}': {'optimizer': optimizer, 'compile': False}
     for optimizer in ('fused', 'foreach')
@@ -121,12 +121,16 @@ def start(
 def race(
   workers: dict[str, worker.Worker], warm_up: int, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-  """Lets them take turns; returns seconds without, losses with the warm-up."""
+  """Runs the workers in turns.
+
+  Returns:
+    The seconds per step without the warm-up, and the losses with it.
+  """
   seconds: dict[str, list[float]] = {name: [] for name in workers}
   losses: dict[str, list[float]] = {name: [] for name in workers}
   names = list(workers)
   for i in range(warm_up + rounds):
-    # Nobody always follows the same one.
+    # Alternate the order, so that none always follows the same worker.
     for name in names if i % 2 else reversed(names):
       took, loss = workers[name].step(i)
       losses[name].append(loss)
@@ -138,7 +142,7 @@ def race(
 def summary(
   seconds: dict[str, list[float]], losses: dict[str, list[float]], tokens: int
 ) -> list[Row]:
-  """Returns a row per contender."""
+  """Returns a row per implementation."""
   rows = []
   for name, took in seconds.items():
     low, median, high = statistics.quantiles(took, n=4, method='inclusive')
@@ -162,7 +166,7 @@ def summary(
 
 
 def check(rows: Sequence[Row]) -> None:
-  """Raises RuntimeError where losses say that not the same was computed."""
+  """Raises RuntimeError if losses differ: the computations are not the same."""
   for row in rows:
     if row.loss_gap > _TOLERANCE:
       raise RuntimeError(
@@ -174,7 +178,7 @@ def check(rows: Sequence[Row]) -> None:
 def markdown(rows: Sequence[Row]) -> str:
   """Returns the table."""
   return results.table(
-    ('', 'tokens/s', 'ms a step', 'quartiles', 'ours is', 'quartiles'),
+    ('', 'tokens/s', 'ms a step', 'quartiles', 'our speed', 'quartiles'),
     [
       (
         row.name,

@@ -1,4 +1,4 @@
-"""What the processes that take training steps in turns have in common.
+"""The processes that take training steps in turns.
 
 Imports neither JAX nor PyTorch: a worker has one of them.
 """
@@ -23,10 +23,10 @@ def serve(make: Callable[[dict[str, Any]], tuple[Step, Any]]) -> None:
       its loss, and the versions of its libraries.
   """
   job = json.loads(sys.argv[1])
-  # Before the library starts its threads, so that it starts as many.
+  # Set before the library starts its threads, so that it starts as many.
   cores = sorted(os.sched_getaffinity(0))[: job['threads']]
   os.sched_setaffinity(0, cores)
-  # What libraries print must not be taken for an answer.
+  # Output printed by libraries must not be read as an answer.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   step, versions = make(job)
@@ -39,7 +39,7 @@ def serve(make: Callable[[dict[str, Any]], tuple[Step, Any]]) -> None:
 
 
 class Worker:
-  """A process that takes a step when it is told to.
+  """A process that takes a step on request.
 
   Attributes:
     versions: Name -> version of its libraries.

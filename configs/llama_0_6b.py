@@ -1,6 +1,6 @@
 """SAGE's suite, 0.6B: 593,407,488 parameters, tied.
 
-The shape is inferred from published sizes of optimizer state: see
+The shape is inferred from published sizes of the optimizer state; see
 llama_270m.
 """
 

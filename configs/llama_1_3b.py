@@ -1,7 +1,7 @@
 """SAGE's suite, 1.3B: 1,319,684,096 parameters, tied.
 
-The shape is inferred from published sizes of optimizer state: with it AdamW's
-state is 9.83 GiB and SAGE-hybrid's 0.98, as published.
+The shape is inferred from published sizes of the optimizer state. It reproduces
+9.83 GiB for AdamW and 0.98 GiB for SAGE-hybrid.
 """
 
 from configs import llama_270m

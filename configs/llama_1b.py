@@ -14,7 +14,7 @@ def get_config() -> Config:
   config.model.num_heads = 32
   config.model.remat = 'full'
   config.train.steps = 100000
-  # Customary for this size; the rest as llama_60m.
+  # Customary for this size; the rest is as in llama_60m.
   config.optimizer.learning_rates |= {'adamw': 5e-4, 'lion': 5e-5, 'sage': 5e-5}
   # Published: SCALE's paper, MuonEq's script.
   config.optimizer.learning_rates |= {'scale': 2e-4, 'muon_eq': 5e-4}

@@ -1,8 +1,9 @@
 """SAGE's suite, 270M: 282,551,296 parameters, tied.
 
-The paper (arXiv 2604.07663) gives no shapes: these are inferred from the sizes
-of optimizer state that it publishes. Vocabulary 128256 (Llama 3's tokenizer),
-The Pile, sequences of 512, 256 a step, 50k steps, 10 % warm-up, cosine to 0.
+The paper (arXiv 2604.07663) does not publish shapes; these are inferred from
+its published sizes of the optimizer state. Settings of the paper: vocabulary
+128256 (Llama 3's tokenizer), The Pile, sequences of 512 tokens, 256 per step,
+50k steps, 10 % warm-up, cosine decay to 0.
 """
 
 from train.config import Config
@@ -24,13 +25,14 @@ def get_config() -> Config:
   config.train.batch_size = 256
   config.train.steps = 50000
 
-  # Those of the authors' script, one per method and not tuned; `sage` has
-  # SAGE's. The script's sage_hybrid takes unit-norm updates times 10 on
-  # matrices, that is 10 / sqrt(fan_out) = 0.31 per entry at 1024, near our
-  # 0.33 (--config.optimizer.paper=true takes theirs). Its sinkgd has times
-  # 100; read as of unit-norm updates, too, that is 3.1 per entry, and entries
-  # of a matrix move by 6e-4 in both. (On entries of rms 1, as the paper of
-  # SinkGD has them, it would be 2e-2 a step: nothing trains so.)
+  # The rates of the authors' script, one per method and not tuned; `sage` uses
+  # the rate of `sage_hybrid`. For sage_hybrid, the script multiplies unit-norm
+  # updates of matrices by 10, that is 10 / sqrt(fan_out) = 0.31 per entry at
+  # 1024, close to our 0.33 (--config.optimizer.paper=true uses theirs). For
+  # sinkgd, it multiplies by 100. If that also applies to unit-norm updates,
+  # it is 3.1 per entry, and entries of a matrix move by 6e-4 per step in both.
+  # (If it applied to entries of rms 1, as in the paper of SinkGD, entries would
+  # move by 2e-2 per step, which does not train.)
   config.optimizer.learning_rates |= {
     'adamw': 1e-4,
     'lion': 1e-4,
@@ -42,7 +44,7 @@ def get_config() -> Config:
   }
   config.optimizer.matrix_lr_scales |= {
     'sinkgd': 3.1,  # the script's 100 / sqrt(1024)
-    'lion_hybrid': 10.0,  # ours: the 1e-3 on matrices that the defaults aim at
+    'lion_hybrid': 10.0,  # ours: 1e-3 on matrices, like the defaults
   }
   config.optimizer.weight_decay = 0.01
   config.schedule.kind = 'cosine'

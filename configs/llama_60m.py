@@ -1,7 +1,8 @@
 """C4 suite, 60M: 58,073,600 parameters, untied.
 
-The recipe that GaLore, APOLLO, Fira and SCALE share: T5's tokenizer of 32000
-pieces, sequences of 256, 512 a step, 10 % warm-up, cosine to 10 %, no decay.
+The setting shared by the papers of GaLore, APOLLO, Fira and SCALE: T5's
+tokenizer with 32000 pieces, sequences of 256 tokens, 512 per step, 10 %
+warm-up, cosine decay to 10 %, no weight decay.
 """
 
 from train.config import Config

@@ -14,6 +14,6 @@ def get_config() -> Config:
   config.model.num_heads = 32
   config.model.remat = 'full'
   config.train.steps = 150000
-  # Customary for this size; the rest as llama_60m.
+  # Customary for this size; the rest is as in llama_60m.
   config.optimizer.learning_rates |= {'adamw': 5e-4, 'lion': 5e-5, 'sage': 5e-5}
   return config

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 # Queries per chunk.
 CHUNK = 128
 
-# Queries and keys per block of a splash kernel, whichever divides first.
+# Queries and keys per block of a splash kernel: the first that divides S.
 _BLOCKS = (512, 384, 256, 128)
 
-# One kernel for all gradients writes those of the queries once per block of
-# keys, each rounded: for a few blocks that is cheaper than a second kernel.
+# A single kernel for all gradients writes the gradients of the queries once per
+# block of keys, rounded each time. For few blocks, this is cheaper than a
+# second kernel.
 _FUSED_BLOCKS = 4
 
 
 def dot_product(
   q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array
 ) -> jax.Array:
-  """Causal attention by JAX's own function, for accelerators."""
+  """Causal attention by `jax.nn.dot_product_attention`, for accelerators."""
   if q_BLHD.dtype == jnp.float64:
-    # JAX's takes the softmax in float32, whatever the inputs.
+    # JAX computes the softmax in float32 for all input types.
     return chunked(q_BLHD, k_BMKD, v_BMKD)
   return jax.nn.dot_product_attention(q_BLHD, k_BMKD, v_BMKD, is_causal=True)
 
@@ -33,15 +34,15 @@ def cudnn(q_BLHD: jax.Array, k_BMKD: jax.Array, v_BMKD: jax.Array) -> jax.Array:
 
   Args:
     q_BLHD: Queries, in bfloat16 or float16.
-    k_BMKD: Keys, sharded as the queries.
+    k_BMKD: Keys, sharded like the queries.
     v_BMKD: Values.
 
   Returns:
     The attended values, [B, L, H, D].
 
   Raises:
-    RuntimeError: There is no cuDNN.
-    NotImplementedError: Another type.
+    RuntimeError: cuDNN is not available.
+    NotImplementedError: The inputs have another type.
   """
   return jax.nn.dot_product_attention(
     q_BLHD, k_BMKD, v_BMKD, is_causal=True, implementation='cudnn'
@@ -58,19 +59,19 @@ def splash(
   """Causal attention by JAX's splash kernels, for TPUs.
 
   The scores never leave the chip, and blocks above the diagonal are skipped.
-  What the kernels do not take (sequences that are no multiple of 128, float64)
-  goes to `dot_product`.
+  Inputs that the kernels do not support (float64, sequences whose length is not
+  a multiple of 128) use `dot_product`.
 
   Args:
     q_BLHD: Queries, on one device.
     k_BMKD: Keys.
     v_BMKD: Values.
-    interpret: Whether to run on CPU, to test.
+    interpret: Whether to interpret the kernels on CPU, for tests.
 
   Returns:
     The attended values, [B, L, H, D].
   """
-  # Slow to import, and rarely needed.
+  # Imported here because the import is slow and rarely needed.
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernels,
   )
@@ -107,15 +108,16 @@ def chunked(
 ) -> jax.Array:
   """Causal attention in chunks of queries, each against the keys up to it.
 
-  For CPUs: batch and heads lead, so that each product is one batched matrix
-  product, and most of the scores above the diagonal are never computed. The
-  queries of one key head are one matrix, so keys are not repeated.
+  This form is for CPUs. Batch and heads are the leading axes, so each product
+  is one batched matrix product, and most scores above the diagonal are never
+  computed. The queries that share a key head form one matrix, so keys are not
+  repeated.
 
   Args:
     q_BLHD: Queries.
     k_BMKD: Keys.
     v_BMKD: Values.
-    chunk: Queries per chunk. The sequence need not be a multiple.
+    chunk: Queries per chunk; it does not have to divide the sequence length.
 
   Returns:
     The attended values, [B, L, H, D].

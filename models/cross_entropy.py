@@ -1,7 +1,7 @@
 """Softmax cross-entropy over a large vocabulary, in chunks of the sequence.
 
-The logits of one chunk exist at a time, in the forward pass and in the
-backward one. Chunks run along the sequence, so a sharded batch stays sharded.
+Only the logits of one chunk are in memory at a time, in the forward and in the
+backward pass. Chunks split the sequence axis, so a sharded batch stays sharded.
 """
 
 import dataclasses
@@ -11,21 +11,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# Sequence positions per chunk are chosen such that the logits of one chunk
-# are about this many times as large as the hidden states of the whole batch:
-# a rule that knows neither batch nor mesh. Fewer chunks would add memory,
-# more would make the products thin and pass over the head's gradient (and
-# under a data mesh reduce it) more often.
+# The chunk size makes the logits of one chunk about this many times as large as
+# the hidden states of the whole batch, which depends on neither batch nor mesh.
+# Fewer chunks need more memory. More chunks make the matrix products thin, and
+# pass over the head's gradient (and reduce it on a data mesh) more often.
 _LOGITS_PER_HIDDEN = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-  """What is static about the output layer.
+  """The static properties of the output layer.
 
   Attributes:
     tied: Whether the table is the embedding [V, D], not a kernel [D, V].
-    chunk: Sequence positions per chunk; 0 chooses.
+    chunk: Sequence positions per chunk; 0 chooses a value automatically.
     constrain: The hook that shards an activation by its axis names.
   """
 
@@ -34,7 +33,7 @@ class Head:
   constrain: Callable[[jax.Array, tuple], jax.Array]
 
   def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
-    """Returns logits [B, S, V] in float32 or wider, summed as such."""
+    """Returns logits [B, S, V], computed in float32 or wider."""
     logits = jnp.einsum(
       'bsd,vd->bsv' if self.tied else 'bsd,dv->bsv',
       hidden,
@@ -76,8 +75,8 @@ def token_losses(
   """Returns the negative log-likelihood of every target.
 
   Args:
-    head: What is static.
-    hidden: Final hidden states [B, S, D], in the type to compute in.
+    head: The output layer.
+    hidden: Final hidden states [B, S, D], in the compute type.
     table: The head's kernel [D, V], or the tied embedding [V, D].
     targets: Token ids [B, S].
 
@@ -104,12 +103,12 @@ def weighted_loss(
 ) -> jax.Array:
   """Returns the sum over all tokens of weight times loss.
 
-  When it is differentiated, the gradients are computed with the loss while a
-  chunk's logits are at hand, which saves a third product with the table.
+  Under differentiation, each chunk's gradients are computed together with its
+  loss, which saves a third product with the table.
 
   Args:
-    head: What is static.
-    hidden: Final hidden states [B, S, D], in the type to compute in.
+    head: The output layer.
+    hidden: Final hidden states [B, S, D], in the compute type.
     table: The head's kernel [D, V], or the tied embedding [V, D].
     targets: Token ids [B, S].
     weights: Weights [B, S].
@@ -144,7 +143,7 @@ def _weighted_loss_fwd(head, hidden, table, targets, weights):
   carry = (jnp.zeros([], wide), jnp.zeros(table.shape, wide))
   (total, dtable), (dhidden, losses) = jax.lax.scan(body, carry, parts)
   seq_len = targets.shape[1]
-  # The types of table and weights have to reach the backward pass too.
+  # Pass the types of table and weights to the backward pass.
   like = (jnp.zeros([], table.dtype), jnp.zeros([], weights.dtype))
   return total, (_join(dhidden, seq_len), dtable, _join(losses, seq_len), like)
 
@@ -169,8 +168,8 @@ def _wide(x: jax.Array) -> jnp.dtype:
 
 
 def _is_target(logits, targets):
-  # A comparison, not a gather: it fuses, it shards over the vocabulary, and
-  # its gradient is no scatter.
+  # A comparison instead of a gather: it fuses, shards over the vocabulary, and
+  # its gradient is not a scatter.
   ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
   return ids == targets[..., None]
 

@@ -1,7 +1,8 @@
-"""Parameters to and from Hugging Face's LlamaForCausalLM.
+"""Converts parameters from and to Hugging Face's LlamaForCausalLM.
 
-Works on state dicts of numpy arrays, so neither torch nor transformers is
-needed. Kernels are transposed: a Linear of torch holds [fan_out, fan_in].
+The functions take and return state dicts of numpy arrays, and need neither
+torch nor transformers. Kernels are transposed: torch's Linear stores
+[fan_out, fan_in].
 """
 
 import functools
@@ -41,35 +42,36 @@ def from_hf(
   """Returns the parameters in a state dict of LlamaForCausalLM.
 
   Args:
-    state: Name -> array. A tied model's state may hold the head or not.
+    state: Name -> array. The head is optional if the embedding is tied.
     config: The model's configuration.
 
   Returns:
-    A tree as of `llama.init`, of numpy arrays of type config.param_dtype, for
-    the caller to put on devices.
+    A tree like that of `llama.init` with numpy arrays of type
+    config.param_dtype, which the caller puts on devices.
 
   Raises:
-    ValueError: if names are missing or left over, or a shape is not the
-      configuration's.
+    ValueError: if names are missing or unknown, or a shape does not match the
+      configuration.
   """
   return jax.tree.map(lambda read: read(), readers(state, config))
 
 
 def readers(state: Mapping[str, np.ndarray], config: llama.LlamaConfig) -> Any:
-  """As `from_hf`, but each array is made when its function is called.
+  """Like `from_hf`, but returns functions that read one array each.
 
-  So a large model can be put on devices leaf by leaf.
+  This allows a large model to be put on devices leaf by leaf.
 
   Args:
-    state: Name -> array, which may be read from a file when it is asked for.
+    state: Name -> array; it may read arrays from a file on access.
     config: The model's configuration.
 
   Returns:
-    A tree as of `llama.init` of functions without arguments that return numpy
-    arrays; each raises ValueError if the shape is not the configuration's.
+    A tree like that of `llama.init` whose leaves are functions without
+    arguments that return numpy arrays. Each raises ValueError if the shape does
+    not match the configuration.
 
   Raises:
-    ValueError: if names are missing or left over.
+    ValueError: if names are missing or unknown.
   """
   names = _names(config)
   expected = set(jax.tree.leaves(names))
@@ -116,7 +118,7 @@ def to_hf(
   """Returns the state dict of LlamaForCausalLM that holds these parameters.
 
   Args:
-    params: A tree as of `llama.init`.
+    params: A tree like that of `llama.init`.
     config: The model's configuration.
 
   Returns:
@@ -164,5 +166,6 @@ def _read(state, name, config):
 
 
 def _transpose(name: str, array: np.ndarray) -> np.ndarray:
-  # Every matrix but the embedding is a Linear's; vectors do not change.
+  # Every matrix except the embedding belongs to a Linear layer. Transposing a
+  # vector does not change it.
   return array if name == _EMBEDDING else array.T

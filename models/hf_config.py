@@ -1,4 +1,4 @@
-"""Hugging Face's config.json of a Llama, to and from `LlamaConfig`."""
+"""Converts Hugging Face's config.json of a Llama from and to `LlamaConfig`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from models.layers import LlamaConfig
 from models.rope import RopeScaling
 
-# Ours -> theirs, for the fields that mean the same.
+# Our name -> their name, for fields with the same meaning.
 _SAME = {
   'vocab_size': 'vocab_size',
   'hidden_size': 'hidden_size',
@@ -16,10 +16,10 @@ _SAME = {
   'num_kv_heads': 'num_key_value_heads',
   'rms_norm_eps': 'rms_norm_eps',
 }
-# Their names for optional fields, and what stands for an absent one.
+# The default values of their optional fields.
 _ABSENT = {'num_key_value_heads': None, 'rms_norm_eps': 1e-6}
 
-# Fields that change what the model computes, and the values it has here.
+# Fields that change what the model computes, and their supported values.
 _FIXED: dict[str, tuple[Any, ...]] = {
   'model_type': ('llama',),
   'hidden_act': ('silu',),
@@ -38,7 +38,7 @@ def from_hf(fields: Mapping[str, Any]) -> LlamaConfig:
     fields: The content of config.json, of transformers 4 or 5.
 
   Returns:
-    The configuration; how it is computed has the defaults of `LlamaConfig`.
+    The configuration; fields about computation have their default values.
 
   Raises:
     ValueError: A field is missing, or has a value that is not supported; the
@@ -80,7 +80,7 @@ def to_hf(config: LlamaConfig, max_positions: int) -> dict[str, Any]:
     max_positions: The longest sequence that it was trained on.
 
   Returns:
-    JSON: model, positions and types; token ids are left to the caller.
+    Fields for the model and its positions; the caller adds token ids.
   """
   scaling = _scaling_to_hf(config.rope_scaling)
   return {

@@ -26,7 +26,7 @@ _REMAT = ('none', 'dots', 'full')
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """What the model is, and how it is computed.
+  """The shape of the model, and how it is computed.
 
   Attributes:
     vocab_size: Number of tokens, V.
@@ -36,20 +36,20 @@ class LlamaConfig:
     num_heads: Number of query heads; it divides hidden_size.
     num_kv_heads: Number of key and value heads, a divisor of num_heads; None
       means num_heads.
-    tie_embeddings: Whether the embedding is the output layer too.
+    tie_embeddings: Whether the embedding is also the output layer.
     rope_theta: Base of the rotary wavelengths.
-    rope_scaling: How the rotary frequencies are lowered for long texts; None:
-      not at all.
+    rope_scaling: Scaling of the rotary frequencies for long texts, or None.
     rms_norm_eps: Added to the mean square in RMSNorm.
     init_std: Standard deviation of every matrix at initialization.
     compute_dtype: Type of activations and of the products' inputs.
     param_dtype: Type of the parameters.
-    attention: A function of `models.attention`: 'chunked', fast on CPUs;
-      'dot_product', for accelerators; 'cudnn', for NVIDIA GPUs; 'splash', for
-      TPUs. Or a function like them.
-    remat: What the backward pass computes again: 'none'; 'dots', all but the
-      matrix products; 'full', all but each layer's input.
-    loss_chunk: Sequence positions whose logits exist at a time; 0 chooses.
+    attention: Name of a function in `models.attention`: 'chunked' for CPUs,
+      'dot_product' for accelerators, 'cudnn' for NVIDIA GPUs, 'splash' for
+      TPUs. Or a function with the same signature.
+    remat: What the backward pass recomputes: 'none'; 'dots': everything except
+      matrix products; 'full': everything except each layer's input.
+    loss_chunk: Sequence positions whose logits are in memory at once; 0 chooses
+      a value automatically.
   """
 
   vocab_size: int
@@ -103,7 +103,7 @@ class LlamaConfig:
 
 
 class RMSNorm(nnx.Module):
-  """Scales to a root mean square of one, then by a learned vector."""
+  """Normalizes to root mean square 1, then scales by a learned vector."""
 
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     del rngs
@@ -187,7 +187,7 @@ def init(
 def bind(
   kind: type[RMSNorm] | type[Block], params: Params, config: LlamaConfig
 ) -> nnx.Module:
-  """Returns a module that has these parameters."""
+  """Returns a module with the given parameters."""
   return nnx.merge(_graphdef(kind, config), params)
 
 
@@ -206,7 +206,7 @@ def _linear(config, size_in, size_out, rngs):
     dtype=config.compute_dtype,
     param_dtype=config.param_dtype,
     kernel_init=jax.nn.initializers.normal(config.init_std),
-    # The mark of CPUs; elsewhere JAX's own gradient is as good.
+    # 'chunked' implies a CPU; elsewhere JAX's own gradient is as fast.
     dot_general=_project_by
     if config.attention == 'chunked'
     else jax.lax.dot_general,
@@ -215,7 +215,7 @@ def _linear(config, size_in, size_out, rngs):
 
 
 def _project_by(x, kernel, dimension_numbers, **kwargs):
-  """`_project` with the signature that nnx.Linear wants."""
+  """`_project` with the signature that nnx.Linear expects."""
   del dimension_numbers, kwargs
   return _project(x, kernel)
 
@@ -224,16 +224,16 @@ def _project_by(x, kernel, dimension_numbers, **kwargs):
 def _project(x, kernel):
   """Returns activations [B, S, fan_in] times a kernel [fan_in, fan_out].
 
-  Its gradients are JAX's, but for the order of operands in the kernel's. With
-  JAX's own, XLA on CPU writes the gradient of the output once more, transposed,
-  and with it everything elementwise that it came from. There is no forward
-  mode (`jax.jvp`).
+  The gradients are those of JAX, except for the order of operands in the
+  kernel's gradient. With JAX's order, XLA on CPU writes a transposed copy of
+  the output's gradient and of the elementwise operations that produced it.
+  Forward mode (`jax.jvp`) is not supported.
   """
   return jnp.einsum('bsd,df->bsf', x, kernel)
 
 
 def _project_fwd(x, kernel):
-  # Not `_project`, in which remat's policy would not see the product.
+  # Not a call of `_project`, which would hide the product from remat's policy.
   return jnp.einsum('bsd,df->bsf', x, kernel), (x, kernel)
 
 

@@ -33,7 +33,7 @@ def init(key: jax.Array, config: LlamaConfig) -> Params:
 
   Args:
     key: A PRNG key.
-    config: What the model is.
+    config: The model.
 
   Returns:
     A nested dict. Kernels are [fan_in, fan_out]; the leaves under 'layers'
@@ -64,13 +64,14 @@ def apply(
   """Returns the logits of the next token at every position.
 
   Args:
-    params: A tree as of `init`.
+    params: A tree from `init`.
     tokens: Token ids [B, S].
-    config: What the model is.
-    constrain: Called with every large activation and a tuple of its axes'
-      names, among 'batch', 'sequence', 'embed', 'heads', 'kv_heads', 'mlp',
-      'vocab', and None for an axis never sharded; returns it, sharded. Rows
-      just looked up have 'lookup_batch' and 'lookup_embed'.
+    config: The model.
+    constrain: Shards an activation. It is called with every large activation
+      and a tuple of its axis names ('batch', 'sequence', 'embed', 'heads',
+      'kv_heads', 'mlp', 'vocab', or None for an axis that is never sharded),
+      and returns the activation. The axes of freshly looked-up embedding rows
+      are 'lookup_batch' and 'lookup_embed'.
 
   Returns:
     Logits [B, S, V], float32 or wider.
@@ -91,11 +92,11 @@ def loss(
   """Returns the weighted loss and the weights, both summed over all tokens.
 
   Args:
-    params: A tree as of `init`.
+    params: A tree from `init`.
     tokens: Token ids [B, S].
     targets: The tokens that follow [B, S].
     weights: Weights of the targets [B, S].
-    config: What the model is.
+    config: The model.
     constrain: See `apply`.
 
   Returns:
@@ -119,10 +120,10 @@ def token_losses(
   """Returns the negative log-likelihood of each target, for evaluation.
 
   Args:
-    params: A tree as of `init`.
+    params: A tree from `init`.
     tokens: Token ids [B, S].
     targets: The tokens that follow [B, S].
-    config: What the model is.
+    config: The model.
     constrain: See `apply`.
 
   Returns:
@@ -169,12 +170,12 @@ def flops_per_token(config: LlamaConfig, seq_len: int) -> float:
 
   .. math::  6 N + 12 L S D
 
-  with N the parameters less an embedding that is only looked up, L layers,
-  sequences of S tokens and width D: two operations per multiply-add, three
-  products (forward, and two backward) with each matrix, and as many in
-  attention, whose causal half is not discounted. Recomputation does not
-  count. The convention of Chowdhery et al., PaLM, arXiv 2204.02311,
-  appendix B.
+  with N parameters, L layers, sequences of S tokens and width D. An untied
+  embedding is only looked up and does not count in N. The formula counts two
+  operations per multiply-add and three products with each matrix (one forward,
+  two backward), and the same for attention without discounting the causal
+  half. Recomputation does not count. This is the convention of Chowdhery et
+  al., PaLM, arXiv 2204.02311, appendix B.
   """
   matmul_params = num_params(config)
   if not config.tie_embeddings:
@@ -184,12 +185,12 @@ def flops_per_token(config: LlamaConfig, seq_len: int) -> float:
 
 
 def _forward(params, tokens, config, constrain):
-  """Returns the output layer, the normed hidden states, and its table."""
-  # The table is gathered from as it is stored, so that the gradients of a
-  # token's occurrences are summed in its type, not in the narrower one.
+  """Returns the head, the normalized hidden states, and the head's table."""
+  # Gather before casting: the gradients of a token's occurrences are then
+  # summed in the type of the table, not in the narrower compute type.
   embedding = jnp.asarray(params['embed']['embedding'])
   x = jnp.take(embedding, tokens, axis=0).astype(config.compute_dtype)
-  # Split as the table is at first: its rows were not gathered for this.
+  # Keep the sharding of the table here, so that its rows are not gathered.
   x = constrain(x, ('lookup_batch', 'sequence', 'lookup_embed'))
   x = constrain(x, layers.RESIDUAL)
   rope = rope_lib.tables(
@@ -212,8 +213,7 @@ def _forward(params, tokens, config, constrain):
 
 
 def _remat(body, mode: str):
-  # Inside a scan nothing can be merged across the barrier that prevent_cse
-  # would set.
+  # A scan already prevents the merging that prevent_cse guards against.
   checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
   if mode == 'dots':
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

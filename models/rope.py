@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How frequencies are lowered to read longer texts than in pre-training.
+  """Lowers the frequencies for texts longer than those of pre-training.
 
   With `low_freq_factor` and `high_freq_factor` this is the rule of Llama 3.1:
   wavelengths above original_positions / low_freq_factor are multiplied by
@@ -19,9 +19,10 @@ class RopeScaling:
   (position interpolation, called 'linear' by Hugging Face).
 
   Attributes:
-    factor: What long wavelengths are multiplied by, at least 1.
-    low_freq_factor: Turns below which a wavelength is long; None: all are.
-    high_freq_factor: Turns above which a wavelength stays.
+    factor: Factor of long wavelengths, at least 1.
+    low_freq_factor: Number of turns below which a wavelength counts as long;
+      None: all do.
+    high_freq_factor: Number of turns above which a wavelength does not change.
     original_positions: Context length of pre-training.
   """
 
@@ -73,8 +74,8 @@ def tables(
     seq_len: Number of positions.
     head_dim: Size of a head, even.
     theta: Base of the wavelengths.
-    dtype: Type to compute in, float32 or wider.
-    scaling: How the frequencies are lowered; None: not at all.
+    dtype: Compute type, float32 or wider.
+    scaling: Scaling of the frequencies, or None.
 
   Returns:
     Two arrays [seq_len, head_dim / 2].
@@ -92,10 +93,10 @@ def rotate(x_BLHD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
 
   Args:
     x_BLHD: Queries or keys [batch, positions, heads, head size].
-    rope: The tables of `tables`, in float32 or wider.
+    rope: The result of `tables`, in float32 or wider.
 
   Returns:
-    The rotated array, in the type it had.
+    The rotated array, in the type of the input.
   """
   cos, sin = (table[None, :, None, :] for table in rope)
   first, second = jnp.split(x_BLHD, 2, axis=-1)
