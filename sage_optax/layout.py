@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import roles
-from sage_optax.core import linalg, placement
+from sage_optax.core import boxes, linalg, placement
 
 # (axes of fan_in, axes of fan_out) of a leaf; all others are a batch.
 AxesPair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -86,8 +86,9 @@ def with_matrix_axes(
     state = inner.init(_apply(_View.to_matrix, seen, params))
     return _apply(_View.from_matrix, _state_views(inner, state, seen), state)
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     seen = views(updates)
+    places = placement.as_matrices(placements, seen)
     updates = _apply(_View.to_matrix, seen, updates)
     if params is not None:
       params = _apply(_View.to_matrix, views(params), params)
@@ -95,14 +96,15 @@ def with_matrix_axes(
     abstract = jax.eval_shape(inner.init, updates if params is None else params)
     state_seen = _state_views(inner, abstract, seen)
     state = _apply(_View.to_matrix, state_seen, state)
-    with placement.rescope(seen):
-      updates, state = inner.update(updates, state, params, **extra_args)
+    updates, state = inner.update(
+      updates, state, params, placements=places, **extra_args
+    )
     return (
       _apply(_View.from_matrix, seen, updates),
       _apply(_View.from_matrix, state_seen, state),
     )
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return boxes.opened(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def axes_function(

@@ -5,7 +5,6 @@ Rounding to nearest loses every change below half a unit in the last place:
 on average, so small steps add up.
 """
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -102,10 +101,27 @@ def typed_key(raw: jax.Array) -> jax.Array:
   return jax.random.wrap_key_data(raw, impl=_IMPL)
 
 
-def leaf_key(key: jax.Array, path: tuple[Any, ...]) -> jax.Array:
-  """A key of its own for the leaf at `path` of a tree."""
-  name = jax.tree_util.keystr(path)
-  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+def leaf_numbers(tree: Any) -> Any:
+  """A tree like `tree` of each leaf's index among its leaves.
+
+  The random methods tell leaves apart by this number, never by name. Leaves
+  that `optax.masked` or `optax.partition` has masked count too, so a leaf has
+  the number that it has in the whole tree. Another wrapper around the tree, or
+  other names, change no number as long as JAX's order of the leaves stays: that
+  of a dict is the order of its sorted keys.
+  """
+
+  def is_masked(x):
+    return isinstance(x, optax.MaskedNode)
+
+  leaves, structure = jax.tree.flatten(tree, is_leaf=is_masked)
+  numbers = [x if is_masked(x) else i for i, x in enumerate(leaves)]
+  return jax.tree.unflatten(structure, numbers)
+
+
+def leaf_key(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
+  """A key of its own for the leaf with this number of `leaf_numbers`."""
+  return jax.random.fold_in(key, number)
 
 
 def check_dtype(dtype: Any) -> None:
@@ -137,7 +153,7 @@ def low_precision_state(
   """Keeps what `tx` remembers in float32 or bfloat16.
 
   `tx` itself sees and makes float32; its state has a field `count`, from which
-  (with the leaf's path) the noise of the rounding is drawn, so the state gains
+  (with the leaf's index) the noise of the rounding is drawn, so the state gains
   no slot and the mesh changes nothing.
 
   Args:
@@ -158,32 +174,38 @@ def low_precision_state(
   if dtype is None:
     return tx
   dtype = jnp.dtype(dtype)
+  inner = optax.with_extra_args_support(tx)
 
   def on_slots(function, state):
-    def change(path, leaf):
-      kept = slot is not None and getattr(path[0], 'name', None) != slot
+    def change(path, leaf, number):
+      name = getattr(path[0], 'name', None)
+      kept = slot is not None and name != slot
       if kept or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
-      return function(path, leaf)
+      return function(name, number, leaf)
 
-    return jax.tree_util.tree_map_with_path(change, state)
+    numbers = leaf_numbers(state)
+    return jax.tree_util.tree_map_with_path(change, state, numbers)
+
+  def cast(to):
+    return lambda name, number, leaf: leaf.astype(to)
 
   def init_fn(params):
-    return on_slots(lambda _, leaf: leaf.astype(dtype), tx.init(params))
+    return on_slots(cast(dtype), inner.init(params))
 
-  def update_fn(updates, state, params=None):
-    wide = on_slots(lambda _, leaf: leaf.astype(jnp.float32), state)
-    updates, wide = tx.update(updates, wide, params)
+  def update_fn(updates, state, params=None, **extra_args):
+    wide = on_slots(cast(jnp.float32), state)
+    updates, wide = inner.update(updates, wide, params, **extra_args)
     key = jax.random.fold_in(jax.random.key(0, impl=_IMPL), wide.count)
 
-    def store(path, leaf):
-      if dtype == jnp.float32 or getattr(path[0], 'name', None) in constant:
+    def store(name, number, leaf):
+      if dtype == jnp.float32 or name in constant:
         return leaf.astype(dtype)
-      return stochastic_round(leaf, leaf_key(key, path))
+      return stochastic_round(leaf, leaf_key(key, number))
 
     return updates, on_slots(store, wide)
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 class StochasticRoundUpdatesState(NamedTuple):
@@ -219,8 +241,8 @@ def stochastic_round_updates(
 
   Args:
     tx: the whole optimizer.
-    seed: of the noise, which depends on the count and the leaf's path too and
-      not on the mesh.
+    seed: of the noise. It depends also on the count and on the leaf's index in
+      the tree of parameters, masked leaves counted; not on names or the mesh.
 
   Returns:
     A transformation whose `update` needs `params`. Updates of bfloat16
@@ -263,13 +285,13 @@ def stochastic_round_updates(
     count = optax.safe_increment(state.count)
     key = jax.random.fold_in(jax.random.key(seed, impl=_IMPL), count)
 
-    def step(path, update, param, wide_param):
+    def step(number, update, param, wide_param):
       if jnp.result_type(param) != jnp.bfloat16:
         return update
-      new = stochastic_round(wide_param + update, leaf_key(key, path))
+      new = stochastic_round(wide_param + update, leaf_key(key, number))
       return new.astype(jnp.float32) - wide_param
 
-    updates = jax.tree_util.tree_map_with_path(step, updates, params, wide)
+    updates = jax.tree.map(step, leaf_numbers(updates), updates, params, wide)
     return updates, StochasticRoundUpdatesState(count, inner_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -8,8 +8,26 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from sage_optax.core import linalg
+from sage_optax.core import boxes, linalg
 from sage_optax.core import placement as placement_lib
+
+
+def unbox(tree: Any) -> Any:
+  """A tree whose boxes of Flax are replaced by what is in them.
+
+  Args:
+    tree: of anything. Boxes are `nn.Partitioned`, `nn.LogicallyPartitioned` and
+      `nnx.Variable`, around arrays, shapes or `PartitionSpec`s.
+
+  Returns:
+    The tree of their contents.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(unbox({'kernel': jnp.ones(2)}))  # no boxes
+    {'kernel': Array([1., 1.], dtype=float32)}
+  """
+  return boxes.unbox(tree)
 
 
 def state_specs(
@@ -26,14 +44,15 @@ def state_specs(
 
   Args:
     tx: any gradient transformation, of Optax's too.
-    params: tree of arrays or `ShapeDtypeStruct`s.
-    param_specs: tree like `params` of `PartitionSpec`s.
+    params: tree of arrays or `ShapeDtypeStruct`s, boxed by Flax or not.
+    param_specs: tree like `params` of `PartitionSpec`s, boxed or not.
     mesh_shape: axis name -> size, such as `mesh.shape`. With it, an axis that
       was projected to a rank (GaLore, Fira, APOLLO) is sharded as the axis in
       whose place it is, and what the mesh does not divide is replicated.
 
   Returns:
-    A tree like `tx.init(params)` of `PartitionSpec`s.
+    A tree like `tx.init(params)` of `PartitionSpec`s, without boxes: it fits a
+    boxed state too where a prefix of a tree does, as in `out_shardings`.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -59,6 +78,7 @@ def state_specs(
       )
     )
 
+  params, param_specs = unbox(params), unbox(param_specs)
   return optax.tree.map_params(
     tx,
     align,
@@ -90,7 +110,8 @@ def with_mesh(
   Args:
     tx: any gradient transformation; the update has to be jitted.
     mesh: the mesh of the parameters, with automatic axes.
-    param_specs: tree like the parameters of `PartitionSpec`s.
+    param_specs: tree like the parameters of `PartitionSpec`s, boxed by Flax or
+      not, as the parameters.
 
   Returns:
     `tx`, with the same state.
@@ -115,7 +136,7 @@ def with_mesh(
   inner = optax.with_extra_args_support(tx)
   specs = {}
   for path, spec in jax.tree.leaves_with_path(
-    param_specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    unbox(param_specs), is_leaf=lambda x: isinstance(x, PartitionSpec)
   ):
     key = jax.tree_util.keystr(path)
     if not isinstance(spec, PartitionSpec):
@@ -133,7 +154,7 @@ def with_mesh(
   def update_fn(updates, state, params=None, **extra_args):
     shapes = {
       jax.tree_util.keystr(path): leaf.shape
-      for path, leaf in jax.tree.leaves_with_path(updates)
+      for path, leaf in jax.tree.leaves_with_path(unbox(updates))
     }
     if missing := shapes.keys() - specs.keys():
       raise ValueError(
@@ -141,8 +162,9 @@ def with_mesh(
         'be a tree like the parameters.'
       )
     placements = {key: placement(key, shape) for key, shape in shapes.items()}
-    with placement_lib.scope(placements):
-      return inner.update(updates, state, params, **extra_args)
+    return inner.update(
+      updates, state, params, placements=placements, **extra_args
+    )
 
   return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 

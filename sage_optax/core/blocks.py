@@ -2,8 +2,8 @@
 
 XLA's code for CPUs sums over rows at a tenth of the memory's speed. Blocks that
 fit in a cache are summed by products, which are fast. The loop over blocks
-would gather a sharded matrix, so this is for one device; anywhere else the
-plain forms run.
+would gather a sharded matrix, so this runs only where `sharding.with_mesh`
+names a mesh of one device; the plain forms run everywhere else.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,19 @@ _MOST_ROWS = 2048
 Function = Callable[[jax.Array], jax.Array]
 
 
-def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
+def mean(
+  function: Function,
+  x: jax.Array,
+  axis: int,
+  place: placement.Placement | None = None,
+) -> jax.Array:
   """Mean of `function(x)` over an axis, which is kept with size 1.
 
   Args:
     function: elementwise; it is given float32 or wider.
     x: [..., m, n], of any type; vectors if `axis` is -1.
     axis: -2 or -1.
+    place: where the parameter lies, if that is known.
 
   Returns:
     The mean in the type that `function` was given; 0 if the axis is empty.
@@ -56,7 +62,8 @@ def mean(function: Function, x: jax.Array, axis: int) -> jax.Array:
 
   # Over columns XLA's code is fast, but of a narrow type it makes a copy.
   slow = axis == linalg.FAN_IN or x.dtype != linalg.stat_dtype(x)
-  if not (slow and x.ndim >= 2 and x.size and placement.one_device(x)):
+  one = placement.on_one_device(place, x)
+  if not (slow and one and x.ndim >= 2 and x.size):
     return plain_mean(function, x, axis)
   return jax.lax.platform_dependent(
     x, cpu=fast, default=lambda x: plain_mean(function, x, axis)

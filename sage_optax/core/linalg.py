@@ -5,6 +5,7 @@ a vector (`core_ndim` 1: axis -1). All axes before it are a batch of
 independent units, so layers stacked on a leading axis are treated one by one.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,18 @@ def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
   """Euclidean norm over `axes`, which are kept with size 1."""
   return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def safe_norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
+  """As `norm`, of entries of any size: squares below 1e-38 are zero there."""
+  peak = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
+  return peak * norm(x / jnp.where(peak > 0, peak, 1.0), axes)
+
+
+def safe_rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """As `rms`, of entries of any size."""
+  size = math.prod(x.shape[axis] for axis in axes)
+  return safe_norm(x, axes) / max(size, 1) ** 0.5
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:

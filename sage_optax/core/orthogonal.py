@@ -8,7 +8,9 @@ from sage_optax.core import linalg, placement
 _UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
 
 
-def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
+def newton_schulz(
+  x: jax.Array, ns_steps: int, place: placement.Placement | None = None
+) -> jax.Array:
   """Moves the singular values of matrices towards 1 (Jordan et al. 2024).
 
   `ns_steps` times X = 3.4445 X - 4.7750 (XX^T)X + 2.0315 (XX^T)^2 X, from
@@ -18,6 +20,7 @@ def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
   Args:
     x: matrices [..., fan_in, fan_out], float32 or wider.
     ns_steps: number of iterations, at least 1.
+    place: where the matrices lie, if that is known.
 
   Returns:
     Matrices in the shape and dtype of `x`. After 5 iterations singular values
@@ -43,7 +46,7 @@ def newton_schulz(x: jax.Array, ns_steps: int) -> jax.Array:
     )
 
   unit = x / (linalg.norm(x, _UNIT) + 1e-7)
-  return linalg.in_auto_axes(placement.on_whole(choose), unit)(unit)
+  return linalg.in_auto_axes(placement.on_whole(choose, place), unit)(unit)
 
 
 def polar(x: jax.Array) -> jax.Array:
@@ -75,7 +78,9 @@ def polar(x: jax.Array) -> jax.Array:
   return jax.lax.fori_loop(0, 6, settle, y)
 
 
-def whiten(x: jax.Array, ns_steps: int) -> jax.Array:
+def whiten(
+  x: jax.Array, ns_steps: int, place: placement.Placement | None = None
+) -> jax.Array:
   """(XX^T)^(-1/2) X by the coupled iteration, in full precision (SWAN).
 
   With A = XX^T of the smaller side, Y = A / norm2(A) and Z = I, `ns_steps`
@@ -87,6 +92,7 @@ def whiten(x: jax.Array, ns_steps: int) -> jax.Array:
     x: matrices [..., fan_in, fan_out], float32 or wider.
     ns_steps: number of iterations, at least 1. Rounding in directions that `x`
       lacks grows by 1.5 each time; in float32 it can diverge from about 25.
+    place: where the matrices lie, if that is known.
 
   Returns:
     Matrices in the shape and dtype of `x`, zero where `x` is; singular values
@@ -114,4 +120,4 @@ def whiten(x: jax.Array, ns_steps: int) -> jax.Array:
   # underflow in float32 where entries are below 1e-11.
   peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
   unit = x / jnp.where(peak > 0, peak, 1.0)
-  return linalg.in_auto_axes(placement.on_whole(iterate), unit)(unit)
+  return linalg.in_auto_axes(placement.on_whole(iterate, place), unit)(unit)

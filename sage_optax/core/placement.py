@@ -1,16 +1,14 @@
-"""Where `sharding.with_mesh` tells the matrix methods how to use the devices.
+"""Where parameters lie, as `sharding.with_mesh` hands it to the matrix methods.
 
-Methods know no mesh. Around an update, `with_mesh` says which mesh there is and
-how each parameter is sharded on it; the work that wants whole matrices asks
-here. Without it, `one_device` goes by the process, and the rest does nothing.
+Methods know no mesh. `with_mesh` gives their `update` an extra argument
+`placements`: the mesh, and how each parameter is sharded on it. Without it
+every method takes the form that XLA shards well on any devices.
 """
 
-import contextlib
-import contextvars
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,86 +25,62 @@ class Placement(NamedTuple):
   shape: tuple[int, ...]
 
 
-_placements: contextvars.ContextVar[dict[str, Placement]]
-_placements = contextvars.ContextVar('placements', default={})  # noqa: B039
-_leaf: contextvars.ContextVar[str | None]
-_leaf = contextvars.ContextVar('leaf', default=None)
+# By `jax.tree_util.keystr` of the leaf's path: under `optax.partition` a method
+# sees a part of the tree only, with the paths of the whole.
+Placements = Mapping[str, Placement]
 
 
-@contextlib.contextmanager
-def scope(placements: dict[str, Placement]) -> Iterator[None]:
-  """Makes placements known, by `jax.tree_util.keystr` of the leaf's path."""
-  token = _placements.set(placements)
-  try:
-    yield
-  finally:
-    _placements.reset(token)
-
-
-def rescope(views: Any) -> contextlib.AbstractContextManager[None]:
-  """Makes known where leaves lie that are seen in another layout.
+def as_matrices(placements: Placements | None, views: Any) -> Placements | None:
+  """The placements of leaves that are seen in another layout.
 
   Args:
+    placements: of the leaves as they are.
     views: tree of `layout` views by leaf, or None where it is seen as it is.
   """
-  placements = dict(_placements.get())
+  if placements is None:
+    return None
+  seen = dict(placements)
   for path, view in jax.tree.leaves_with_path(views):
     key = jax.tree_util.keystr(path)
     if known := placements.get(key):
-      placements[key] = Placement(
+      seen[key] = Placement(
         known.mesh, view.merged_spec(known.spec), view.merged(known.shape)
       )
-  return scope(placements)
+  return seen
 
 
-@contextlib.contextmanager
-def leaf(path: tuple[Any, ...]) -> Iterator[None]:
-  """Says which leaf the work within is for."""
-  token = _leaf.set(jax.tree_util.keystr(path))
-  try:
-    yield
-  finally:
-    _leaf.reset(token)
+def tree_map(
+  function: Callable[..., Any],
+  placements: Placements | None,
+  tree: Any,
+  *rest: Any,
+) -> Any:
+  """As `jax.tree.map`, of `function(placement or None, leaf, ...)`."""
+
+  def with_place(path, leaf, *leaves):
+    place = (placements or {}).get(jax.tree_util.keystr(path))
+    if place is not None and place.shape != jnp.shape(leaf):
+      place = None
+    return function(place, leaf, *leaves)
+
+  return jax.tree_util.tree_map_with_path(with_place, tree, *rest)
 
 
-def tree_map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-  """As `jax.tree.map`; within `function` its leaf's placement is known."""
-
-  def with_leaf(path, *leaves):
-    with leaf(path):
-      return function(*leaves)
-
-  return jax.tree_util.tree_map_with_path(with_leaf, tree, *rest)
-
-
-def placement(x: Any) -> Placement | None:
-  """Where the array of this leaf lies, if that is known."""
-  found = _placements.get().get(_leaf.get() or '')
-  return found if found is not None and found.shape == x.shape else None
-
-
-def sharded_as(like: jax.Array, x: jax.Array) -> jax.Array:
-  """`x`, its axes sharded as those of `like` that have their size, if known."""
-  known = placement(like)
-  if known is None or in_shard_map():
+def sharded_as(place: Placement | None, x: jax.Array) -> jax.Array:
+  """`x`, its axes sharded as those of the parameter that have their size."""
+  if place is None or in_shard_map():
     return x
-  spec = linalg.aligned_spec(known.spec, known.shape, x.shape)
-  sharding = jax.sharding.NamedSharding(known.mesh, spec)
+  spec = linalg.aligned_spec(place.spec, place.shape, x.shape)
+  sharding = jax.sharding.NamedSharding(place.mesh, spec)
   return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def one_device(x: Any) -> bool:
-  """Whether compiled work on `x` is for one device, as far as can be known."""
-  if not isinstance(x, jax.core.Tracer) or in_shard_map():
-    return False  # Loops over blocks would be compiled anew in each call.
-  if linalg.explicit_sharding(x) is not None:
+def on_one_device(place: Placement | None, x: Any) -> bool:
+  """Whether compiled work on `x` is known to be for one device."""
+  if place is None or place.mesh.size > 1:
     return False
-  mesh = jax.typeof(x).sharding.mesh
-  if not mesh.empty and mesh.size > 1:
-    return False
-  for known in _placements.get().values():
-    return known.mesh.size == 1
-  return jax.device_count() == 1
+  # Outside `jit`, loops over blocks would be compiled anew in each call.
+  return isinstance(x, jax.core.Tracer) and not in_shard_map()
 
 
 def in_shard_map() -> bool:
@@ -115,21 +89,10 @@ def in_shard_map() -> bool:
   return jax.sharding.AxisType.Manual in (mesh.axis_types or ())
 
 
-def platform() -> str | None:
-  """'cpu', 'gpu' or 'tpu': what the mesh consists of, or what there is.
-
-  None: not known. Without a mesh the program may be for other devices, ahead of
-  time: then this must not decide alone.
-  """
-  for known in _placements.get().values():
-    if isinstance(known.mesh, jax.sharding.AbstractMesh):
-      return None
-    return known.mesh.devices.flat[0].platform
-  return jax.devices()[0].platform
-
-
 def whole_matrices(
-  function: Callable[..., jax.Array], *arrays: jax.Array
+  function: Callable[..., jax.Array],
+  place: Placement | None,
+  *arrays: jax.Array,
 ) -> jax.Array:
   """Calls `function` on stacked matrices that each lie whole on one device.
 
@@ -140,16 +103,16 @@ def whole_matrices(
 
   Args:
     function: takes and returns arrays [layers, ..., a, b], layer by layer.
+    place: where the parameter lies; None: `function` is just called.
     arrays: its arguments; the first has the shape of the parameter.
 
   Returns:
     What `function` returns.
   """
   first = arrays[0]
-  known = placement(first)
-  if known is None or first.ndim < 3:
+  if place is None or first.ndim < 3 or in_shard_map():
     return function(*arrays)
-  mesh, spec, _ = known
+  mesh, spec, _ = place
   layers = first.shape[0]
   moved = _axes_for_layers(mesh, spec, first.ndim, layers)
   if not moved:
@@ -183,9 +146,11 @@ def whole_matrices(
   return result[:layers]
 
 
-def on_whole(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def on_whole(
+  function: Callable[..., jax.Array], place: Placement | None
+) -> Callable[..., jax.Array]:
   """`function`, called through `whole_matrices`."""
-  return functools.partial(whole_matrices, function)
+  return functools.partial(whole_matrices, function, place)
 
 
 def _to_layers(x, sizes, sides):

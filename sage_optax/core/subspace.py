@@ -113,7 +113,12 @@ def init_norms(params: Any) -> Any:
 
 
 def renew(
-  kind: Projector, rank: int, update_proj_gap: int, state: Any, grads: Any
+  kind: Projector,
+  rank: int,
+  update_proj_gap: int,
+  state: Any,
+  grads: Any,
+  placements: placement.Placements | None = None,
 ) -> Any:
   """The projectors of this step, new ones every `update_proj_gap` steps.
 
@@ -126,6 +131,7 @@ def renew(
       `projector`: a tree, or None for 'gaussian' ones that are drawn again
       from their key in each step and never kept.
     grads: tree of gradients, of any type.
+    placements: where the parameters lie, if that is known.
 
   Returns:
     A tree like `grads`, in the layout of this module.
@@ -133,25 +139,25 @@ def renew(
   key = rounding.typed_key(state.rng_key)
   refresh = state.count // update_proj_gap
 
-  def draw_leaf(path, grad, old):
-    leaf_key = jax.random.fold_in(rounding.leaf_key(key, path), refresh)
+  def draw_leaf(place, grad, number, old):
+    leaf_key = jax.random.fold_in(rounding.leaf_key(key, number), refresh)
 
     def new(leaf_key, count, grad, old):
       grad = linalg.as_stat(grad)
-      return draw(kind, rank, leaf_key, count, grad, old).astype(old.dtype)
+      drawn = draw(kind, rank, leaf_key, count, grad, old, place)
+      return drawn.astype(old.dtype)
 
     new = linalg.in_auto_axes(new, old)
-    with placement.leaf(path):
-      # Or a projected gradient whose rank is sharded would have the projector
-      # sharded likewise, and the gradient gathered.
-      return placement.sharded_as(grad, new(leaf_key, state.count, grad, old))
+    # Or a projected gradient whose rank is sharded would have the projector
+    # sharded likewise, and the gradient gathered.
+    return placement.sharded_as(place, new(leaf_key, state.count, grad, old))
 
-  def renew_leaf(path, grad, old):
+  def renew_leaf(place, grad, number, old):
     # One by one, with gradients in the type they came in: all that a
     # condition may need has to live until it is decided.
     return jax.lax.cond(
       state.count % update_proj_gap == 0,
-      lambda grad, old: draw_leaf(path, grad, old),
+      lambda grad, old: draw_leaf(place, grad, number, old),
       lambda grad, old: old,
       grad,
       old,
@@ -161,7 +167,8 @@ def renew(
     old, function = init_projectors(grads, rank), draw_leaf
   else:
     old, function = state.projector, renew_leaf
-  return jax.tree_util.tree_map_with_path(function, grads, old)
+  numbers = rounding.leaf_numbers(grads)
+  return placement.tree_map(function, placements, grads, numbers, old)
 
 
 def draw(
@@ -171,6 +178,7 @@ def draw(
   count: jax.Array,
   grad: jax.Array,
   old: jax.Array,
+  place: placement.Placement | None = None,
 ) -> jax.Array:
   """A new projector for each unit of `grad`, in the layout of this module.
 
@@ -180,7 +188,8 @@ def draw(
     key: a key of this leaf and refresh.
     count: int32 scalar, updates before this one.
     grad: gradients [..., fan_in, fan_out], float32 or wider.
-    old: the projectors so far, from which 'subspace' goes on.
+    old: the projectors so far, where 'subspace' starts.
+    place: where the gradients lie, if that is known.
 
   Raises:
     ValueError: a callable returns another shape than [rank, smaller side].
@@ -197,7 +206,7 @@ def draw(
     other = 0.03 * (used / side) ** 0.5 * first
     start = jnp.where(count == 0, first, old + other)
     find = _singular_vectors if kind == 'svd' else _orthogonal_iteration
-    return placement.whole_matrices(find, grad, start)
+    return placement.whole_matrices(find, place, grad, start)
   return _called(kind, rank, key, count, grad)
 
 

@@ -44,9 +44,18 @@ class Plan(NamedTuple):
 
 
 def supports(device: Any) -> bool:
-  """Whether Triton compiles for a GPU: not before Ampere."""
-  # Ahead of time a device may not say.
-  return float(getattr(device, 'compute_capability', None) or 'inf') >= 8.0
+  """Whether this is an NVIDIA GPU that Triton compiles for: since Ampere.
+
+  False for a device whose `compute_capability` is missing or not a number, as
+  AMD's are; ahead of time, NVIDIA's name is enough.
+  """
+  known = getattr(device, 'compute_capability', None)
+  if known is None:
+    return 'NVIDIA' in getattr(device, 'device_kind', '')
+  try:
+    return float(known) >= 8.0
+  except (TypeError, ValueError):
+    return False
 
 
 def forms(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments
+from sage_optax.core import boxes, linalg, moments
 
 
 class ScaleByAdafactorState(NamedTuple):
@@ -149,7 +149,7 @@ def scale_by_adafactor(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))
 
 
 def _mean(x: jax.Array, axis: int) -> jax.Array:

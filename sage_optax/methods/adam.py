@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import moments
+from sage_optax.core import boxes, moments
 
 
 def scale_by_adam(
@@ -67,4 +67,4 @@ def scale_by_adam(
     return optax.tree.cast_like(scaled, updates), state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))

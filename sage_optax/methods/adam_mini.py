@@ -1,5 +1,6 @@
 """Adam with one second moment for a whole slice: Adam-mini, Coupled Adam."""
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import blocks, linalg, moments
+from sage_optax.core import blocks, boxes, linalg, moments, placement
 
 
 class ScaleByAdamMiniState(NamedTuple):
@@ -99,21 +100,24 @@ def scale_by_adam_mini(
   axis = operator.index(axis)
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
 
-  def mean_square(grad, mean=blocks.mean):
+  def mean_square(place, grad):
     if len(linalg.unit_axes(jnp.ndim(grad), core_ndim)) < 2:
       return jnp.square(linalg.as_stat(grad))
-    return mean(jnp.square, grad, axis)
+    return blocks.mean(jnp.square, grad, axis, place)
 
   def init_fn(params):
-    nu = moments.zeros_of(lambda p: mean_square(p, blocks.plain_mean), params)
+    nu = moments.zeros_of(functools.partial(mean_square, None), params)
     mu = None if b1 is None else moments.zeros(params)
     return ScaleByAdamMiniState(jnp.zeros([], jnp.int32), mu, nu)
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
     count = optax.safe_increment(state.count)
-    nu = jax.tree.map(
-      lambda g, v: moments.ema(mean_square(g), v, b2), updates, state.nu
+    nu = placement.tree_map(
+      lambda place, g, v: moments.ema(mean_square(place, g), v, b2),
+      placements,
+      updates,
+      state.nu,
     )
     mu, first = None, jax.tree.map(linalg.as_stat, updates)
     if b1 is not None:
@@ -127,5 +131,5 @@ def scale_by_adam_mini(
     new_state = ScaleByAdamMiniState(count, mu, nu)
     return optax.tree.cast_like(scaled, updates), new_state
 
-  tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments
+from sage_optax.core import boxes, linalg, moments
 from sage_optax.core import subspace as subspace_lib
 
 
@@ -124,11 +124,11 @@ def scale_by_fira(
       projector=subspace_lib.init_projectors(params, rank),
     )
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
     count = optax.safe_increment(state.count)
     projectors = subspace_lib.renew(
-      projector, rank, update_proj_gap, state, updates
+      projector, rank, update_proj_gap, state, updates, placements
     )
     grads = jax.tree.map(linalg.as_stat, updates)
     # Handed on: under explicit sharding no traced number may be closed over.
@@ -164,5 +164,7 @@ def scale_by_fira(
     new_state = ScaleByFiraState(count, state.rng_key, mu, nu, norm, projectors)
     return optax.tree.cast_like(scaled, updates), new_state
 
-  tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype, constant=('projector',))
+  tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return boxes.opened(
+    rounding.low_precision_state(tx, state_dtype, constant=('projector',))
+  )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments
+from sage_optax.core import boxes, linalg, moments
 
 
 class ScaleByLionState(NamedTuple):
@@ -85,4 +85,4 @@ def scale_by_lion(
 
   tx = optax.GradientTransformation(init_fn, update_fn)
   dtype = rounding.one_dtype(state_dtype, mu_dtype)
-  return rounding.low_precision_state(tx, dtype)
+  return boxes.opened(rounding.low_precision_state(tx, dtype))

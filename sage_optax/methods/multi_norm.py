@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax.core import linalg, orthogonal, placement
+from sage_optax.core import boxes, linalg, orthogonal, placement
 
 
 def scale_by_multi_norm(
@@ -79,29 +79,29 @@ def scale_by_multi_norm(
   linalg.check_positive('ns_steps', ns_steps)
   linalg.check_static('core_ndim', core_ndim, (None, 2))
 
-  def direction(grad):
+  def direction(place, grad):
     x = linalg.as_stat(grad)
     for name in tuple(norms) * num_iters:
-      x = _NORMS[name](x, eps, ns_steps)
+      x = _NORMS[name](x, eps, ns_steps, place)
     return x
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_multi_norm')
     return optax.EmptyState()
 
-  def update_fn(updates, state, params=None):
-    del params
-    scaled = placement.tree_map(direction, updates)
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
+    scaled = placement.tree_map(direction, placements, updates)
     return optax.tree.cast_like(scaled, updates), state
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  return boxes.opened(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def _unit_rms(*axes: int) -> Callable[..., jax.Array]:
   """Slices over `axes` divided by their norm, times the root of their size."""
 
-  def apply(x, eps, ns_steps):
-    del ns_steps
+  def apply(x, eps, ns_steps, place):
+    del ns_steps, place
     size = 1
     for axis in axes:
       size *= x.shape[axis]
@@ -110,14 +110,14 @@ def _unit_rms(*axes: int) -> Callable[..., jax.Array]:
   return apply
 
 
-def _spectral(x, eps, ns_steps):
+def _spectral(x, eps, ns_steps, place):
   """The polar factor, scaled to rms 1."""
-  white = orthogonal.whiten(x, ns_steps)
-  return _NORMS['frobenius'](white, eps, ns_steps)
+  white = orthogonal.whiten(x, ns_steps, place)
+  return _NORMS['frobenius'](white, eps, ns_steps, place)
 
 
-def _max(x, eps, ns_steps):
-  del eps, ns_steps
+def _max(x, eps, ns_steps, place):
+  del eps, ns_steps, place
   return jnp.sign(x)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments, orthogonal, placement
+from sage_optax.core import boxes, linalg, moments, orthogonal, placement
 
 _EQUILIBRATE = (None, 'fan_out', 'fan_in', 'both')
 
@@ -110,7 +110,7 @@ def scale_by_muon(
     )
   linalg.check_positive('ns_steps', ns_steps)
 
-  def direction(grad, mu):
+  def direction(place, grad, mu):
     mixed = moments.ema(grad, mu, momentum) if nesterov else mu
     balanced = _equilibrated(mixed, equilibrate)
     fan_in, fan_out = grad.shape[-2:]
@@ -118,22 +118,22 @@ def scale_by_muon(
       factor = max(1.0, fan_out / max(fan_in, 1)) ** 0.5
     else:
       factor = consistent_rms * max(fan_in, fan_out) ** 0.5
-    return orthogonal.newton_schulz(balanced, ns_steps) * factor
+    return orthogonal.newton_schulz(balanced, ns_steps, place) * factor
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_muon')
     return ScaleByMuonState(jnp.zeros([], jnp.int32), moments.zeros(params))
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
     grads = jax.tree.map(linalg.as_stat, updates)
     mu = jax.tree.map(lambda g, m: moments.ema(g, m, momentum), grads, state.mu)
-    scaled = placement.tree_map(direction, grads, mu)
+    scaled = placement.tree_map(direction, placements, grads, mu)
     count = optax.safe_increment(state.count)
     return optax.tree.cast_like(scaled, updates), ScaleByMuonState(count, mu)
 
-  tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))
 
 
 def _equilibrated(x, sides):

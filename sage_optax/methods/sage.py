@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import blocks, linalg, moments
+from sage_optax.core import blocks, boxes, linalg, moments, placement
 
 
 class ScaleBySageState(NamedTuple):
@@ -105,30 +105,29 @@ def scale_by_sage(
   axis = operator.index(axis)
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
 
-  def statistic(grad, mean=blocks.mean):
+  def statistic(place, grad):
     if len(linalg.unit_axes(jnp.ndim(grad), core_ndim)) < 2:
       return jnp.abs(linalg.as_stat(grad))
-    return mean(jnp.abs, grad, axis)
+    return blocks.mean(jnp.abs, grad, axis, place)
 
   def damper(now, average):
     axes = linalg.unit_axes(now.ndim, core_ndim)
 
     def loudness(stat):
-      return linalg.rms(stat, axes) / (stat + eps)
+      return linalg.safe_rms(stat, axes) / (stat + eps)
 
     return jnp.minimum(jnp.minimum(loudness(average), loudness(now)), 1.0)
 
   def init_fn(params):
-    plain = functools.partial(statistic, mean=blocks.plain_mean)
-    abs_mean = moments.zeros_of(plain, params)
+    abs_mean = moments.zeros_of(functools.partial(statistic, None), params)
     count = jnp.zeros([], jnp.int32)
     return ScaleBySageState(count, moments.zeros(params), abs_mean)
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
     count = optax.safe_increment(state.count)
     grads = jax.tree.map(linalg.as_stat, updates)
-    now = jax.tree.map(statistic, updates)
+    now = placement.tree_map(statistic, placements, updates)
     abs_mean = jax.tree.map(
       lambda s, old: moments.ema(s, old, b2), now, state.abs_mean
     )
@@ -142,7 +141,7 @@ def scale_by_sage(
     new_state = ScaleBySageState(count, mu, abs_mean)
     return optax.tree.cast_like(scaled, updates), new_state
 
-  tx = optax.GradientTransformation(init_fn, update_fn)
+  tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
   slot = 'mu' if state_dtype is None else None
   dtype = rounding.one_dtype(state_dtype, mu_dtype)
-  return rounding.low_precision_state(tx, dtype, slot=slot)
+  return boxes.opened(rounding.low_precision_state(tx, dtype, slot=slot))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import blocks, linalg, moments
+from sage_optax.core import blocks, boxes, linalg, moments, placement
 
 
 class ScaleByColumnNormState(NamedTuple):
@@ -98,42 +98,46 @@ def scale_by_column_norm(
   axis = operator.index(axis)
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
 
-  def normalize(x):
+  def normalize(place, x):
     axes = linalg.unit_axes(jnp.ndim(x), core_ndim)
     if not axes:
       mean_square = jnp.square(linalg.as_stat(x))
     else:
       along = axis if len(axes) == 2 else linalg.FAN_OUT
-      mean_square = blocks.mean(jnp.square, x, along)
+      mean_square = blocks.mean(jnp.square, x, along, place)
       if unit_norm:
         mean_square = mean_square * x.shape[along]
     return linalg.as_stat(x) / jnp.maximum(jnp.sqrt(mean_square), eps)
 
-  def memoryless_update_fn(updates, state, params=None):
-    del params
-    scaled = jax.tree.map(normalize, updates)
+  def memoryless_update_fn(
+    updates, state, params=None, *, placements=None, **extra_args
+  ):
+    del params, extra_args
+    scaled = placement.tree_map(normalize, placements, updates)
     return optax.tree.cast_like(scaled, updates), state
 
   def init_fn(params):
     mu = moments.zeros(params)
     return ScaleByColumnNormState(jnp.zeros([], jnp.int32), mu)
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
     mu = jax.tree.map(
       lambda g, m: moments.ema(linalg.as_stat(g), m, momentum),
       updates,
       state.mu,
     )
     count = optax.safe_increment(state.count)
-    scaled = jax.tree.map(normalize, mu)
+    scaled = placement.tree_map(normalize, placements, mu)
     new_state = ScaleByColumnNormState(count, mu)
     return optax.tree.cast_like(scaled, updates), new_state
 
   rounding.check_dtype(state_dtype)
   if momentum is None:
-    return optax.GradientTransformation(
-      optax.init_empty_state, memoryless_update_fn
+    return boxes.opened(
+      optax.GradientTransformationExtraArgs(
+        optax.init_empty_state, memoryless_update_fn
+      )
     )
-  tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments
+from sage_optax.core import boxes, linalg, moments
 
 
 class ScaleBySgdSaiState(NamedTuple):
@@ -96,12 +96,13 @@ def scale_by_sgd_sai(
   def ratio(grad):
     grad = linalg.as_stat(grad)
     axes = linalg.unit_axes(grad.ndim, core_ndim)
-    norm = linalg.norm(grad, axes)
+    norm = linalg.safe_norm(grad, axes)
     size = math.prod(grad.shape[axis] for axis in axes)
     if size < 2:
       return jnp.where(norm > 0, jnp.ones_like(norm), 0)
     mean = jnp.mean(grad, axis=axes, keepdims=True)
-    return norm / (linalg.norm(grad - mean, axes) / (size - 1) ** 0.5 + eps)
+    deviation = linalg.safe_norm(grad - mean, axes) / (size - 1) ** 0.5
+    return norm / (deviation + eps)
 
   def init_fn(params):
     gsnr = moments.zeros_of(ratio, params)
@@ -130,7 +131,9 @@ def scale_by_sgd_sai(
     )
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype, constant=('gsnr',))
+  return boxes.opened(
+    rounding.low_precision_state(tx, state_dtype, constant=('gsnr',))
+  )
 
 
 def _over_maximum(gsnr):

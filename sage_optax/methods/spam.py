@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg, moments
+from sage_optax.core import boxes, linalg, moments
 
 
 class ScaleBySpamState(NamedTuple):
@@ -159,7 +159,7 @@ def scale_by_spam(
     return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))
 
 
 def _masked(grads, raw_key, resets, density):
@@ -167,13 +167,13 @@ def _masked(grads, raw_key, resets, density):
   key = rounding.typed_key(raw_key)
   key = jax.random.fold_in(key, resets)
 
-  def keep(path, grad):
+  def keep(number, grad):
     drawn = jax.random.uniform(
-      rounding.leaf_key(key, path),
+      rounding.leaf_key(key, number),
       grad.shape,
       jnp.float32,
       out_sharding=linalg.explicit_sharding(grad),
     )
     return jnp.where(drawn < density, grad, 0)
 
-  return jax.tree_util.tree_map_with_path(keep, grads)
+  return jax.tree.map(keep, rounding.leaf_numbers(grads), grads)

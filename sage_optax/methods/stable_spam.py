@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import linalg
+from sage_optax.core import boxes, linalg
 from sage_optax.core import moments as moments_lib
 
 
@@ -144,7 +144,10 @@ def scale_by_stable_spam(
     limit = _unbiased(max_mean, gamma3, count)
     grads = jax.tree.map(_clip, grads, max_now, limit)
 
-    norm = jax.tree.map(lambda g: _norm(g, core_ndim), grads)
+    norm_of = functools.partial(_norm, core_ndim=core_ndim)
+    norm = jax.tree.map(
+      norm_of, grads, jax.tree.map(jnp.minimum, max_now, limit)
+    )
     norm_mean = _emas(norm, state.norm_mean, gamma1 * scale)
     square = jax.tree.map(jnp.square, norm)
     norm_square = _emas(square, state.norm_square, gamma2)
@@ -175,7 +178,7 @@ def scale_by_stable_spam(
     )
 
   tx = optax.GradientTransformation(init_fn, update_fn)
-  return rounding.low_precision_state(tx, state_dtype)
+  return boxes.opened(rounding.low_precision_state(tx, state_dtype))
 
 
 def _largest(grad, core_ndim):
@@ -184,8 +187,10 @@ def _largest(grad, core_ndim):
   return jnp.max(grad, axis=axes, keepdims=True, initial=0.0)
 
 
-def _norm(grad, core_ndim):
-  return linalg.norm(grad, linalg.unit_axes(grad.ndim, core_ndim))
+def _norm(grad, largest, core_ndim):
+  """The norm; of entries over the largest, whose squares are float32's."""
+  unit = grad / jnp.where(largest > 0, largest, 1)
+  return largest * linalg.norm(unit, linalg.unit_axes(grad.ndim, core_ndim))
 
 
 def _clip(grad, largest, limit):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from sage_optax.core import linalg, orthogonal, placement
+from sage_optax.core import boxes, linalg, orthogonal, placement
 
 _UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
 
@@ -80,25 +80,26 @@ def scale_by_swan(
   linalg.check_static('core_ndim', core_ndim, (None, 2))
   linalg.check_positive('ns_steps', ns_steps)
 
-  def direction(grad):
+  def direction(place, grad):
     x = linalg.as_stat(grad)
     if center:
       x = x - jnp.mean(x, axis=linalg.FAN_IN, keepdims=True)
     variance = jnp.mean(jnp.square(x), axis=linalg.FAN_IN, keepdims=True)
     x = x / jnp.sqrt(variance + 1e-8)
-    white = orthogonal.whiten(x, ns_steps)
+    white = orthogonal.whiten(x, ns_steps, place)
     if rescale:
-      now = linalg.norm(white, _UNIT)
-      white = white * (linalg.norm(x, _UNIT) / jnp.where(now > 0, now, 1.0))
+      now = linalg.safe_norm(white, _UNIT)
+      before = linalg.safe_norm(x, _UNIT)
+      white = white * (before / jnp.where(now > 0, now, 1.0))
     return white
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_swan')
     return optax.EmptyState()
 
-  def update_fn(updates, state, params=None):
-    del params
-    scaled = placement.tree_map(direction, updates)
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
+    scaled = placement.tree_map(direction, placements, updates)
     return optax.tree.cast_like(scaled, updates), state
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  return boxes.opened(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -317,7 +317,7 @@ class StochasticRoundUpdatesTest(parameterized.TestCase):
     self.assertEqual(landed.dtype, jnp.bfloat16)
     key = jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), 1)
     rounded = rounding.stochastic_round(
-      wide + (aim - wide), rounding.leaf_key(key, ())
+      wide + (aim - wide), rounding.leaf_key(key, 0)
     )
     old, new, landed = _wide(params), _wide(rounded), _wide(landed)
     far = np.abs(new) < 2.0**-16 * np.abs(old)

@@ -28,7 +28,9 @@ def apply(x, scales):
 
 def check(find, plans, x, num_iters=3, eps=1e-8, unit_norm=False):
   """That a kernel, interpreted, gives what the plain form does, by any plan."""
-  want = apply(x, sinkhorn.plain(x, num_iters, eps, unit_norm))
+  want = apply(
+    x, sinkhorn.plain(x, sinkhorn.Options(num_iters, eps, unit_norm))
+  )
   assert np.isfinite(want).all()
   for how in plans:
     interpreted = jax.jit(

@@ -159,6 +159,14 @@ class OptimizerConfig:
     'resolved',
     option=True,
   )
+  kernels: Optional[str] = field(
+    None,
+    "pallas: SinkGD's kernels for TPUs and NVIDIA GPUs, which have not run on "
+    "the hardware; none: XLA's code.",
+    Choices('pallas'),
+    'resolved',
+    option=True,
+  )
   paper: bool = field(
     False,
     "Whether to use the authors' released form, where it differs.",

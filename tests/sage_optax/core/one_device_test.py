@@ -1,7 +1,4 @@
-"""The forms for one CPU against the plain ones; here `with_mesh` asks for them.
-
-Without it they are for processes that have one device, and tests have eight.
-"""
+"""The forms for one CPU against the plain ones; `with_mesh` asks for them."""
 
 import functools
 import importlib.util
@@ -18,7 +15,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import sage_optax
-from sage_optax.core import blocks, moments, sinkhorn
+from sage_optax.core import blocks, moments, sinkhorn_blocks
 from sage_optax.sharding import with_mesh
 from tests.support import oracles
 from train.plan import targets
@@ -66,7 +63,7 @@ class FormsTest(parameterized.TestCase):
     # Blocks of 8 rows, the least; the smaller matrices stay in the cache.
     self.enter_context(mock.patch.object(blocks, '_BLOCK_BYTES', 64))
     self.enter_context(
-      mock.patch.object(sinkhorn, '_RESIDENT_BYTES', 4 * 24 * 37)
+      mock.patch.object(sinkhorn_blocks, '_RESIDENT_BYTES', 4 * 24 * 37)
     )
 
   @parameterized.product(
@@ -96,7 +93,7 @@ class FormsTest(parameterized.TestCase):
     x = np.random.default_rng(0).normal(size=(40, 33))
     with jax.enable_x64(True):
       for resident in (0, 2**24):
-        with mock.patch.object(sinkhorn, '_RESIDENT_BYTES', resident):
+        with mock.patch.object(sinkhorn_blocks, '_RESIDENT_BYTES', resident):
           tx = _on_one_cpu(sage_optax.scale_by_sinkgd(), jnp.asarray(x))
           actual, _ = jax.jit(tx.update)(jnp.asarray(x), tx.init(x))
         np.testing.assert_allclose(actual, oracles.sinkgd([x])[0], rtol=1e-9)
@@ -104,8 +101,8 @@ class FormsTest(parameterized.TestCase):
   def test_the_forms_are_those_for_one_device(self):
     x = jnp.ones((16, 8))
     tx = sage_optax.scale_by_sinkgd()
-    with mock.patch.object(sinkhorn, '_in_cache', side_effect=RuntimeError):
-      # Eight devices, and not said how x lies.
+    with mock.patch.object(sinkhorn_blocks, 'scales', side_effect=RuntimeError):
+      # Nothing says that x lies on one device.
       jax.jit(tx.update)(x, tx.init(x))
       one = _on_one_cpu(tx, x)
       one.update(x, one.init(x))  # Not compiled.

@@ -104,7 +104,8 @@ class PlanTest(parameterized.TestCase):
     self.assertFalse(gpu.supports(capability('7.5')))
     self.assertTrue(gpu.supports(capability('8.0')))
     self.assertTrue(gpu.supports(capability('10.0')))
-    self.assertTrue(gpu.supports(object()))
+    for unreadable in (object(), capability('gfx942'), capability(None)):
+      self.assertFalse(gpu.supports(unreadable))
 
 
 @pytest.mark.skipif(
@@ -124,7 +125,9 @@ class CompiledTest(parameterized.TestCase):
   def test_step(self, devices, shape, spec):
     found = targets.devices(targets.parse('h100:8'))[:devices]
     mesh = jax.sharding.Mesh(np.array(found), ('fsdp',))
-    tx = sage_optax.sharding.with_mesh(sage_optax.scale_by_sinkgd(), mesh, spec)
+    tx = sage_optax.sharding.with_mesh(
+      sage_optax.scale_by_sinkgd(kernels='pallas'), mesh, spec
+    )
     sharding = jax.sharding.NamedSharding(mesh, spec)
     array = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     state = jax.eval_shape(tx.init, array)
