@@ -22,6 +22,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 RESIDUAL = ('batch', 'sequence', 'embed')
 _ATTENTION = ('chunked', 'dot_product', 'cudnn', 'splash')
 _REMAT = ('none', 'dots', 'full')
+_PLATFORMS = ('cpu', 'gpu', 'tpu')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class LlamaConfig:
       TPUs. Or a function with the same signature.
     remat: What the backward pass recomputes: 'none'; 'dots': everything except
       matrix products; 'full': everything except each layer's input.
+    platform: 'cpu', 'gpu' or 'tpu', what the model will run on; it need not be
+      where the model is compiled.
     loss_chunk: Sequence positions whose logits are in memory at once; 0 chooses
       a value automatically.
   """
@@ -67,6 +70,7 @@ class LlamaConfig:
   param_dtype: str = 'float32'
   attention: str | Attend = 'chunked'
   remat: str = 'none'
+  platform: str = 'cpu'
   loss_chunk: int = 0
 
   def __post_init__(self):
@@ -80,7 +84,11 @@ class LlamaConfig:
         f'num_kv_heads={self.kv_heads} does not divide '
         f'num_heads={self.num_heads}: change one'
       )
-    for name, known in (('attention', _ATTENTION), ('remat', _REMAT)):
+    for name, known in (
+      ('attention', _ATTENTION),
+      ('remat', _REMAT),
+      ('platform', _PLATFORMS),
+    ):
       if isinstance(value := getattr(self, name), str) and value not in known:
         raise ValueError(
           f'{name}={value!r} is unknown: choose one of {", ".join(known)}'
@@ -206,9 +214,9 @@ def _linear(config, size_in, size_out, rngs):
     dtype=config.compute_dtype,
     param_dtype=config.param_dtype,
     kernel_init=jax.nn.initializers.normal(config.init_std),
-    # 'chunked' implies a CPU; elsewhere JAX's own gradient is as fast.
+    # On accelerators JAX's own gradient is as fast.
     dot_general=_project_by
-    if config.attention == 'chunked'
+    if config.platform == 'cpu'
     else jax.lax.dot_general,
     rngs=rngs,
   )

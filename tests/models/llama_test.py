@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -465,6 +466,16 @@ class ModelTest(parameterized.TestCase):
     expected, expected_pullback = jax.vjp(jnp.matmul, x, kernel)
     chex.assert_trees_all_close(out, expected, rtol=1e-5)
     chex.assert_trees_all_close(pullback(g), expected_pullback(g), rtol=1e-5)
+
+  @parameterized.product(
+    platform=('cpu', 'tpu'), attention=('chunked', 'dot_product')
+  )
+  def test_the_platform_chooses_the_projection(self, platform, attention):
+    config = dataclasses.replace(SMALL, platform=platform, attention=attention)
+    block = layers.Block(config, rngs=nnx.Rngs(0))
+    expected = {'cpu': layers._project_by, 'tpu': jax.lax.dot_general}
+    found = block.mlp.up_proj.dot_general
+    self.assertIs(found, expected[platform])
 
 
 class MeshTest(parameterized.TestCase):

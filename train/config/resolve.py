@@ -99,4 +99,5 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     param_dtype='float64' if dtype == 'float64' else 'float32',
     attention=attention,
     remat=model.remat,
+    platform=platform,
   )
