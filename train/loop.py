@@ -16,10 +16,12 @@ from train.data import loader
 from train.distributed import signals
 from train.distributed.processes import Processes
 from train.distributed.stop_consensus import Votes
+from train.hf import pretrained
 from train.inputs import HASHES, open_together
 from train.results import evaluate, report
 from train.results.recorder import Recorder
 from train.run import Run
+from train.state import TrainState
 
 
 class NonFinite(Exception):
@@ -53,6 +55,8 @@ def _run(config: Config, processes: Processes) -> int:
   settings = config_lib.settings(config).items()
   processes.check_same([f'config.{k}={v!r}' for k, v in settings])
   compiled = program.build(config)
+  if config.init.path is not None:
+    pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
   identity = program.describe(config, compiled)
   if processes.share(lambda: _is_complete(workdir, identity)):
     return 0
@@ -182,8 +186,17 @@ class Trainer:
     )
     self._votes.check()
     if self.state is None:
-      self.state = self._program.init(self._config.train.seed)
+      self.state = self._initial_state()
     say(f'Compiled in {time.monotonic() - began:.1f} s.')
+
+  def _initial_state(self) -> TrainState:
+    path = self._config.init.path
+    if path is None:
+      return self._program.init(self._config.train.seed)
+    self._recorder.say(f'Starting from the weights of {path}.')
+    return self._program.init_from(
+      pretrained.readers(pathlib.Path(path), self._program.model)
+    )
 
   def _train(self) -> None:
     """Takes the steps that are left."""

@@ -53,6 +53,23 @@ class Program:
       seed, self.model, self.optimizer.tx, self.shardings
     )
 
+  def init_from(self, readers: Any) -> state_lib.TrainState:
+    """Makes the state before the first step from given parameters.
+
+    Args:
+      readers: A tree like the parameters of functions that return numpy
+        arrays; one array is in the host's memory at a time.
+    """
+
+    def place(read, sharding):
+      array = read()
+      return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+      )
+
+    params = jax.tree.map(place, readers, self.shardings.params)
+    return state_lib.state_of(params, self.optimizer.tx, self.shardings)
+
   def lower_train_step(self, batch_size: int, seq_len: int) -> Any:
     """Lowers the step before there is a batch to run it on."""
     batch = jax.ShapeDtypeStruct(

@@ -72,6 +72,23 @@ def init_state(
   return jit_init(config, tx, shardings)(seed)
 
 
+def state_of(
+  params: Any, tx: optax.GradientTransformation, shardings: TrainState
+) -> TrainState:
+  """Returns the state before step 0 of parameters that exist already.
+
+  Args:
+    params: Arrays, placed as `shardings.params` says; they are donated.
+    tx: The optimizer.
+    shardings: Of the state.
+  """
+
+  def make(params):
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+  return jax.jit(make, out_shardings=shardings, donate_argnums=0)(params)
+
+
 def jit_init(
   config: llama.LlamaConfig,
   tx: optax.GradientTransformation,

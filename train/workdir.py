@@ -28,8 +28,10 @@ _FILES = (
   *(LOCK, RUN_FILE, 'results.json', 'metrics.jsonl', 'optimizer.txt'),
   *('optimizer.json', 'sample.txt', 'loss.png'),
 )
-# What a start that was refused, or killed at once, leaves.
-_UNCLAIMED = {LOCK, f'{RUN_FILE}.part'}
+CONFIG_FILE = 'config.py'
+# What a start that was refused, or killed at once, leaves; and what
+# `train.hf import` writes.
+_UNCLAIMED = {LOCK, f'{RUN_FILE}.part', CONFIG_FILE}
 _ELSEWHERE = 'choose another --config.workdir'
 
 

@@ -1,7 +1,7 @@
 """What a configuration leaves open, resolved: None, 'auto', -1 and the like."""
 
-from models import llama
-from train.config.schema import Config
+from models import llama, rope
+from train.config.schema import Config, ModelConfig
 from train.errors import UserError
 
 # What 'auto' means, and the platform of those that have but one.
@@ -93,6 +93,7 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     num_kv_heads=model.num_kv_heads,
     tie_embeddings=model.tie_embeddings,
     rope_theta=model.rope_theta,
+    rope_scaling=rope_scaling(model),
     rms_norm_eps=model.rms_norm_eps,
     init_std=model.init_std,
     compute_dtype=dtype,
@@ -101,3 +102,23 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
     remat=model.remat,
     platform=platform,
   )
+
+
+def rope_scaling(model: ModelConfig) -> rope.RopeScaling | None:
+  """Returns how the rotary frequencies are scaled; raises UserError."""
+  rest = (
+    model.rope_low_freq_factor,
+    model.rope_high_freq_factor,
+    model.rope_original_positions,
+  )
+  if model.rope_factor is None:
+    if any(value is not None for value in rest):
+      raise UserError(
+        'config.model.rope_low_freq_factor, rope_high_freq_factor and '
+        'rope_original_positions need config.model.rope_factor'
+      )
+    return None
+  try:
+    return rope.RopeScaling(model.rope_factor, *rest)
+  except ValueError as error:
+    raise UserError(f'config.model.rope_*: {error}') from error

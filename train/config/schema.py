@@ -51,6 +51,26 @@ class ModelConfig:
     Range(above=0, maximum=1e12),
     'value',
   )
+  rope_factor: Optional[float] = field(
+    None,
+    'What long rotary wavelengths are multiplied by; none: 1. With the three '
+    'fields below it is the rule of Llama 3.1, without them all wavelengths '
+    'are.',
+    Range(1, 1e6),
+    'value',
+  )
+  rope_low_freq_factor: Optional[float] = field(
+    None,
+    'Turns within rope_original_positions below which a wavelength is long.',
+    Range(above=0, maximum=1e6),
+    'value',
+  )
+  rope_high_freq_factor: Optional[float] = field(
+    None, 'Turns above which it is kept.', Range(above=0, maximum=1e6), 'value'
+  )
+  rope_original_positions: Optional[int] = field(
+    None, 'Context length before the frequencies were scaled.', COUNT, 'value'
+  )
   rms_norm_eps: float = field(
     1e-5,
     'Added to the mean square in RMSNorm.',
@@ -76,6 +96,19 @@ class ModelConfig:
     'auto: chunked on CPU, splash on TPU, dot_product on GPU. Sequences whose '
     'length is not a multiple of 128 use dot_product instead of splash.',
     Choices('auto', 'chunked', 'dot_product', 'cudnn', 'splash'),
+  )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class InitConfig:
+  """The parameters before the first step."""
+
+  path: Optional[str] = field(
+    None,
+    'Directory of a Hugging Face Llama to start from; none: random parameters. '
+    '`python -m train.hf import` writes a configuration for one.',
+    Path(),
+    'value',
   )
 
 
@@ -240,6 +273,7 @@ class Config:
   name: str = field('run', 'Names the directories of the run.', FileName())
   workdir: str = field('', 'Working directory; empty: runs/NAME.', Path())
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  init: InitConfig = dataclasses.field(default_factory=InitConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   optimizer: OptimizerConfig = dataclasses.field(

@@ -1,7 +1,7 @@
 """Checks of a configuration, each with one line that says what to do."""
 
 from train.config import fields
-from train.config.resolve import learning_rate, mesh_shape
+from train.config.resolve import learning_rate, mesh_shape, rope_scaling
 from train.config.schema import Config
 from train.errors import UserError
 
@@ -62,6 +62,7 @@ def _check_model(config: Config) -> None:
       f'config.model.num_heads={heads} is not a multiple of '
       f'num_kv_heads={kv_heads}'
     )
+  rope_scaling(model)  # raises if its fields do not fit together
 
 
 def _check_batch(config: Config) -> None:

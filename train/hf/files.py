@@ -78,6 +78,10 @@ class Weights(Mapping[str, np.ndarray]):
   def __getitem__(self, name: str) -> np.ndarray:
     return self._shards[name].get_tensor(name)
 
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Returns the shape of a tensor, which is not read."""
+    return tuple(self._shards[name].get_slice(name).get_shape())
+
   def __iter__(self) -> Iterator[str]:
     return iter(self._shards)
 

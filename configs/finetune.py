@@ -1,0 +1,36 @@
+"""Continues training from the weights of a Hugging Face Llama.
+
+`python -m train.hf import DIR WORKDIR` writes a configuration that fills in the
+model. Rates, batch and length below are customary for models of 1B to 8B
+parameters and have not been tuned by us.
+"""
+
+from train.config import Config
+
+
+def get_config() -> Config:
+  """Returns the configuration, without a model."""
+  config = Config()
+  config.name = 'finetune'
+
+  config.train.seq_len = 1024
+  config.train.batch_size = 64
+  config.train.steps = 1000
+
+  # About a tenth to a hundredth of the rates for training from random weights.
+  config.optimizer.learning_rates |= {
+    'adamw': 2e-5,
+    'lion': 4e-6,
+    'sage': 4e-6,
+    'sage_hybrid': 2e-5,
+    'lion_hybrid': 2e-5,
+    'muon': 2e-4,
+  }
+  config.optimizer.weight_decay = 0.0
+  config.schedule.kind = 'cosine'
+  config.schedule.warmup_fraction = 0.03
+  config.schedule.final_fraction = 0.0
+
+  config.eval.every = 100
+  config.checkpoint.every = 200
+  return config

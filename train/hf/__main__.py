@@ -1,0 +1,81 @@
+"""Hugging Face checkpoints in and out.
+
+python -m train.hf import DIR WORKDIR [--recipe RECIPE]
+  checks the Llama in DIR (config.json, safetensors, a tokenizer) and writes
+  WORKDIR/config.py, a configuration that starts from its weights:
+  python -m train.main --config WORKDIR/config.py --config.data.path=SHARDS
+
+python -m train.hf export WORKDIR DIR [--step N] [--tokenizer SHARDS]
+  writes the parameters of a checkpoint as DIR/config.json and safetensors,
+  and the tokenizer's files, for transformers' AutoModelForCausalLM.
+
+Exit status: 0; 2 for bad input, with one line that says what to do.
+"""
+
+import argparse
+import pathlib
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  args = _parser().parse_args(argv)
+  from train.errors import UserError
+
+  try:
+    if args.command == 'import':
+      from train.hf import importing
+
+      print(importing.write_config(args.source, args.workdir, args.recipe))
+    else:
+      from train.hf import exporting
+
+      print(
+        exporting.export(
+          args.workdir,
+          args.target,
+          exporting.Format(
+            args.dtype, int(args.max_shard_gb * 1e9), args.tokenizer
+          ),
+          args.step,
+        )
+      )
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m train.hf',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  importer = commands.add_parser('import', help='start a run from weights')
+  importer.add_argument('source', metavar='DIR', type=pathlib.Path)
+  importer.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
+  importer.add_argument(
+    '--recipe', default='sage_hybrid', help='the optimizer (%(default)s)'
+  )
+  exporter = commands.add_parser('export', help='write weights')
+  exporter.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
+  exporter.add_argument('target', metavar='DIR', type=pathlib.Path)
+  exporter.add_argument('--step', type=int, help='default: the last checkpoint')
+  exporter.add_argument(
+    '--dtype', choices=('float32', 'bfloat16'), default='float32'
+  )
+  exporter.add_argument(
+    '--tokenizer',
+    type=pathlib.Path,
+    help='file or directory of the tokenizer to copy: the shards have it',
+  )
+  exporter.add_argument(
+    '--max_shard_gb', type=float, default=5.0, help='size of a file'
+  )
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,167 @@
+"""Writes the parameters of a checkpoint as a Hugging Face directory."""
+
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from models import hf, hf_config, layers, llama, rope
+from train import errors
+from train import state as state_lib
+from train import workdir as workdir_lib
+from train.data import tokenizer as tokenizer_lib
+from train.errors import UserError
+from train.hf import files
+
+# Beside a tokenizer.json or tokenizer.model.
+_TOKENIZER_FILES = (
+  *tokenizer_lib.NAMES,
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+)
+
+
+class Format(NamedTuple):
+  """How weights are written.
+
+  Attributes:
+    dtype: 'float32' or 'bfloat16'.
+    max_shard_bytes: Size above which a second file is begun.
+    tokenizer: File or directory of the tokenizer to copy; None: none.
+  """
+
+  dtype: str = 'float32'
+  max_shard_bytes: int = 5 * 10**9
+  tokenizer: pathlib.Path | None = None
+
+
+def export(
+  workdir: pathlib.Path,
+  target: pathlib.Path,
+  form: Format,
+  step: int | None = None,
+) -> str:
+  """Writes config.json, the weights and the tokenizer's files.
+
+  Args:
+    workdir: Working directory of a run.
+    target: Where to; it must be empty or not exist.
+    form: Of the weights.
+    step: Of the checkpoint; None: the last one.
+
+  Returns:
+    A line that says what was written.
+
+  Raises:
+    UserError: If there is no such run or checkpoint, or `target` is not empty.
+  """
+  run = files.read_json(workdir / workdir_lib.RUN_FILE).get('run', {})
+  model = _model(run, workdir)
+  found = workdir_lib.checkpoints(workdir / workdir_lib.CHECKPOINTS)
+  paths = [p for p in found if step in (None, int(p.name))]
+  if not paths:
+    there = ', '.join(p.name for p in found) or 'none'
+    which = '' if step is None else f' of step {step}'
+    raise UserError(f'{workdir} has no checkpoint{which}; there are: {there}')
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise UserError(f'{target} is not empty: choose another DIR')
+  state = hf.to_hf(restore_params(paths[0], model), model)
+  dtype = jnp.dtype(form.dtype)
+  target.mkdir(parents=True, exist_ok=True)
+  config = hf_config.to_hf(model, run['train.seq_len'])
+  config['dtype'] = form.dtype
+  if form.tokenizer is not None:
+    config['eos_token_id'] = _copy_tokenizer(form.tokenizer, target)
+  written = files.write_weights(
+    target,
+    {name: array.astype(dtype) for name, array in state.items()},
+    form.max_shard_bytes,
+  )
+  files.write_json(target / files.CONFIG, config)
+  return (
+    f'{target} has the parameters of step {paths[0].name}, in {form.dtype}: '
+    f'{", ".join(path.name for path in written)}'
+  )
+
+
+def _model(run: dict[str, Any], workdir: pathlib.Path) -> layers.LlamaConfig:
+  """The model of a run, from its identity."""
+  names = (
+    *('vocab_size', 'hidden_size', 'intermediate_size', 'num_layers'),
+    *('num_heads', 'num_kv_heads', 'tie_embeddings', 'rope_theta'),
+    *('rms_norm_eps', 'init_std'),
+  )
+  try:
+    values = {name: run[f'model.{name}'] for name in names}
+  except KeyError as error:
+    raise UserError(
+      f'{workdir / workdir_lib.RUN_FILE} has no {error}: give the working '
+      'directory of a run'
+    ) from error
+  scaling = None
+  if run.get('model.rope_factor') is not None:
+    scaling = rope.RopeScaling(
+      run['model.rope_factor'],
+      run['model.rope_low_freq_factor'],
+      run['model.rope_high_freq_factor'],
+      run['model.rope_original_positions'],
+    )
+  return layers.LlamaConfig(**values, rope_scaling=scaling)
+
+
+def restore_params(
+  path: pathlib.Path, model: layers.LlamaConfig
+) -> llama.Params:
+  """Reads the parameters of a checkpoint, and not the optimizer's state.
+
+  Args:
+    path: Directory of the checkpoint.
+    model: The model it is of.
+
+  Returns:
+    A tree as of `llama.init`, on the CPU, equal to what was saved.
+
+  Raises:
+    UserError: If it cannot be read, or a checksum differs.
+  """
+  place = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
+  abstract = {
+    'params': jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      jax.eval_shape(lambda: llama.init(jax.random.key(0), model)),
+    )
+  }
+  try:
+    expected = workdir_lib.read_description(path)['checksums']
+    restored = ocp.PyTreeCheckpointer().restore(
+      path.absolute() / 'state',
+      args=ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+      ),
+    )
+  except Exception as error:  # Orbax raises whatever a broken file causes.
+    raise UserError(
+      f'cannot read the checkpoint {path} ({errors.first_line(error)}): give '
+      'another --step'
+    ) from error
+  for name, value in state_lib.checksums(restored).items():
+    if expected.get(name) != value:
+      raise UserError(
+        f'the checkpoint {path} is damaged: the checksum of {name} differs; '
+        'give another --step'
+      )
+  return restored['params']
+
+
+def _copy_tokenizer(path: pathlib.Path, target: pathlib.Path) -> int:
+  """Copies what transformers reads; returns the id that ends a text."""
+  tokenizer = tokenizer_lib.load(path)
+  for name in _TOKENIZER_FILES:
+    if (tokenizer.path.parent / name).exists():
+      shutil.copy(tokenizer.path.parent / name, target / name)
+  return tokenizer.eot_id

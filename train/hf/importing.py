@@ -1,0 +1,127 @@
+"""Writes the configuration of a run that starts from imported weights."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+import sage_optax
+from models import hf, layers, llama
+from train import workdir as workdir_lib
+from train.data import tokenizer as tokenizer_lib
+from train.errors import UserError
+from train.hf import files
+
+_TEMPLATE = '''"""Starts from the weights in {source}."""
+
+from configs import finetune
+from train.config import Config
+
+
+def get_config() -> Config:
+  """Returns the configuration."""
+  config = finetune.get_config()
+  config.name = {name!r}
+  config.workdir = {workdir!r}
+{model}
+  config.init.path = {source!r}
+{tokenizer}  config.optimizer.recipe = {recipe!r}
+  return config
+'''
+
+
+def write_config(
+  source: pathlib.Path, workdir: pathlib.Path, recipe: str
+) -> str:
+  """Writes WORKDIR/config.py, after all of the weights' names and shapes.
+
+  Args:
+    source: Directory of a Hugging Face Llama.
+    workdir: Working directory of the run to come; made if need be.
+    recipe: Its optimizer.
+
+  Returns:
+    A line that tells how to start the run.
+
+  Raises:
+    UserError: If the model is not supported, a tensor is missing or has
+      another shape, there is no such recipe, or config.py exists.
+  """
+  if recipe not in sage_optax.recipe_names():
+    raise UserError(
+      f'unknown recipe {recipe!r}: use one of '
+      f'{", ".join(sage_optax.recipe_names())}'
+    )
+  model = files.read_config(source)
+  _check_tensors(source, model)
+  tokenizer = ''
+  if any((source / name).exists() for name in tokenizer_lib.NAMES):
+    tokenizer_lib.load(source)  # raises if it cannot be used
+    tokenizer = f'  config.data.tokenizer = {str(source.absolute())!r}\n'
+  target = workdir / workdir_lib.CONFIG_FILE
+  if target.exists():
+    raise UserError(f'{target} exists: remove it, or choose another WORKDIR')
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    target.write_text(
+      _TEMPLATE.format(
+        source=str(source.absolute()),
+        name=workdir.absolute().name,
+        workdir=str(workdir),
+        model='\n'.join(_assignments(model)),
+        tokenizer=tokenizer,
+        recipe=recipe,
+      ),
+      encoding='utf-8',
+    )
+  except OSError as error:
+    raise UserError(
+      f'cannot write {target} ({error.strerror}): choose another WORKDIR'
+    ) from error
+  return (
+    f'{target} is written. Prepare text with the same tokenizer '
+    '(python -m train.prepare), then start with\n'
+    f'python -m train.main --config {target} --config.data.path=SHARDS'
+  )
+
+
+def _check_tensors(source: pathlib.Path, model: layers.LlamaConfig) -> None:
+  """Raises UserError unless names and shapes are those of the model."""
+  weights = files.Weights(source)
+  try:
+    hf.readers(weights, model)
+  except ValueError as error:
+    raise UserError(f'{source}: {error}') from error
+  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
+  # Arrays that take no memory.
+  zero = np.float32(0)
+  empty = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), shapes)
+  for name, expected in hf.to_hf(empty, model).items():
+    if weights.shape(name) != expected.shape:
+      raise UserError(
+        f'{source}: {name} has the shape {weights.shape(name)}, and '
+        f'{files.CONFIG} asks for {expected.shape}'
+      )
+
+
+def _assignments(model: layers.LlamaConfig) -> list[str]:
+  values = {
+    'vocab_size': model.vocab_size,
+    'hidden_size': model.hidden_size,
+    'intermediate_size': model.intermediate_size,
+    'num_layers': model.num_layers,
+    'num_heads': model.num_heads,
+    'num_kv_heads': model.num_kv_heads,
+    'tie_embeddings': model.tie_embeddings,
+    'rope_theta': float(model.rope_theta),
+    'rms_norm_eps': model.rms_norm_eps,
+  }
+  scaling = model.rope_scaling
+  if scaling is not None:
+    values |= {
+      'rope_factor': scaling.factor,
+      'rope_low_freq_factor': scaling.low_freq_factor,
+      'rope_high_freq_factor': scaling.high_freq_factor,
+      'rope_original_positions': scaling.original_positions,
+    }
+  return [f'  config.model.{name} = {x!r}' for name, x in values.items()]
