@@ -156,3 +156,18 @@ def test_transformers_computes_the_same(exported):
   np.testing.assert_allclose(
     llama.apply(params, tokens, config), logits, rtol=0, atol=1e-5
   )
+
+
+def test_damaged_parameters_are_not_exported(exported, tmp_path, capsys):
+  _, workdir, _ = exported
+  copy = tmp_path / 'copy'
+  shutil.copytree(workdir, copy)
+  path = copy / 'checkpoints' / '2' / 'run' / 'metadata'
+  content = json.loads(path.read_text())
+  content['checksums']['params/embed/embedding'] += 1
+  path.write_text(json.dumps(content))
+  assert command.main(['export', str(copy), str(tmp_path / 'new')]) == 2
+  assert 'the checksum of params/embed/embedding differs' in (
+    capsys.readouterr().err
+  )
+  assert not (tmp_path / 'new').exists()
