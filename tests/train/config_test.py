@@ -335,6 +335,14 @@ class ValidateTest(parameterized.TestCase):
     self.assertEqual(config.eval.batch_size, 2)
 
 
+_SCALING = {
+  'model.rope_factor': 8.0,
+  'model.rope_low_freq_factor': 1.0,
+  'model.rope_high_freq_factor': 4.0,
+  'model.rope_original_positions': 8192,
+}
+
+
 class IdentityTest(parameterized.TestCase):
   """What a field declares to change is what changes in `run.json`."""
 
@@ -347,6 +355,9 @@ class IdentityTest(parameterized.TestCase):
   )
   def test_is_as_declared(self, path):
     config = config_lib.Config()
+    if path in _SCALING:  # They are set together.
+      for name, value in _SCALING.items():
+        setattr(config.model, name.removeprefix('model.'), value)
     declared = {x.path: x for x in fields.walk(config)}[path]
     before = self.describe(config)
     *sections, name = path.split('.')
