@@ -191,7 +191,7 @@ class Stream:
     self.corpus_hash.value = state['corpus_hash']
     self.holdout.restore(state['holdout'])
     self._log(
-      f'Going on after {self._text / 1e6:,.1f} MB of text, in '
+      f'Resuming after {self._text / 1e6:,.1f} MB of text, in '
       f'{self._files[self._place["file"]]}.'
     )
 

@@ -122,7 +122,7 @@ def test_kills(moments, num_workers, inputs, expected, tmp_path):
   said = []
   # With another number of workers than before.
   assert _prepare(inputs, output, 2 - num_workers, said) == expected
-  assert any(line.startswith('Going on after') for line in said)
+  assert any(line.startswith('Resuming after') for line in said)
   assert not (tmp_path / 'out.partial').exists()
 
 
@@ -317,7 +317,7 @@ def test_more_bad_lines_are_allowed_later(commits, inputs, expected, tmp_path):
   said = []
   files = _prepare(inputs, tmp_path / 'out', 0, said, max_bad_lines=4)
   assert files == expected
-  assert said[0].startswith('Going on after')
+  assert said[0].startswith('Resuming after')
   assert 'line 21' in said[1]
 
 
