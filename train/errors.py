@@ -1,6 +1,9 @@
 """The ways a run ends early, and how an error becomes one line."""
 
+import argparse
 import errno
+import sys
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -9,6 +12,14 @@ class UserError(Exception):
 
 class Interrupted(Exception):
   """SIGTERM or Ctrl-C arrived; whatever can be saved has been saved."""
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser of the command line whose errors are one line."""
+
+  def error(self, message: str) -> NoReturn:
+    print(f'error: {message} (see --help)', file=sys.stderr)
+    sys.exit(2)
 
 
 _ADVICE = {
@@ -24,9 +35,22 @@ _ADVICE = {
   errno.ELOOP: 'mend the symbolic links that point at each other',
 }
 
+# As libraries quote them.
+_QUOTED = {
+  'No space left on device': _ADVICE[errno.ENOSPC],
+  'Disk quota exceeded': _ADVICE[errno.EDQUOT],
+  'File too large': _ADVICE[errno.EFBIG],
+  'Read-only file system': _ADVICE[errno.EROFS],
+  'Permission denied': _ADVICE[errno.EACCES],
+  'Too many open files': _ADVICE[errno.EMFILE],
+  'Input/output error': _ADVICE[errno.EIO],
+}
+
 
 def first_line(error: BaseException) -> str:
-  """The first line of an error's message, or its type if it has none."""
+  """The first line of what caused an error, or its type if it has none."""
+  while error.__cause__ is not None:
+    error = error.__cause__
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0][:200]
 
@@ -57,14 +81,3 @@ def of_system(error: BaseException) -> UserError | None:
         'command again to resume'
       )
   return None
-
-
-_QUOTED = {
-  'No space left on device': _ADVICE[errno.ENOSPC],
-  'Disk quota exceeded': _ADVICE[errno.EDQUOT],
-  'File too large': _ADVICE[errno.EFBIG],
-  'Read-only file system': _ADVICE[errno.EROFS],
-  'Permission denied': _ADVICE[errno.EACCES],
-  'Too many open files': _ADVICE[errno.EMFILE],
-  'Input/output error': _ADVICE[errno.EIO],
-}

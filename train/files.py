@@ -1,4 +1,4 @@
-"""Reads and writes small text files, always as UTF-8."""
+"""Reads and writes small files; text is always UTF-8."""
 
 import errno
 import os
@@ -6,28 +6,32 @@ import pathlib
 import stat
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-  """Reads a text file.
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Reads a file.
 
   Args:
     path: The file.
 
   Returns:
-    Its text.
+    Its content.
 
   Raises:
     OSError: If it cannot be read or is not a regular file; opening a FIFO
       would wait for a writer.
-    ValueError: If it is not UTF-8.
   """
   descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
   try:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
       raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
-    with open(descriptor, encoding='utf-8', closefd=False) as file:
+    with open(descriptor, 'rb', closefd=False) as file:
       return file.read()
   finally:
     os.close(descriptor)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+  """As `read_bytes`; ValueError if the file is not UTF-8."""
+  return read_bytes(path).decode()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from train import checkpoint, errors, files, mesh, program
+from train import checkpoint, errors, files, mesh, output, program
 from train import config as config_lib
 from train import workdir as workdir_lib
 from train.config import Config
@@ -45,8 +45,13 @@ def run(config: Config, processes: Processes) -> int:
     UserError: If the input is bad; nothing was written over.
     Interrupted: If `processes.stop` was set; the state has been saved.
   """
-  with signals.catch() as processes.stop:
-    return _run(config, processes)
+  with signals.catch() as processes.stop, output.stops(processes.stop):
+    try:
+      return _run(config, processes)
+    except (errors.UserError, errors.Interrupted):
+      raise
+    except Exception as error:
+      raise errors.of_system(error) or error from error
 
 
 def _run(config: Config, processes: Processes) -> int:
@@ -159,7 +164,7 @@ class Trainer:
     except NonFinite:
       raise
     except Exception as error:
-      self._processes.fail(error)
+      self._processes.fail(errors.of_system(error) or error)
       raise
 
   def _explain(self) -> None:

@@ -24,11 +24,17 @@ import os
 import pathlib
 import sys
 
+from train import output
 from train.distributed import signals
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
+  with output.guarded():
+    return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
   signals.quit_at_once()
   argv = sys.argv if argv is None else argv
   if {'-h', '--help'} & set(argv[1:]):

@@ -21,6 +21,7 @@ from typing import Any
 
 import tqdm
 
+from train import errors, output
 from train.data import (
   atomic_dir,
   bundled,
@@ -35,6 +36,7 @@ from train.errors import Interrupted, UserError
 
 Log = Callable[[str], None]
 ShouldStop = Callable[[], bool]
+_MOST_WORKERS_PER_CPU = 16
 
 
 def prepare_files(
@@ -84,8 +86,16 @@ def prepare_files(
       f'--validation_fraction is {validation_fraction}, but must lie between 0 '
       'and 1.'
     )
-  if workers < 0:
-    raise UserError(f'--workers is {workers}, but must not be negative.')
+  most = _MOST_WORKERS_PER_CPU * _usable_cpus()
+  if not 0 <= workers <= most:
+    raise UserError(
+      f'--workers is {workers}: give 0 to {most}, which is '
+      f'{_MOST_WORKERS_PER_CPU} for each usable CPU.'
+    )
+  if max_bad_lines < 0:
+    raise UserError(
+      f'--max_bad_lines is {max_bad_lines}, but must not be negative.'
+    )
   held_out = readers.find(validation_pattern) if validation_pattern else []
   files = readers.without(readers.find(pattern), held_out, log)
   model = tokenizer_lib.load(tokenizer)
@@ -131,6 +141,11 @@ def prepare_files(
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
+  with output.guarded():
+    return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
   parser = _parser()
   args = parser.parse_args(argv)
   if (args.source or ('files' if args.input else None)) is None:
@@ -138,23 +153,23 @@ def main(argv: list[str] | None = None) -> int:
   if args.input and args.source == 'bundled':
     parser.error('give --source bundled or --input GLOB, not both')
   try:
-    with signals.catch() as stop:
+    with signals.catch() as stop, output.stops(stop):
       _run(args, stop)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+  except (UserError, OSError) as error:
+    print(f'error: {errors.of_system(error) or error}', file=sys.stderr)
     return 2
   except Interrupted:
     partial = atomic_dir.partial_of(pathlib.Path(args.output))
     kept = 'nothing was kept'
     if (partial / resume_state.FILE).exists():
-      kept = f'{partial} keeps what is done: the same command goes on'
+      kept = f'{partial} keeps what is done: rerun the command to resume'
     print(f'stopped; {kept}', file=sys.stderr)
     return stop.status
   return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = errors.Parser(
     prog='python -m train.prepare',
     description='Turns text into token shards. With --input the same command '
     'goes on where it was stopped or killed.',

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
+from train import files as files_lib
 from train.errors import Interrupted
 
 _VERIFIED = 'verified.json'
@@ -40,8 +41,8 @@ def verify(
     Interrupted: If should_stop returned True.
   """
   stamps: Stamps = {}
-  with contextlib.suppress(OSError, ValueError):
-    stamps = dict(json.loads((root / _VERIFIED).read_text()))
+  with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+    stamps = dict(json.loads(files_lib.read_text(root / _VERIFIED)))
   unknown: Stamps = {}
   for name, (size, sha256) in files.items():
     with _readable(root / name):
@@ -76,7 +77,7 @@ def save(root: pathlib.Path, stamps: Stamps) -> None:
   # The directory may be read-only; then each start verifies again.
   with contextlib.suppress(OSError):
     part = root / f'.{_VERIFIED}.{os.getpid()}'
-    part.write_text(json.dumps(stamps))
+    part.write_text(json.dumps(stamps), encoding='utf-8')
     part.replace(root / _VERIFIED)
 
 

@@ -25,7 +25,7 @@ _JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
 _PARQUET = '.parquet'
 SUFFIXES = ('.txt', *_JSON, _PARQUET)
 _BLOCK = 2**20  # Bytes of lines, or characters of rows.
-_MAX_LINE = 2**28
+_MAX_LINE = 2**26  # A line needs some twenty times its size in memory.
 _COMPRESSED = 2**14  # Little, since it may be a thousand times as much text.
 _TXT_CHARACTERS = 2**14
 _PARQUET_ROWS = 64
@@ -117,12 +117,22 @@ def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
         open(path, 'rb') as file,
         contextlib.closing(_open(path, file)) as lines,
       ):
-        for content in _cut(lines):
+        for number, content in enumerate(_cut(lines)):
+          if not number:
+            _check_utf8(path, content or b'')
           yield content, file.tell()
   except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
     raise UserError(
       f'{path} cannot be read ({error}): copy or download it again.'
     ) from error
+
+
+def _check_utf8(path: pathlib.Path, start: bytes) -> None:
+  if start[:2] in (b'\xff\xfe', b'\xfe\xff'):
+    raise UserError(
+      f'{path} is UTF-16, and UTF-8 is expected: convert it, as with '
+      'iconv -f UTF-16 -t UTF-8.'
+    )
 
 
 def checksum(content: Content, start: int) -> int:
@@ -226,6 +236,7 @@ def _text_rows(path: pathlib.Path) -> _Rows:
     open(path, 'rb') as raw,
     io.TextIOWrapper(raw, 'utf-8', errors='replace', newline='\n') as file,
   ):
+    _check_utf8(path, raw.peek(2))
     # A limit, since a file may be a single line.
     while line := file.readline(_TXT_CHARACTERS):
       ends = line.strip() == END_OF_TEXT
@@ -250,6 +261,12 @@ def _parquet_rows(path: pathlib.Path) -> _Rows:
       if 'text' not in names:
         raise UserError(
           f'{path} has no column "text", but {", ".join(names)}: rename one.'
+        )
+      kind = file.schema_arrow.field('text').type
+      if kind not in (pyarrow.string(), pyarrow.large_string()):
+        raise UserError(
+          f'{path} has a column "text" of type {kind}, and not of strings: '
+          'convert it.'
         )
       columns = ['text']
       meta = file.schema_arrow.field('meta').type if 'meta' in names else None

@@ -1,10 +1,11 @@
-"""The record of an unfinished preparation, by which it can go on."""
+"""The record of an unfinished preparation, by which it is resumed."""
 
 import json
 import os
 import pathlib
 from typing import Any
 
+from train import files
 from train.data import writer
 from train.errors import UserError
 
@@ -20,7 +21,7 @@ def save(partial: pathlib.Path, state: dict[str, Any]) -> None:
     state: JSON.
   """
   new = partial / f'{FILE}.new'
-  with open(new, 'w') as file:
+  with open(new, 'w', encoding='utf-8') as file:
     json.dump({'format': _FORMAT, **state}, file)
     file.flush()
     os.fsync(file.fileno())
@@ -31,10 +32,10 @@ def save(partial: pathlib.Path, state: dict[str, Any]) -> None:
 def load(partial: pathlib.Path) -> dict[str, Any] | None:
   """Returns the record, or None if there is none; UserError if it is bad."""
   try:
-    state = json.loads((partial / FILE).read_text())
+    state = json.loads(files.read_text(partial / FILE))
   except FileNotFoundError:
     return None
-  except ValueError as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise unusable(partial, f'its {FILE} cannot be read ({error})') from error
   if not isinstance(state, dict) or state.get('format') != _FORMAT:
     raise unusable(partial, f'its {FILE} is not of format {_FORMAT}')
@@ -42,9 +43,9 @@ def load(partial: pathlib.Path) -> dict[str, Any] | None:
 
 
 def unusable(partial: pathlib.Path, reason: str) -> UserError:
-  """An error for an unfinished preparation that cannot go on."""
+  """An error for an unfinished preparation that cannot be resumed."""
   return UserError(
-    f'{partial} holds an unfinished preparation that cannot go on: {reason}. '
-    'Give what it began with, or delete it to start afresh, or choose another '
-    '--output.'
+    f'{partial} holds an unfinished preparation that cannot be resumed: '
+    f'{reason}. Give what it began with, or delete it to start afresh, or '
+    'choose another --output.'
   )

@@ -9,11 +9,14 @@ and uint32 otherwise.
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
+from train import files as files_lib
 from train.data import checksums
 from train.data.tokenizer import Tokenizer
 from train.errors import UserError
@@ -27,6 +30,42 @@ _PREPARE = (
 )
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Shard(msgspec.Struct):
+  # No directory: shards lie beside their manifest.
+  file: Annotated[str, msgspec.Meta(pattern=r'^[^/\\\x00]+\.bin$')]
+  tokens: _Count
+  sha256: Annotated[str, msgspec.Meta(pattern='^[0-9a-f]{64}$')]
+
+
+class _Subset(msgspec.Struct):
+  documents: _Count
+  bytes: _Count
+  tokens: _Count
+  shards: list[_Shard]
+  token_bytes: _Count = 0
+
+
+class _TokenizerFile(msgspec.Struct):
+  file: Annotated[str, msgspec.Meta(pattern=r'^[^/\\\x00]+$')]
+  fingerprint: str
+
+
+class _Manifest(msgspec.Struct):
+  """What `read_manifest` accepts."""
+
+  format: Literal[1]
+  dtype: Literal['<u2', '<u4']
+  vocab_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+  eot_id: _Count
+  tokenizer: _TokenizerFile
+  corpus_hash: str
+  splits: dict[Literal['train', 'validation'], dict[str, _Subset]]
+  settings: dict[str, Any] = {}
+
+
 class TokenStream:
   """The tokens of a split: several arrays read as one.
 
@@ -34,7 +73,11 @@ class TokenStream:
     num_tokens: Length of the stream.
   """
 
-  def __init__(self, arrays: Sequence[np.ndarray]):
+  def __init__(
+    self, arrays: Sequence[np.ndarray], vocab_size: int | None = None
+  ):
+    """Joins the arrays; `read` refuses tokens that are not below vocab_size."""
+    self._vocab_size = vocab_size
     self._arrays = [a for a in arrays if len(a)]
     self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
     self.num_tokens = int(self._ends[-1]) if self._arrays else 0
@@ -49,7 +92,15 @@ class TokenStream:
       part = self._arrays[i][start - base : stop - base]
       parts.append(part.astype(np.int32))
       start += len(part)
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    if self._vocab_size is not None and len(tokens):
+      largest = int(tokens.view(np.uint32).max())
+      if largest >= self._vocab_size:
+        raise UserError(
+          f'The shards hold the token {largest}, beyond their vocabulary of '
+          f'{self._vocab_size}: prepare the data again.'
+        )
+    return tokens
 
 
 def dtype(vocab_size: int) -> np.dtype:
@@ -72,22 +123,57 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
   path = pathlib.Path(directory, MANIFEST)
   commands = _PREPARE.format(directory)
   try:
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(files_lib.read_text(path))
   except FileNotFoundError:
     raise UserError(
       f'There is no prepared data in {directory}: make it with {commands}.'
     ) from None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(
       f'{path} cannot be read ({error}): delete {directory} and make it again '
       f'with {commands}.'
     ) from error
-  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+  if fault := _fault(manifest):
     raise UserError(
-      f'{path} is not a manifest of format {FORMAT}: delete {directory} and '
-      f'make it again with {commands}.'
+      f'{path} is not what train.prepare wrote ({fault}): delete {directory} '
+      f'and make it again with {commands}.'
     )
   return manifest
+
+
+def manifest_crc(manifest: dict[str, Any]) -> int:
+  """A checksum of a manifest without its own entry 'crc'."""
+  rest = {name: value for name, value in manifest.items() if name != 'crc'}
+  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _fault(manifest: Any) -> str | None:
+  """What is wrong with a manifest, if anything is."""
+  try:
+    content = msgspec.convert(manifest, _Manifest)
+  except (msgspec.ValidationError, RecursionError) as error:
+    return str(error)
+  if content.dtype != dtype(content.vocab_size).str:
+    return f'dtype {content.dtype} is not that of {content.vocab_size} tokens'
+  if content.eot_id >= content.vocab_size:
+    return f'eot_id {content.eot_id} is beyond the vocabulary'
+  names = []
+  for split, entries in content.splits.items():
+    for subset, entry in entries.items():
+      names += [shard.file for shard in entry.shards]
+      where = f'subset {subset!r} of {split}'
+      if sum(shard.tokens for shard in entry.shards) != entry.tokens:
+        return f'{where} has other tokens than its shards together'
+      if not entry.documents <= entry.tokens:
+        return f'{where} has more documents than tokens'
+      low, high = sorted((entry.bytes, entry.token_bytes))
+      if entry.token_bytes and high > 16 * low + 2**10:
+        return f'{where} has {entry.bytes} bytes of {entry.token_bytes}'
+  if len(set(names)) < len(names):
+    return 'a shard is named twice'
+  if manifest.get('crc', crc := manifest_crc(manifest)) != crc:
+    return 'its checksum differs: it was edited or damaged'
+  return None
 
 
 def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
@@ -193,5 +279,10 @@ def open_split(
     ) from error
   # A mapping as a plain array: np.memmap's slices are slow to make.
   return TokenStream(
-    [np.asarray(np.memmap(root / s['file'], kind, 'r')) for s in shards]
+    [
+      np.asarray(np.memmap(root / s['file'], kind, 'r'))
+      for s in shards
+      if s['tokens']
+    ],
+    manifest['vocab_size'],
   )

@@ -16,6 +16,7 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
+from train import files
 from train.errors import UserError
 
 END_OF_TEXT = '<|endoftext|>'
@@ -30,6 +31,7 @@ _END_NAMES = (
 )
 _SPACE = '\u2581'  # SentencePiece's mark for a space.
 _BYTE_PIECE = re.compile('<0x[0-9A-F]{2}>')
+_MAX_VOCABULARY = 2**24  # What is allocated per id must fit into memory.
 NAMES = ('tokenizer.json', 'tokenizer.model')
 
 
@@ -89,7 +91,7 @@ def load(path: str | os.PathLike, *, threads: int = -1) -> Tokenizer:
       raise UserError(f'{path} holds neither of {", ".join(NAMES)}.')
     path = found[0]
   try:
-    data = path.read_bytes()
+    data = files.read_bytes(path)
   except OSError as error:
     raise UserError(
       f'Cannot read the tokenizer {path}: {error.strerror}. Give a '
@@ -159,7 +161,8 @@ class _Json:
     self._model.encode_special_tokens = True
     vocabulary = self._model.get_vocab(with_added_tokens=True)
     self.path = path
-    self.vocab_size = 1 + max(vocabulary.values())
+    self.vocab_size = 1 + max(vocabulary.values(), default=-1)
+    _check_size(path, self.vocab_size)
     self.eot_id = _end_of_text(path, vocabulary)
     self.fingerprint = hashlib.sha256(data).hexdigest()
 
@@ -202,6 +205,7 @@ class _SentencePiece:
         f'{path} is neither a tokenizer.json nor a SentencePiece model.'
       ) from error
     self.vocab_size = self._model.vocab_size()
+    _check_size(path, self.vocab_size)
     pieces = {self._model.id_to_piece(i): i for i in range(self.vocab_size)}
     self.path = path
     self.eot_id = self._model.eos_id()
@@ -231,6 +235,14 @@ def _piece_bytes(piece: str) -> int:
   if _BYTE_PIECE.fullmatch(piece):
     return 1
   return len(piece.replace(_SPACE, ' ').encode())
+
+
+def _check_size(path: pathlib.Path, vocab_size: int) -> None:
+  if not 0 < vocab_size <= _MAX_VOCABULARY:
+    raise UserError(
+      f'The tokenizer {path} has token ids up to {vocab_size - 1}: expected at '
+      f'least one, and none above {_MAX_VOCABULARY - 1}.'
+    )
 
 
 def _end_of_text(path: pathlib.Path, vocabulary: dict[str, int]) -> int:

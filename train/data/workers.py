@@ -5,6 +5,7 @@ when its pipe closes: so none outlives this process, however that dies.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -24,6 +25,7 @@ from train.errors import Interrupted, UserError
 _AT_ONCE = 2  # Blocks a worker has: one that it encodes, one to begin with.
 _AHEAD = 8  # Blocks per worker that may wait for one that takes long.
 _POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1  # Of linux/prctl.h.
 
 
 class Block(NamedTuple):
@@ -114,7 +116,10 @@ class _Worker:
     self.pending = 0
     self.connection, theirs = context.Pipe()
     self.process = context.Process(
-      target=_work, args=(theirs, path), name=f'prepare-{number}', daemon=True
+      target=_work,
+      args=(theirs, path, os.getpid()),
+      name=f'prepare-{number}',
+      daemon=True,
     )
     self.process.start()
     theirs.close()
@@ -143,7 +148,7 @@ class _Worker:
       how = f'ended with status {code} (see above)'
     return WorkerDied(
       f'Worker {self.number} (process {self.process.pid}) {how}. The same '
-      'command goes on; if memory is short, pass fewer --workers.'
+      'command resumes; if memory is short, pass fewer --workers.'
     )
 
   def close(self) -> None:
@@ -194,8 +199,9 @@ def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
     yield _Pool(workers)
 
 
-def _work(connection, path: str) -> None:
+def _work(connection, path: str, parent: int) -> None:
   """What a worker does until its pipe closes."""
+  _die_with(parent)
   os.environ['TOKENIZERS_PARALLELISM'] = 'false'
   encoder = encoding.Encoder(tokenizer_lib.load(path, threads=1))
   # The pipe is emptied at once, or both ends could wait for the other.
@@ -204,8 +210,8 @@ def _work(connection, path: str) -> None:
     target=_listen, args=(connection, tasks), daemon=True
   ).start()
   with contextlib.suppress(OSError):
-    while task := tasks.get():
-      serial, content = task
+    while True:
+      serial, content = tasks.get()
       connection.send((serial, encoder.encode_block(content)))
 
 
@@ -213,4 +219,14 @@ def _listen(connection, tasks: queue.SimpleQueue) -> None:
   with contextlib.suppress(EOFError, OSError):
     while True:
       tasks.put(connection.recv())
-  tasks.put(None)
+  # At once: what the worker is at may take long, and nobody waits for it.
+  os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+  """Has Linux kill this process when its parent dies, whatever it is at."""
+  with contextlib.suppress(OSError, AttributeError):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+  if os.getppid() != parent:  # It has died before that.
+    os._exit(0)

@@ -176,6 +176,7 @@ class Writer:
       **extra,
       'splits': self.splits,
     }
+    manifest['crc'] = shards.manifest_crc(json.loads(json.dumps(manifest)))
     text = json.dumps(manifest, indent=1) + '\n'
     _write(self._directory / shards.MANIFEST, text.encode())
     sync_directory(self._directory)

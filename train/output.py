@@ -1,0 +1,102 @@
+"""What the commands print: their own lines, whatever the stream can show."""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from train.distributed.signals import Stop
+
+_stops: list[Stop] = []
+
+
+class _Stream:
+  """A text stream whose failure stops the run instead of raising."""
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+    self._failed = False
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    try:
+      if not self._failed:
+        self._stream.write(text)
+    except UnicodeEncodeError:
+      encoding = self._stream.encoding or 'ascii'
+      self.write(text.encode(encoding, 'replace').decode(encoding))
+    except OSError:
+      self._fail()
+    return len(text)
+
+  def flush(self) -> None:
+    try:
+      if not self._failed:
+        self._stream.flush()
+    except OSError:
+      self._fail()
+
+  def _fail(self) -> None:
+    """The reader has gone (`| head`), or the disk of a log is full."""
+    self._failed = True
+    for stop in _stops:
+      stop.signum = stop.signum or signal.SIGPIPE
+    # Else Python flushes what is left at its exit, and fails.
+    with (
+      contextlib.suppress(OSError, ValueError),
+      open(os.devnull, 'w') as null,
+    ):
+      os.dup2(null.fileno(), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+  """Lets no print fail, and silences what libraries print of their own."""
+  streams = sys.stdout, sys.stderr
+  _silence_libraries()
+  sys.stdout, sys.stderr = map(_Stream, streams)  # type: ignore[assignment]
+  try:
+    yield
+  finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.stdout, sys.stderr = streams
+
+
+@functools.cache
+def _silence_libraries() -> None:
+  """Stays for the life of the process: TensorStore's threads may be late."""
+  # What Orbax logs of an error it raises, too.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  print_error, print_ignored = sys.excepthook, sys.unraisablehook
+
+  def excepthook(kind, error, traceback):
+    if not _is_late(error):
+      print_error(kind, error, traceback)
+
+  def unraisablehook(ignored):
+    if not _is_late(ignored.exc_value):
+      print_ignored(ignored)
+
+  sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+
+
+def _is_late(error: BaseException | None) -> bool:
+  """Whether TensorStore answers a read that was given up after an error."""
+  return isinstance(error, RuntimeError) and 'loop is closed' in str(error)
+
+
+@contextlib.contextmanager
+def stops(stop: Stop) -> Iterator[None]:
+  """Stops a run, with its state saved, if its output can't be written."""
+  _stops.append(stop)
+  try:
+    yield
+  finally:
+    _stops.remove(stop)
