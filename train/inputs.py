@@ -1,6 +1,7 @@
 """The data of a run: prepared if it is the bundled text, opened and checked."""
 
 import dataclasses
+import os
 import pathlib
 import shlex
 import sys
@@ -77,7 +78,7 @@ def open_inputs(
       log=say,
     )
   else:
-    if not (directory / shards.MANIFEST).exists():
+    if not os.path.lexists(directory / shards.MANIFEST):
       raise UserError(_how_to_get_data(config, directory))
     manifest = shards.read_manifest(directory)
   shards.check_vocab(manifest, config.model.vocab_size)
