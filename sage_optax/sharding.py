@@ -101,11 +101,14 @@ def with_mesh(
   (GaLore, Fira, APOLLO) multiply matrices with themselves. On matrices that are
   sharded, each product would gather them anew. Here stacked matrices
   `[layers, fan_in, fan_out]` go to devices layer by layer for this work, and
-  back: two all-to-alls a matrix. On TPUs and NVIDIA GPUs SinkGD gets a kernel
-  for the local shards, which reads them once, or once per iteration; on a mesh
-  of one CPU, SinkGD, SAGE and SCALE go through matrices block by block. Nothing
-  changes for other methods. Numbers stay the same, up to rounding. Axes that
-  the mesh does not divide are taken to be replicated.
+  back: two all-to-alls a matrix. On a mesh of one CPU, SinkGD, SAGE, SCALE and
+  Adam-mini process matrices block by block. SinkGD with `kernels='pallas'` runs
+  a kernel on the local shards, on TPUs and NVIDIA GPUs. Nothing changes for
+  other methods. Numbers stay the same, up to rounding. Axes that the mesh does
+  not divide are taken to be replicated.
+
+  The transformations in `tx` get `placements=`, where each parameter lies, as
+  an extra argument of `update`.
 
   Args:
     tx: any gradient transformation; the update has to be jitted.

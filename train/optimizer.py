@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import optax
 
 import sage_optax
+from sage_optax import recipes, table
 from train import config as config_lib
 from train.config import Config, fields
 from train.errors import UserError
@@ -96,6 +98,31 @@ def recipe_options(config: Config) -> dict[str, Any]:
     if given:
       result[role] = given
   return result
+
+
+def resolved_parts(config: Config) -> dict[str, Any]:
+  """Returns what each role gets, every default of recipe and method included.
+
+  Returns:
+    Such as {'recipe.matrix.method': 'sinkgd', 'recipe.matrix.num_iters': 5};
+    empty if the recipe does not take an option, which `make` reports.
+  """
+  options = recipe_options(config)
+  overrides = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
+  try:
+    parts = recipes.resolve(
+      config.optimizer.recipe, overrides=overrides, **options
+    )
+  except ValueError:
+    return {}
+  found: dict[str, Any] = {}
+  for role, part in parts.items():
+    parameters = inspect.signature(table.METHODS[part.method]).parameters
+    arguments = {k: p.default for k, p in parameters.items()}
+    arguments |= {**part.kwargs, **part._asdict()}
+    del arguments['kwargs']
+    found |= {f'recipe.{role}.{name}': v for name, v in arguments.items()}
+  return found
 
 
 def make(config: Config, params: Any, logical_axes: Any) -> Optimizer:

@@ -204,4 +204,4 @@ def describe(config: Config, program: Program) -> dict[str, Any]:
   description['optimizer.learning_rate'] = config_lib.learning_rate(config)
   for name, value in optimizer_lib.recipe_options(config).items():
     description[f'optimizer.{name}'] = value
-  return description
+  return description | optimizer_lib.resolved_parts(config)

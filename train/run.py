@@ -59,12 +59,15 @@ class Run:
 
   @property
   def rounding(self) -> dict[str, Any]:
-    """What changes the order of sums, but not what is summed."""
+    """What changes the order of sums, and the packages that matter."""
     mesh = self.program.mesh
     return {
       'mesh': dict(mesh.shape),
       'processes': jax.process_count(),
       'device': mesh.devices.flat[0].device_kind,
       **config_lib.select(self.config, 'rounding'),
-      **{name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')},
+      **{
+        name: importlib.metadata.version(name)
+        for name in ('jax', 'jaxlib', 'grain')
+      },
     }

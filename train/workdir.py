@@ -53,6 +53,12 @@ def check_same(
     UserError: It names the field and both values; None and a field that is
       not there are the same, not set.
   """
+  if _names_parts(now) and not _names_parts(saved):
+    raise errors.UserError(
+      f'{where} belongs to a run of an earlier version, which did not record '
+      "the arguments of its recipe's methods, so they may have changed: give "
+      'another --config.workdir, or resume it with that version'
+    )
   for name, (before, value) in _differences(saved, now).items():
     if name not in unknown:
       raise errors.UserError(
@@ -60,6 +66,11 @@ def check_same(
         f'it is {_words(value)}; give another --config.workdir, or the old '
         'value, or remove that directory'
       )
+
+
+def _names_parts(description: Mapping[str, Any]) -> bool:
+  """Whether it has entries of `optimizer.resolved_parts`."""
+  return any(name.startswith('recipe.') for name in description)
 
 
 def _differences(
@@ -180,7 +191,7 @@ def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return None
   return (
     f'Since the run began, {", ".join(changes)}: from here on its numbers may '
-    'differ in rounding.'
+    'differ: in rounding, or with another Grain in the order of the data.'
   )
 
 

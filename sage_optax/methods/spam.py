@@ -87,7 +87,8 @@ def scale_by_spam(
       step.
     key: of the masks: a seed or a key of `jax.random`.
     state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+      stochastically; None: float32, or the parameters' type if wider. Second
+      moments of gradients below 1e-17 are zero in either: nothing is clipped.
 
   Returns:
     A `GradientTransformation`; updates have the dtype of the updates that came

@@ -4,6 +4,7 @@ import pathlib
 import re
 import tempfile
 import types
+from unittest import mock
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from models import llama
+from sage_optax import table
 from train import config as config_lib
 from train import optimizer, program, state
 from train.config import fields
@@ -373,6 +375,27 @@ class IdentityTest(parameterized.TestCase):
     self.assertEqual(before != after, identity in ('value', 'resolved'))
     if identity == 'value':
       self.assertEqual(after[path], getattr(section, name))
+
+  def test_a_default_of_the_table_or_of_a_method_makes_another_run(self):
+    config = config_lib.Config()
+    before = self.describe(config)
+    self.assertEqual(before['recipe.matrix.method'], 'sinkgd')
+    self.assertEqual(before['recipe.matrix.num_iters'], 5)
+
+    def changed():
+      after = self.describe(config)
+      return {k: v for k, v in after.items() if v != before.get(k)}
+
+    row = table.RECIPES['sage_hybrid']
+    row = row._replace(matrix=row.matrix._replace(lr_scale=0.5))
+    with mock.patch.dict(table.RECIPES, sage_hybrid=row):
+      self.assertEqual(changed(), {'recipe.matrix.lr_scale': 0.5})
+
+    def sinkgd(num_iters=7, **kwargs):
+      return sage_optax.scale_by_sinkgd(num_iters, **kwargs)
+
+    with mock.patch.dict(table.METHODS, sinkgd=sinkgd):
+      self.assertEqual(changed()['recipe.matrix.num_iters'], 7)
 
 
 def _another(declared):

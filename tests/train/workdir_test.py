@@ -154,3 +154,10 @@ def test_warns_if_sums_are_rounded_otherwise_than_when_the_run_began(tmp_path):
     assert 'remat' not in line
     assert 'rounding' in line
   assert claim(jax='2', remat='none') is None
+
+
+def test_a_run_that_recorded_no_arguments_of_methods_is_refused(tmp_path):
+  now = _RUN | {'recipe.matrix.num_iters': 5}
+  workdir.check_same(json.loads(json.dumps(now)), now, 'here')
+  with pytest.raises(errors.UserError, match='run of an earlier version'):
+    workdir.check_same(_RUN, now, str(tmp_path))

@@ -115,6 +115,23 @@ class SinkgdTest(parameterized.TestCase):
     for way, updates in found.items():
       np.testing.assert_allclose(updates[0], expected, rtol, 2e-6, err_msg=way)
 
+  def test_in_a_users_shard_map_the_block_is_the_matrix(self):
+    # As docs/fast_paths.md says: XLA reduces nothing between shards there.
+    mesh = jax.make_mesh(
+      (2,), ('b',), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
+    tx, spec = sage_optax.scale_by_sinkgd(), jax.P(None, 'b')
+    grad = jnp.asarray(np.random.default_rng(0).standard_normal((8, 12)))
+    update = jax.shard_map(
+      lambda g: tx.update(g, tx.init(g))[0],
+      mesh=mesh,
+      in_specs=spec,
+      out_specs=spec,
+    )
+    halves = np.split(np.asarray(grad, np.float64), 2, axis=1)
+    expected = np.hstack([oracles.sinkgd([half])[0] for half in halves])
+    np.testing.assert_allclose(jax.jit(update)(grad), expected, 1e-5)
+
   def test_a_range_beyond_that_of_float32(self):
     # A row or column below 1e-38 of the largest may count as zero: it does so
     # in all forms, and nothing becomes infinite.
