@@ -72,3 +72,23 @@ class ConformanceTest(parameterized.TestCase):
           continue
         # The last digit shown may fall on its other side elsewhere.
         self.assertAlmostEqual(float(cell) / float(ours), 1.0, delta=0.5)
+
+
+def test_architecture_names_existing_files():
+  text = (_DOCS / 'architecture.md').read_text()
+  names = re.findall(r'`((?:[\w.-]+/)+[\w.-]*|\w+\.md)`', text)
+  assert len(names) > 30
+  for name in names:
+    path = _DOCS.parent / name
+    assert path.exists(), f'docs/architecture.md names {name}, which is missing'
+
+
+def test_architecture_names_every_folder():
+  text = (_DOCS / 'architecture.md').read_text()
+  packages = {
+    path.parent.relative_to(_DOCS.parent).as_posix() + '/'
+    for root in ('sage_optax', 'models', 'train', 'configs', 'benchmarks')
+    for path in (_DOCS.parent / root).rglob('__init__.py')
+  }
+  named = set(re.findall(r'^\| `([\w/]+/)` \|', text, re.MULTILINE))
+  assert packages <= named, f'docs/architecture.md lacks {packages - named}'
