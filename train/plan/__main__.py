@@ -1,9 +1,9 @@
 """Plans a run: python -m train.plan --config configs/<name>.py --topology ...
 
-Compiles the trainer's own step ahead of time for devices that are not there,
-and prints the memory, traffic and least time of every recipe. Exit status: 0;
-1 if a compiler fails; 2 for bad input, with one line that says what to do.
-docs/planning.md explains what the columns mean.
+Compiles the trainer's own step ahead of time for hardware you don't have, and
+prints memory, traffic and a lower bound of the time for every recipe. Exit
+status: 0; 1 if a compiler fails; 2 for bad input, with a one-line message.
+docs/planning.md explains the columns.
 """
 
 import argparse
@@ -29,24 +29,24 @@ def _parser() -> argparse.ArgumentParser:
   add(
     '--topology', required=True, help='v5e:4x4, v5p:2x2x4, h100:8, cpu:8, ...'
   )
-  add('--recipes', help='names with commas, or all; else that of the config')
-  add('--mesh', help='axis=size with commas, other axes 1; else config.mesh')
-  add('--batch', type=int, help='sequences per step; else the config says')
-  add('--find-batch', action='store_true', help='the largest batch that fits')
+  add('--recipes', help='comma-separated names, or all (default: the config)')
+  add('--mesh', help='axis=size,...; other axes are 1 (default: config.mesh)')
+  add('--batch', type=int, help='sequences per step (default: the config)')
+  add('--find-batch', action='store_true', help='find the largest batch')
   add(
     '--collectives',
     action='store_true',
-    help='what the optimizers alone communicate, and nothing else',
+    help='report only what each optimizer communicates',
   )
   add(
     '--no-advice',
     action='store_true',
-    help='do not look for changes that make a recipe fit',
+    help='do not search for changes that make a recipe fit',
   )
   add(
     '--quick',
     action='store_true',
-    help='compile with little effort, for TPUs: without bytes and time',
+    help='compile with less effort (TPUs only); leaves out bytes and time',
   )
   add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
   add('--png', type=pathlib.Path, metavar='FILE', help='draw the peaks')
@@ -54,14 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     '--markdown',
     type=pathlib.Path,
     metavar='FILE',
-    help='write the table into a document, in place of the one before',
+    help='write the table into a document, replacing the previous one',
   )
   return parser
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
-  # Before jax is imported: nothing runs, and libtpu would print.
+  # Set before jax is imported: nothing runs, and libtpu would print warnings.
   os.environ['JAX_PLATFORMS'] = 'cpu'
   from train.errors import UserError
   from train.plan import sweep as sweep_lib
@@ -89,8 +89,8 @@ def _overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
     match = re.fullmatch(r'--?config\.(.+=.*)', arg)
     if match is None:
       raise UserError(
-        f'unexpected argument {arg!r}: fields of the configuration are given '
-        'as --config.section.field=value; --help shows the others'
+        f'unexpected argument {arg!r}: set fields of the configuration with '
+        '--config.section.field=value; --help lists the other arguments'
       )
     result.append(match[1])
   if args.mesh:

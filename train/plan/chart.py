@@ -1,4 +1,4 @@
-"""A plan as a picture."""
+"""Draws a plan."""
 
 import pathlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _PARTS = {
 
 
 def stacked_bars(rows: Sequence[Row], sweep: Sweep, path: pathlib.Path) -> None:
-  """Draws the peak memory of every recipe, by what it is made of.
+  """Draws the peak memory of every recipe as stacked bars.
 
   Args:
     rows: The recipes.
-    sweep: What they are of.
+    sweep: The sweep that measured them.
     path: The PNG to write.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg

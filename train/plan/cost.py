@@ -1,4 +1,4 @@
-"""What a compiled program costs a device: collectives, products, bytes."""
+"""Costs of a compiled program on a device: collectives, products, bytes."""
 
 import collections
 import dataclasses
@@ -19,12 +19,12 @@ class Collective:
   """One collective of a program.
 
   Attributes:
-    name: Of its instruction.
+    name: Name of its instruction.
     kind: One of KINDS.
-    bytes: Of its larger side, operands or results, on one device.
-    largest: Numbers in its largest array.
-    group: Devices that take part together; 0 where it is not known.
-    times: How often a step does it.
+    bytes: Bytes of the larger of operands and results, on one device.
+    largest: Number of elements in its largest array.
+    group: Number of devices per group; 0 if unknown.
+    times: Number of executions per step.
   """
 
   name: str
@@ -36,7 +36,7 @@ class Collective:
 
   @property
   def sent(self) -> float:
-    """Bytes that a device sends, all times together, around a ring."""
+    """Bytes that a device sends per step, assuming a ring."""
     n = self.group
     share = (n - 1) / n if n else 1.0
     if self.kind == 'all-reduce':
@@ -51,10 +51,10 @@ def find_collectives(
 ) -> list[Collective]:
   """Returns the collectives of a program, each once.
 
-  An asynchronous one is counted where it starts. On TPUs it may be spread over
-  several fusions, which then name the same channel (outside of fusions it tells
-  nothing: all collectives of `shard_map` have channel 1), and a reduce-scatter
-  is a fusion called all-reduce-scatter.
+  An asynchronous collective counts at its start. On TPUs, a collective may be
+  spread over several fusions with the same channel (outside of fusions, the
+  channel identifies nothing: all collectives of `shard_map` have channel 1),
+  and a reduce-scatter is a fusion named all-reduce-scatter.
   """
   found: dict[str, Collective] = {}
   for visit in hlo.walk(module, dearest=dearest):
@@ -89,7 +89,7 @@ def find_collectives(
 
 
 def bytes_by_kind(collectives: list[Collective]) -> dict[str, int]:
-  """Returns the bytes of a step per kind, for the kinds there are."""
+  """Returns the bytes of a step per kind that occurs."""
   totals: dict[str, int] = collections.Counter()
   for c in collectives:
     totals[c.kind] += c.bytes * c.times
@@ -97,7 +97,7 @@ def bytes_by_kind(collectives: list[Collective]) -> dict[str, int]:
 
 
 def _group_size(instruction: hlo.Instruction) -> int:
-  """Returns the number of devices in a group, however it is written."""
+  """Returns the number of devices in a group, in any notation."""
   text = instruction.attributes
   match = re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', text)
   if match:
@@ -117,11 +117,11 @@ def product_flops(
 
   Args:
     module: The program.
-    dearest: As for `hlo.walk`.
+    dearest: See `hlo.walk`.
 
   Returns:
-    Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations. A kernel
-    has that of its operands, whatever it makes of them.
+    Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations. For a
+    kernel, these are the types of its operands.
   """
   totals: dict[str, int] = collections.Counter()
   for visit in hlo.walk(module, dearest=dearest):
@@ -151,7 +151,7 @@ def _dot(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
 
 
 def _gemm(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
-  """A product by a library; its description is JSON."""
+  """Returns the operations of a library call, which is described in JSON."""
   config = instruction.attributes.partition('backend_config=')[2]
   if not config:
     return 0
@@ -167,12 +167,12 @@ def _gemm(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
 
 
 def _splash(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
-  """A kernel of causal attention: all blocks but those above the diagonal."""
+  """Returns the operations of causal attention, without the skipped blocks."""
   blocks = computation[instruction.operands[0]].arrays[0].shape[-1]
   queries = computation[instruction.operands[2]].arrays[0]
   keys = computation[instruction.operands[3]].arrays[0]
-  # Backward: scores and their gradient, and the three results. Of two kernels
-  # for it, the one for queries computes the first two again: two more.
+  # Backward: scores, their gradient, and three results. With two kernels, the
+  # one for queries recomputes the first two.
   products = 5 if '_dkv' in instruction.name else 2
   product = 2 * queries.size * keys.shape[-2]
   return products * product * (blocks + 1) // (2 * blocks)
@@ -181,7 +181,7 @@ def _splash(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
 def _convolution(
   instruction: hlo.Instruction, computation: hlo.Computation
 ) -> int:
-  """A convolution, as which TPUs write products; padding is not counted."""
+  """Returns the operations of a convolution (a TPU's product), sans padding."""
   left, right = (computation[n].arrays[0] for n in instruction.operands[:2])
   labels = instruction.attribute('dim_labels', r'[\w?]+->\w+', '')
   lhs, rhs, out = re.split(r'_|->', labels)
@@ -215,7 +215,7 @@ def _positions(
   end = (size_in - 1) * lhs_dilate
   count = 0
   for k in range(size):
-    # Input place o * stride - low + k * rhs_dilate: within, and no hole.
+    # Input position o * stride - low + k * rhs_dilate: inside, and not a hole.
     offset = k * rhs_dilate - low
     if lhs_dilate == 1:
       first = max(-(offset // stride), 0)

@@ -1,13 +1,13 @@
 """Bytes that a compiled program reads and writes in a device's main memory.
 
-A fusion reads its operands and writes its result; of an operand of which it
-takes slices only, and of a result that it updates in place, the slices count.
-What lies in the memory on a TPU's chip does not count.
+A fusion reads its operands and writes its result. If it only takes slices of an
+operand, or updates its result in place, only the slices count. Arrays in a
+TPU's on-chip memory do not count.
 """
 
 from train.plan import hlo
 
-# These move no data: names and views.
+# These only name or view data.
 _FREE = {
   *('parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast'),
   *('while', 'conditional', 'call', 'after-all', 'partition-id'),
@@ -22,7 +22,7 @@ def accessed(module: hlo.Module, *, dearest: bool = False) -> int:
 
   Args:
     module: The program.
-    dearest: As for `hlo.walk`.
+    dearest: See `hlo.walk`.
   """
   total = 0
   for visit in hlo.walk(module, dearest=dearest):
@@ -50,7 +50,7 @@ def _bytes(module: hlo.Module, visit: hlo.Visit) -> int:
     return _main(update) + (update.bytes if target.space == 0 else 0)
   written = instruction.arrays
   if opcode.endswith('-start'):
-    # The result is (operands, results, contexts); a copy has them turned.
+    # The result is (operands, results, contexts); a copy swaps the first two.
     written = written[: 2 * len(operands)]
     return sum(map(_main, written))
   if opcode == 'custom-call' and not operands:
@@ -99,7 +99,7 @@ def _fusion(
 
 
 def _read(value: hlo.Instruction, users, whole: int) -> int:
-  """Bytes that a fusion reads of one of its parameters."""
+  """Returns the bytes that a fusion reads from one of its parameters."""
   total = 0
   for user in users.get(value.name, ()):
     if user.opcode in _VIEWS:
@@ -117,7 +117,7 @@ def _read(value: hlo.Instruction, users, whole: int) -> int:
 
 
 def _written(value: hlo.Instruction, body: hlo.Computation, whole: int) -> int:
-  """Bytes that a fusion writes of one of its results."""
+  """Returns the bytes that a fusion writes to one of its results."""
   while value.opcode in _VIEWS:
     value = body[value.operands[0]]
   if value.opcode == 'parameter':

@@ -1,7 +1,7 @@
 """Reads the text of a compiled program: loops, collectives, products, bytes.
 
-XLA's own cost analysis counts the body of a loop once, and knows neither
-collectives nor GPUs; here every instruction counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once, and supports neither
+collectives nor GPUs. Here, every instruction counts as often as it runs.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ _CALLED = re.compile(r'(\w+)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)\}?')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """An array of a program, as one device has it.
+  """The shard of an array on one device.
 
   Attributes:
-    dtype: Such as 'bf16'.
+    dtype: Its type, such as 'bf16'.
     shape: Its shape.
-    space: Memory it lies in; on TPUs 0 is HBM, 1 the memory on the chip.
+    space: Its memory space; on TPUs, 0 is HBM and 1 the on-chip memory.
   """
 
   dtype: str
@@ -49,7 +49,7 @@ class Instruction:
 
   Attributes:
     name: Its name, unique in the program.
-    opcode: What it does, such as 'fusion'.
+    opcode: Its operation, such as 'fusion'.
     type_text: The type of its result.
     operands: Names of the operands.
     arguments: The text between the parentheses.
@@ -72,7 +72,7 @@ class Instruction:
 
   @functools.cached_property
   def called(self) -> dict[str, tuple[str, ...]]:
-    """Attribute -> names of the computations it names."""
+    """Attribute -> names of the computations that it calls."""
     return {
       key: tuple(_NAME.findall(names))
       for key, names in _CALLED.findall(self.attributes)
@@ -80,7 +80,7 @@ class Instruction:
 
   @property
   def index(self) -> int:
-    """Of a get-tuple-element."""
+    """The index of a get-tuple-element."""
     return int(self.attribute('index', r'\d+', '0'))
 
   def attribute(self, name: str, pattern: str, default: str) -> str:
@@ -110,11 +110,11 @@ class Visit:
 
   Attributes:
     instruction: The instruction.
-    computation: Where it stands.
-    times: How often it runs.
+    computation: The computation that contains it.
+    times: Number of executions.
     fused: Whether it is part of a fusion, which has a visit of its own.
     owner: The name of the computation.
-    unknown: Whether it is a loop that does not say how often it runs.
+    unknown: Whether it is a loop with an unknown trip count.
   """
 
   instruction: Instruction
@@ -141,28 +141,27 @@ def parse(text: str) -> Module:
       instruction = _instruction(bool(match[1]), match[2], match[3])
       current[instruction.name] = instruction
   if not entry:
-    raise ValueError('No ENTRY in the text: give that of compiled.as_text().')
+    raise ValueError('No ENTRY in the text: pass compiled.as_text().')
   return Module(computations, entry)
 
 
 def walk(module: Module, *, dearest: bool = False) -> Iterator[Visit]:
-  """Yields every instruction that runs, loops multiplied out.
+  """Yields every instruction with its number of executions.
 
   Args:
     module: The program.
-    dearest: Which branch of a conditional is taken: the one with most
-      instructions, or the one with fewest. In a training step a branch is
-      what is not done in every step, such as renewing a projector.
+    dearest: Whether conditionals take the branch with most instructions instead
+      of the one with fewest. In a training step, the longer branch is work that
+      is not done in every step, such as renewing a projector.
 
   Yields:
-    The instructions; those of a loop that does not say how often it runs as if
-    it ran once.
+    The instructions; a loop with an unknown trip count is assumed to run once.
   """
   yield from _walk(module, module.entry, 1, False, dearest, None)
 
 
 def unknown_loops(module: Module) -> list[Instruction]:
-  """Returns the loops that do not say how often they run."""
+  """Returns the loops with an unknown trip count."""
   return [
     visit.instruction for visit in walk(module, dearest=True) if visit.unknown
   ]
@@ -200,7 +199,7 @@ def _walk(module, name, times, fused, dearest, frame) -> Iterator[Visit]:
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-  """A loop, seen from inside: what its variables begin with.
+  """A loop and the initial values of its variables.
 
   Attributes:
     module: The program.
@@ -215,7 +214,7 @@ class _Frame:
   parent: '_Frame | None'
 
   def trip_count(self) -> int | None:
-    """How often the loop runs, or None if it does not say."""
+    """The trip count of the loop, or None if unknown."""
     known = re.search(
       r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', self.loop.attributes
     )
@@ -240,21 +239,21 @@ class _Frame:
     return None
 
   def initial(self, index: int) -> int | None:
-    """The value that a variable of the loop begins with, if it is known."""
+    """The initial value of a variable of the loop, or None if unknown."""
     start = self.outside[self.loop.operands[0]]
     if start.opcode != 'tuple':
       return None
     return _value(self.outside, start.operands[index], self.parent)
 
   def invariant(self, index: int) -> int | None:
-    """As `initial`, for a variable that stays what it is."""
+    """Like `initial`, for a variable that does not change."""
     body = self.module.computations[self.loop.called['body'][0]]
     after = _source(body, root(body).operands[index])
     same = after.opcode == 'get-tuple-element' and after.index == index
     return self.initial(index) if same else None
 
   def _step(self, body: Computation, index: int) -> int | None:
-    """What every iteration adds to a variable."""
+    """The increment of a variable per iteration, or None if unknown."""
     after = _source(body, root(body).operands[index])
     if after.opcode != 'add':
       return None
@@ -267,7 +266,7 @@ class _Frame:
 
 
 def _source(computation: Computation, name: str) -> Instruction:
-  """Returns what a value is a copy of."""
+  """Returns the original of a copied value."""
   instruction = computation[name]
   while instruction.opcode in ('copy', 'bitcast', 'convert'):
     instruction = computation[instruction.operands[0]]
@@ -275,7 +274,7 @@ def _source(computation: Computation, name: str) -> Instruction:
 
 
 def _value(computation, name: str, frame: _Frame | None) -> int | None:
-  """The integer that a scalar is known to be, or None."""
+  """Returns the value of a scalar integer, or None if unknown."""
   instruction = _source(computation, name)
   if instruction.opcode == 'constant':
     text = instruction.arguments
@@ -305,7 +304,7 @@ def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """Returns the place of the parenthesis that closes the one at `start`."""
+  """Returns the position of the parenthesis that closes that at `start`."""
   depth = 0
   for match in re.compile(r'[()]').finditer(text, start):
     depth += 1 if match[0] == '(' else -1

@@ -1,4 +1,4 @@
-"""Compiles one step for a target and says what it needs."""
+"""Compiles one step for a target and measures its memory and operations."""
 
 import dataclasses
 import importlib.metadata
@@ -23,7 +23,7 @@ from train.plan import cost, hbm_bytes, hlo, targets
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """What one step of one recipe needs; bytes and operations are per device.
+  """Requirements of one step of one recipe, per device.
 
   Attributes:
     recipe: The recipe.
@@ -32,27 +32,27 @@ class Measurement:
     params: Bytes of parameters.
     grads: Bytes of gradients, float32.
     state: Bytes of the optimizer's state, from its shapes and shardings.
-    state_all: Its bytes over all devices, by the recipe's formulas.
+    state_all: Bytes of the state over all devices, by the recipe's formulas.
     batch: Bytes of a batch of tokens.
-    arguments: Bytes of what the step takes, as the compiler counts.
-    peak: Bytes in use at most, as the compiler counts; or needed at least, if
-      it found no room.
-    fits: Whether the compiler found room, and the chip has it.
+    arguments: Bytes of the step's arguments, as the compiler counts them.
+    peak: Peak bytes in use, as the compiler counts them; if the program does
+      not fit, the bytes that the compiler reports as needed.
+    fits: Whether the program fits in the memory of the chip.
     model_flops: Operations of the model by `llama.flops_per_token`.
-    flops: Operations of all products compiled; recomputation, what several
-      devices all do, and the optimizer's are in it. None on GPUs.
+    flops: Operations of all compiled products, including recomputation, work
+      duplicated across devices, and the optimizer. None on GPUs.
     bytes: Bytes read from and written to main memory; None if the program was
-      compiled with little effort, for then there are more.
+      compiled with less effort, which increases them.
     collectives: Bytes of a step's collectives by kind.
-    sent: Bytes that a device sends for them, around rings.
+    sent: Bytes that a device sends for them, assuming rings.
     product_types: Types of the factors, such as 'bf16' or 'f32 x bf16' ->
       operations of such products.
     renewal: The last five, for a step in which conditionals take the branch
-      with most instructions, such as one that renews projectors; or nothing if
-      it is the same.
-    notes: What differs from what was asked, one line each.
-    seconds: What compiling took.
-    versions: Of jax and the compiler.
+      with most instructions, such as one that renews projectors; empty if they
+      are the same.
+    notes: Differences from the request, one line each.
+    seconds: Compilation time.
+    versions: Versions of jax and the compiler.
   """
 
   recipe: str
@@ -79,13 +79,14 @@ class Measurement:
 
   @property
   def temporaries(self) -> int:
-    """What the peak has beside parameters, gradients and state."""
+    """The peak without parameters, gradients and state."""
     return self.peak - self.params - self.grads - self.state
 
 
-# So AdamW's step of 1.3 billion parameters takes 25 seconds of a core, not 110.
-# Collectives are the same to 0.02 %, bytes 1.7x; the peak was 0.2 % lower on 16
-# chips v5e, but 10 % with 6.7 billion parameters on 16 chips v5p.
+# With this, compiling AdamW's step of 1.3 billion parameters takes 25 instead
+# of 110 core-seconds. Collectives change by 0.02 %, bytes by a factor of 1.7.
+# The peak was 0.2 % lower on 16 chips v5e, but 10 % lower with 6.7 billion
+# parameters on 16 chips v5p.
 _LITTLE_EFFORT = {'exec_time_optimization_effort': -1.0}
 
 
@@ -95,9 +96,9 @@ def measure(
   """Compiles the trainer's own step and measures it.
 
   Args:
-    config: The configuration; what it says of the platform is not looked at.
-    target: Where it is to run.
-    quick: Whether to compile with little effort, for TPUs.
+    config: The configuration; its platform is ignored.
+    target: The hardware to plan for.
+    quick: Whether to compile with less effort (TPUs only).
 
   Raises:
     UserError: if the mesh does not fit the target, or the target is unknown.
@@ -115,8 +116,8 @@ def measure(
   options = compiler_options(config, target, quick=quick)
   if options:
     notes.append(
-      "compiled with little of the compiler's effort: a peak as much as a "
-      'tenth below that of a run, and without bytes and time, which differ more'
+      "compiled with less effort: the peak can be up to a tenth below a run's; "
+      'bytes and time differ more and are left out'
     )
   compiled, peak = compile_or_need(lowered, taken, options)
   seconds = time.monotonic() - began
@@ -128,7 +129,7 @@ def measure(
     memory = compiled.memory_analysis()
     peak, arguments = memory.peak_memory_in_bytes, memory.argument_size_in_bytes
     if target.kind == 'cpu':
-      # There the compiler leaves temporaries out of its peak.
+      # On CPU, the compiler's peak does not include temporaries.
       peak = arguments + memory.temp_size_in_bytes
       peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     module = hlo.parse(str(compiled.as_text()))
@@ -161,7 +162,7 @@ def measure(
 def plannable(
   config: Config, target: targets.Target
 ) -> tuple[Config, list[str]]:
-  """Returns a configuration that compiles for the target, and what differs.
+  """Returns a configuration that compiles for the target, and the changes.
 
   Raises:
     UserError: if the recipe does not take one of the options.
@@ -178,10 +179,10 @@ def plannable(
 def compiler_options(
   config: Config, target: targets.Target, *, quick: bool = False
 ) -> dict[str, Any]:
-  """Returns what to compile a plannable configuration with.
+  """Returns the compiler options for a plannable configuration.
 
-  On TPUs products in full precision take the compiler long, and there are many
-  in each matrix where there are subspaces, or SWAN's whitening.
+  On TPUs, products in full precision are slow to compile, and methods with
+  subspaces or SWAN's whitening have many of them per matrix.
   """
   if target.chip.platform != 'tpu':
     return {}
@@ -202,7 +203,7 @@ def _projectors(config: Config) -> set[str]:
 
 
 def _parts(config: Config) -> list[Any]:
-  """Returns what the roles get."""
+  """Returns the parts of the recipe, one per role."""
   options = optimizer_lib.recipe_options(config)
   roles = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
   try:
@@ -215,7 +216,7 @@ def _parts(config: Config) -> list[Any]:
 def compile_or_need(
   lowered: Any, arguments: int, options: dict[str, Any]
 ) -> tuple[Any, int]:
-  """Compiles; if there is no room, returns None and the bytes needed."""
+  """Compiles; if it does not fit, returns None and the bytes needed."""
   try:
     return lowered.compile(compiler_options=options or None), 0
   except jax.errors.JaxRuntimeError as error:
@@ -226,12 +227,12 @@ def compile_or_need(
 
 
 def needed_bytes(message: str, arguments: int) -> int | None:
-  """Returns the bytes that an error says are needed, or None.
+  """Returns the needed bytes from a compiler error, or None.
 
   Args:
-    message: Of an error of compilation.
-    arguments: Bytes of the program's arguments; if temporaries alone do not
-      fit, the compiler counts no further.
+    message: Message of a compilation error.
+    arguments: Bytes of the program's arguments. If temporaries alone do not
+      fit, the compiler's figure does not include them.
   """
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
@@ -257,13 +258,13 @@ def sharded_bytes(tree: Any) -> int:
 
 
 def replicated(program: program_lib.Program) -> list[str]:
-  """Says which parameters the mesh does not divide."""
+  """Reports the parameters that the mesh does not divide."""
   rows = [row for row in program.explanation.rows if row.replicated]
   if not rows:
     return []
   paths = ', '.join(row.path for row in rows[:3])
   rest = f' and {len(rows) - 3} more' if len(rows) > 3 else ''
-  return [f'the mesh does not divide an axis of {paths}{rest}: replicated']
+  return [f'replicated, since the mesh does not divide an axis: {paths}{rest}']
 
 
 def versions(target: targets.Target) -> dict[str, str]:
@@ -279,13 +280,13 @@ def _batch_bytes(config: Config, program: program_lib.Program) -> int:
 
 
 def uncounted(module: hlo.Module) -> list[str]:
-  """Says how many loops were counted as if they ran once."""
+  """Reports the loops that were counted as if they ran once."""
   loops = hlo.unknown_loops(module)
   if not loops:
     return []
   where = loops[0].attribute('op_name', '"[^"]*"', loops[0].name)
   return [
-    f'{len(loops)} loops do not say how often they run ({where}, ...): FLOP, '
+    f'{len(loops)} loops have an unknown trip count ({where}, ...): FLOP, '
     'bytes and collectives count them once'
   ]
 

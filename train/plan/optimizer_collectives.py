@@ -1,4 +1,4 @@
-"""What an optimizer by itself makes the devices tell each other."""
+"""The communication between devices that an optimizer causes by itself."""
 
 import collections
 import dataclasses
@@ -18,20 +18,20 @@ from train.plan import cost, hlo, measure, targets
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One parameter, updated alone; bytes and numbers are of one device.
+  """One parameter, updated alone; sizes are per device.
 
   Attributes:
     recipe: The recipe.
     path: Name of the first parameter of this kind.
     role: Its role.
     shape: Its shape.
-    spec: How it is sharded, per axis.
-    matrix: Numbers in one of its matrices, all shards together.
-    vectors: Numbers in a row and a column of every one of its matrices.
-    counts: Collectives of an update by kind.
-    bytes: Their bytes by kind.
-    largest: Numbers in the largest array of any; 0 if there is none.
-    notes: What differs from what was asked.
+    spec: Its sharding, per axis.
+    matrix: Number of elements of one of its matrices, over all shards.
+    vectors: Number of elements in a row and a column of all its matrices.
+    counts: Number of collectives per update, by kind.
+    bytes: Their bytes, by kind.
+    largest: Number of elements of the largest array sent; 0 if none.
+    notes: Differences from the request.
   """
 
   recipe: str
@@ -48,7 +48,7 @@ class Row:
 
   @property
   def only_vectors(self) -> bool:
-    """Whether nothing as large as a matrix is sent."""
+    """Whether all arrays sent are smaller than a matrix."""
     return self.largest <= self.vectors
 
 
@@ -60,10 +60,10 @@ def rows(config: Config, target: targets.Target) -> list[Row]:
 
   Args:
     config: The configuration; it names the recipe.
-    target: Where it is to run.
+    target: The hardware to plan for.
 
   Raises:
-    UserError: as `train.plan.measure.measure`.
+    UserError: see `train.plan.measure.measure`.
   """
   config, notes = measure.plannable(config, target)
   train = dataclasses.replace(config.train, grad_clip=None)

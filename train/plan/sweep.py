@@ -1,6 +1,6 @@
-"""Plans several recipes, and looks for batches and changes that fit.
+"""Plans several recipes, and searches for batches and changes that fit.
 
-Whatever is said to fit has been compiled.
+Every configuration that is reported to fit has been compiled.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from train.errors import UserError
 from train.plan import targets
 from train.plan.measure import Measurement
 
-# A search ends when what fits and what does not are this close.
+# The search ends when the bounds are this close.
 _PRECISION = 16
 _MOST_TRIALS = 8
 
 
 class Failure(Exception):
-  """A compiler failed; the message is what it said."""
+  """A compiler failed; the message is the compiler's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,10 @@ class Row:
   """One recipe of a plan.
 
   Attributes:
-    measurement: What its step needs.
-    largest: The step of the largest batch that fits, if that was looked for
-      and there is one.
-    advice: What would fit, if this does not; one line each.
-    memory: Bytes of the largest process that compiled it.
+    measurement: Requirements of its step.
+    largest: The step with the largest batch that fits, if requested and found.
+    advice: Changes that would fit if this step does not, one line each.
+    memory: Largest memory of the subprocesses that compiled it, in bytes.
   """
 
   measurement: Measurement
@@ -51,9 +50,9 @@ class Sweep:
 
   Attributes:
     config: The configuration, with the first recipe.
-    target: Where it is to run.
-    mesh: Sizes of its mesh.
-    memory: Bytes of the largest process so far.
+    target: The hardware to plan for.
+    mesh: Sizes of the mesh.
+    memory: Largest memory of the subprocesses so far, in bytes.
   """
 
   def __init__(
@@ -66,21 +65,21 @@ class Sweep:
     *,
     quick: bool = False,
   ):
-    """Checks what can be checked before anything is compiled.
+    """Checks the arguments as far as possible before compiling.
 
     Args:
       path: The configuration file; '.recipe' may be any of `recipes`.
-      overrides: Such as 'train.steps=10'.
+      overrides: Overrides such as 'train.steps=10'.
       topology: Name of the target.
-      recipes: What will be asked for.
-      say: Told what is being compiled.
-      quick: Compile with little effort, for TPUs.
+      recipes: The recipes that will be planned.
+      say: Receives progress messages.
+      quick: Whether to compile with less effort (TPUs only).
 
     Raises:
-      UserError: if any of them is wrong.
+      UserError: if an argument is wrong.
     """
     self._path = path
-    # Rates do not change the program, and some recipes have none yet.
+    # The learning rate does not change the program; some recipes have none yet.
     self._overrides = ['optimizer.learning_rate=0.001', 'eval.batch_size=0']
     self._overrides += overrides
     self._say = say
@@ -95,7 +94,7 @@ class Sweep:
 
   @property
   def _unit(self) -> int:
-    """A batch is a multiple of this."""
+    """The unit of the batch size."""
     return self.mesh[0] * self.mesh[1]
 
   def row(self, recipe: str, *, find_batch: bool, advise: bool) -> Row:
@@ -153,7 +152,7 @@ class Sweep:
         tail = '\n'.join(done.stderr.splitlines()[-5:])
         raise Failure(
           f'compiling for {target.name} ended with status {done.returncode}'
-          f'{" (no memory left here?)" if done.returncode < 0 else ""}\n{tail}'
+          f'{" (out of memory?)" if done.returncode < 0 else ""}\n{tail}'
         )
       found = json.loads(answer.read_text())
     self.memory = max(self.memory, found['memory'])
@@ -164,9 +163,9 @@ class Sweep:
     return found['result']
 
   def _largest_batch(self, first: Measurement) -> Measurement | None:
-    """Finds the largest batch that fits, differentiated at once.
+    """Finds the largest batch that fits without microbatches.
 
-    By straight lines through what was measured; to 1/16 of the batch.
+    Interpolates linearly between measurements, to 1/16 of the batch.
     """
     room = self.target.device.memory
     if room is None:
@@ -191,11 +190,11 @@ class Sweep:
     )
 
   def _advice(self, first: Measurement) -> Iterator[str]:
-    """Yields the smallest change that fits: of the step, or else of chips."""
+    """Yields the smallest change that fits: to the step, or else more chips."""
     room = self.target.device.memory
     if room is None:
       return
-    # What no change of the batch or of rematerialization can remove.
+    # No change of the batch or of rematerialization reduces this.
     if first.params + first.grads + first.state < room:
       for changes in self._changes(first):
         found = self._measure(first.recipe, *changes)
@@ -209,13 +208,13 @@ class Sweep:
         target = target.twice()
         found = self._measure(first.recipe, *self._spread(), target=target)
       except UserError:
-        return  # No such topology, or the batch does not divide by it.
+        return  # No such topology, or it does not divide the batch.
       if found.fits:
         yield f'--topology {target.name} ({found.peak / targets.GIB:.2f} GiB)'
         return
 
   def _spread(self) -> list[str]:
-    """More devices go to the axis that has the most."""
+    """Gives additional devices to the largest axis."""
     data, fsdp, tensor = self.mesh
     names = ['data', 'fsdp', 'tensor']
     grown = names[self.mesh.index(max(data, fsdp, tensor))]
@@ -223,7 +222,7 @@ class Sweep:
     return [f'mesh.{name}={size}' for name, size in sizes.items()]
 
   def _changes(self, first: Measurement) -> list[list[str]]:
-    """What leaves the result as it is, cheapest first."""
+    """Changes that do not affect the result, cheapest first."""
     static = first.params + first.grads + first.state
     room = self.target.device.memory or 0
     remat = (
@@ -236,8 +235,8 @@ class Sweep:
         result.append(more)
       while rows % (2 * self._unit) == 0:
         rows //= 2
-        # Temporaries shrink with the rows at best, and a sum of gradients is
-        # added; with rematerialization nobody knows.
+        # Temporaries shrink at best in proportion to the rows, and a sum of
+        # gradients is added. The effect of rematerialization is not known.
         least = static + (first.peak - static) * rows / first.microbatch
         if more or least <= room:
           result.append([*more, f'train.microbatch={rows}'])
@@ -251,8 +250,8 @@ def next_batch(
 
   Args:
     tried: Batch -> (bytes needed, whether it fits).
-    room: Bytes there are.
-    unit: What a batch is a multiple of.
+    room: Available bytes.
+    unit: The unit of the batch size.
   """
   fitting = [b for b, (_, fits) in tried.items() if fits]
   failing = [b for b, (_, fits) in tried.items() if not fits]

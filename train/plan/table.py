@@ -1,4 +1,4 @@
-"""A plan as text, Markdown and JSON."""
+"""Formats a plan as text, Markdown and JSON."""
 
 import dataclasses
 import textwrap
@@ -17,7 +17,7 @@ _BOUNDS = {'compute': 'c', 'memory': 'm', 'network': 'n'}
 
 
 def times(measurement: Measurement, device: Chip) -> dict[str, float]:
-  """Seconds of a step at the device's peak rates, by what they are spent on."""
+  """Returns the seconds of a step at the device's peak rates, by resource."""
   if measurement.bytes is None:
     return {}
   flops = measurement.flops or measurement.model_flops
@@ -30,7 +30,7 @@ def times(measurement: Measurement, device: Chip) -> dict[str, float]:
 
 
 def headline(sweep: Sweep) -> str:
-  """What is planned, in a sentence."""
+  """Describes the plan in a sentence."""
   config, target = sweep.config, sweep.target
   room = target.device.memory
   each = f' of {room / GIB:.1f} GiB' if room else ''
@@ -103,7 +103,7 @@ def cells(row: Row, device: Chip, headers: Sequence[str]) -> list[str]:
 
 
 def _number(value: float) -> str:
-  """Three digits, as they are read."""
+  """Formats three significant digits."""
   if value >= 100:
     return f'{value:.0f}'
   return f'{value:.1f}' if value >= 10 else f'{value:.3g}'
@@ -162,18 +162,18 @@ def _row(texts: Sequence[str]) -> str:
 
 
 def footers(rows: Sequence[Row], sweep: Sweep) -> list[str]:
-  """Returns what has to be said below the table."""
+  """Returns the notes below the table."""
   device = sweep.target.device
-  lines = ['Everything is per device, and per step.']
+  lines = ['All figures are per device and per step.']
   if device.flops:
     lines.append(
-      'time is an estimate, a least time: the largest of FLOP / '
+      'time is a lower bound: the largest of FLOP / '
       f'{device.flops / 1e12:g} T/s (c), bytes / {(device.hbm or 0) / 1e9:g} '
-      f'GB/s (m) and what collectives send / {(device.link or 0) / 1e9:g} GB/s '
-      '(n), the published peaks, as if the three overlapped wholly.'
+      f'GB/s (m) and bytes sent / {(device.link or 0) / 1e9:g} GB/s (n), with '
+      'published peak rates and perfect overlap.'
     )
   if sweep.target.chip.platform == 'gpu':
-    lines.append("FLOP are the model's alone: products are library calls here.")
+    lines.append("FLOP are the model's only: products are library calls here.")
   notes: dict[str, list[str]] = {}
   for row in rows:
     for note in row.measurement.notes:
@@ -192,15 +192,15 @@ def footers(rows: Sequence[Row], sweep: Sweep) -> list[str]:
 
 
 def _renewals(rows: Sequence[Row]) -> list[str]:
-  """Says what the steps cost that take the other branch of a conditional."""
+  """Reports the cost of steps that take the longer branch of conditionals."""
   lines = []
   for row in rows:
     other = row.measurement.renewal
     if other and other['flops']:
       read = f'{_number(other["bytes"] / 1e9)} GB, '
       lines.append(
-        f'{row.measurement.recipe}: a step that takes the longer branch of its '
-        f'conditionals: {_number(other["flops"] / 1e12)} T FLOP, '
+        f'{row.measurement.recipe}: a step that renews projectors (the longer '
+        f'branch of conditionals): {_number(other["flops"] / 1e12)} T FLOP, '
         f'{"" if row.measurement.bytes is None else read}collectives '
         f'{_number(sum(other["collectives"].values()) / 1e9)} GB.'
       )
@@ -216,16 +216,16 @@ def _misfits(rows: Sequence[Row], device: Chip) -> list[str]:
       continue
     options = [f'one of {", ".join(fitting)}'] if fitting else []
     options += row.advice
-    would = '; '.join(options) or 'nothing that was tried'
+    would = '; '.join(options) or 'no change that was tried'
     lines.append(
       f'! {m.recipe} does not fit: it needs {m.peak / GIB:.2f} GiB of '
-      f'{(device.memory or 0) / GIB:.1f}. What would: {would}.'
+      f'{(device.memory or 0) / GIB:.1f}. These would fit: {would}.'
     )
   return lines
 
 
 def collectives(rows: Sequence[dict[str, Any]]) -> str:
-  """Returns the table of what optimizers alone communicate."""
+  """Returns the table of the optimizers' communication."""
   lines = [
     (
       *('recipe', 'parameter', 'shape', 'sharded', 'collectives', 'KB'),
@@ -249,7 +249,7 @@ def collectives(rows: Sequence[dict[str, Any]]) -> str:
   return '\n'.join(
     [
       'Updates of one parameter of each kind, compiled alone: collectives, '
-      'bytes per device, and numbers in the largest array sent.',
+      'bytes per device, and the size of the largest array sent.',
       '',
       *align(lines, left=5),
     ]
@@ -259,7 +259,7 @@ def collectives(rows: Sequence[dict[str, Any]]) -> str:
 def to_json(
   rows: Sequence[Row], sweep: Sweep, alone: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-  """Returns everything there is, for json.dumps."""
+  """Returns all figures, for json.dumps."""
   device = sweep.target.device
   return {
     'name': sweep.config.name,
@@ -287,13 +287,13 @@ def to_json(
 
 
 def put(document: str, kind: str, name: str, block: str) -> str:
-  """Returns a document with a block between its marks, or at the end.
+  """Replaces the block between its markers, or appends it to the document.
 
   Args:
-    document: Its text.
-    kind: What the block is: 'plan', 'benchmark'.
-    name: Which of them.
-    block: Its text.
+    document: Text of the document.
+    kind: Kind of the block: 'plan' or 'benchmark'.
+    name: Name of the block.
+    block: Text of the block.
   """
   begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
   marked = f'{begin}\n{block}\n{end}'

@@ -1,4 +1,4 @@
-"""The devices to plan for: names, published figures, and how JAX gets them."""
+"""The hardware to plan for: names, published figures, JAX devices."""
 
 import dataclasses
 import importlib.util
@@ -17,11 +17,11 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What the vendor publishes about a device.
+  """Published figures of a device.
 
   Attributes:
     platform: 'tpu', 'gpu' or 'cpu'.
-    memory: Bytes of main memory; None where the vendor does not decide.
+    memory: Bytes of main memory; None for CPUs.
     flops: Dense bfloat16 operations per second.
     hbm: Bytes per second of main memory.
     link: Bytes per second sent to other chips, all links together, one way.
@@ -90,7 +90,7 @@ class Target:
 
   def twice(self) -> 'Target':
     """The same chips, twice as many: the shortest axis doubled."""
-    # Axes in a TPU's name ascend, but for the ones at the end of a flat one.
+    # Axes in a TPU's name ascend, except for trailing ones of flat shapes.
     shape = list(self.shape)
     axis = shape.index(min(shape)) if self.kind not in ('h100', 'cpu') else 0
     shape[axis] *= 2
@@ -99,10 +99,10 @@ class Target:
 
 
 def parse(name: str) -> Target:
-  """Returns the target of a name such as 'v5e:4x4' or 'cpu:8'.
+  """Returns the target with a name such as 'v5e:4x4' or 'cpu:8'.
 
   Raises:
-    UserError: if there is none of that name.
+    UserError: if the name is unknown.
   """
   match = re.fullmatch(r'(\w+):(\d+(?:x\d+)*)', name)
   if not match or match[1] not in CHIPS:
@@ -121,9 +121,9 @@ def parse(name: str) -> Target:
 
 
 def environment(target: Target) -> dict[str, str]:
-  """Returns what must be in the environment before JAX starts."""
-  # The default backend is the CPU: nothing is to be run. What was compiled for
-  # other devices can be cached, but not read again.
+  """Returns the environment variables to set before JAX starts."""
+  # The default backend is the CPU, since nothing runs. Programs compiled for
+  # other devices can be cached, but cannot be read back.
   result = {'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
   if target.kind == 'cpu':
     flag = '--xla_force_host_platform_device_count'
@@ -132,7 +132,7 @@ def environment(target: Target) -> dict[str, str]:
     # libtpu asks a metadata server about the machine, and locks a file.
     result |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
   else:
-    # Tuning takes runs.
+    # Autotuning would need to run the program.
     result['XLA_FLAGS'] = '--xla_gpu_autotune_level=0'
   return result
 
@@ -152,10 +152,10 @@ def check_installed(target: Target) -> None:
 
 
 def devices(target: Target) -> list[Any]:
-  """Returns the devices to compile for; they need not be there.
+  """Returns abstract devices to compile for; no hardware is needed.
 
   Raises:
-    UserError: if the compiler knows no such topology, or is not installed.
+    UserError: if the compiler does not know the topology or is not installed.
   """
   check_installed(target)
   if target.kind == 'cpu':

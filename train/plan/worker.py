@@ -1,6 +1,6 @@
-"""One job of planning, in a process of its own; for `train.plan.sweep`.
+"""Runs one planning job in a subprocess, for `train.plan.sweep`.
 
-So that memory is given back, and what compilers print reaches nobody.
+A subprocess returns its memory, and its compiler output can be discarded.
 """
 
 import dataclasses
@@ -19,11 +19,12 @@ from train.plan import measure, optimizer_collectives, targets
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-  """Does a job.
+  """Runs a job.
 
   Args:
     job: 'config', a file; 'overrides', such as 'train.steps=10'; 'topology';
-      'what', 'step' or 'alone'; and 'quick', whether with little effort.
+      'what', 'step' or 'alone'; and 'quick', whether to compile with less
+      effort.
 
   Returns:
     'result', or 'error' (a line for the user) or 'failure' (a traceback).
@@ -46,12 +47,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {'result': result}
   except UserError as error:
     return {'error': str(error)}
-  except Exception:  # Whatever a compiler does.
+  except Exception:  # Compilers raise all kinds of exceptions.
     return {'failure': traceback.format_exc()}
 
 
 def main(job_path: str, answer_path: str) -> None:
-  """Reads a job, does it, and writes the answer."""
+  """Reads a job, runs it, and writes the answer."""
   answer = run(json.loads(pathlib.Path(job_path).read_text()))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   pathlib.Path(answer_path).write_text(json.dumps({**answer, 'memory': peak}))

@@ -505,7 +505,9 @@ class OutputTest(parameterized.TestCase):
     flat = ' '.join(text.split())
     self.assertIn('an estimate', flat)
     self.assertIn('! adamw does not fit: it needs 17.82 GiB of 16.0', flat)
-    self.assertIn('What would: one of lion; --config.train.microbatch=', flat)
+    self.assertIn(
+      'These would fit: one of lion; --config.train.microbatch=', flat
+    )
 
   def test_markdown_is_put_in_its_place(self):
     rows, fake = self._rows()
