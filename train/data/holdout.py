@@ -8,21 +8,21 @@ MAX_BYTES = 32 * 10**6  # About 8 million tokens, affordable to evaluate on.
 
 
 class Holdout:
-  """Chooses the split of each document; no text is in both.
+  """Chooses the split of each document; no text is in both splits.
 
   A document goes to validation if the hash of its text falls below `fraction`
-  and it fits into what is left of MAX_BYTES. So the choice depends on the texts
-  before it, and equal texts always get the same one.
+  and it fits into the rest of MAX_BYTES. The choice depends on the previous
+  texts, and equal texts always get the same split.
 
   Attributes:
-    dropped: Documents left out, since validation has the same text already.
+    dropped: Documents left out because validation already has the same text.
   """
 
   def __init__(self, fraction: float):
     """Starts with nothing held out.
 
     Args:
-      fraction: Share of the documents to hold out, 0 for none but those that
+      fraction: Share of the documents to hold out; 0 holds out only those that
         are added.
     """
     self.dropped = 0
@@ -31,7 +31,7 @@ class Holdout:
     self._keys: set[bytes] = set()
 
   def add(self, document: Encoded) -> None:
-    """Holds a document out, whatever its hash and size."""
+    """Holds a document out, independent of its hash and size."""
     self._keys.add(document.digest[:16])
 
   def split(self, document: Encoded) -> str | None:
@@ -48,11 +48,11 @@ class Holdout:
     return 'validation'
 
   def state(self) -> dict[str, Any]:
-    """What `restore` takes: JSON."""
+    """The argument of `restore`, as JSON."""
     keys = sorted(key.hex() for key in self._keys)
     return {'dropped': self.dropped, 'left': self._left, 'keys': keys}
 
   def restore(self, state: dict[str, Any]) -> None:
-    """Makes a new one what it was when `state` was taken."""
+    """Restores a new object to the state when `state` was called."""
     self.dropped, self._left = state['dropped'], state['left']
     self._keys = {bytes.fromhex(key) for key in state['keys']}

@@ -1,8 +1,8 @@
-"""Windows of tokens, in a global order that does not know the processes.
+"""Windows of tokens, in a global order independent of the processes.
 
 Record i of a stream is tokens[i * S : i * S + S + 1]: inputs and targets
-overlap in all but one token, and neighbours share one token, so each token
-but the first is a target once.
+overlap in all but one token, and neighbors share one token, so each token
+except the first is a target once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from train.errors import UserError
 # Far more records than any run reads. Not infinite, since then the length of
 # a dataset batched by one overflows.
 _MAX_RECORDS = 2**52
-# Records come from mapped files; more threads would only contend.
+# Records come from memory-mapped files; more threads would only contend.
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
@@ -54,7 +54,7 @@ class TrainIterator:
 
   def __init__(self, dataset: grain.MapDataset, start_step: int):
     self.step = start_step
-    # A slice, so that starting late reads nothing of what came before.
+    # A slice, so that a late start does not read the previous records.
     steps = dataset[start_step:]
     self._batches = iter(steps.to_iter_dataset(_READ))
 
@@ -76,16 +76,16 @@ def train_iterator(
   start_step: int,
   rows: Sequence[int] | None = None,
 ) -> TrainIterator:
-  """Batches of the shuffled windows, shuffled anew each epoch.
+  """Batches of the shuffled windows, reshuffled in each epoch.
 
   Row r of step k is record k * batch_size + r of the order that the seed
-  gives, whatever processes and devices there are.
+  defines, independent of the number of processes and devices.
 
   Args:
     stream: The tokens of the training split.
     seq_len: Inputs a window.
     batch_size: Windows a step, over all processes.
-    seed: Of the order, from 0 to 2**32 - 1.
+    seed: Seed of the order, from 0 to 2**32 - 1.
     start_step: First step; starting late costs nothing.
     rows: Which rows of each batch to read; None for all.
 
@@ -93,7 +93,7 @@ def train_iterator(
     The iterator.
 
   Raises:
-    UserError: As of `check_enough`.
+    UserError: See `check_enough`.
   """
   check_enough(stream, seq_len, batch_size)
   count = num_windows(stream, seq_len)
@@ -118,7 +118,7 @@ def seen_windows(
   Yields:
     int32 [batch_size, seq_len + 1]; the last may have fewer rows.
   """
-  # An epoch repeats nothing, so the run saw its first windows or all.
+  # An epoch has no repetitions: the run saw its first windows, or all.
   count = min(steps * batch_size, num_windows(stream, seq_len))
   dataset = _shuffled(stream, seq_len, seed)[:count].batch(batch_size)
   for i in range(len(dataset)):
@@ -134,8 +134,8 @@ def eval_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Every window once and in order; every target counts exactly once.
 
-  The tokens left after the last full window make a window that is padded, so
-  that a subset of a few tokens can be evaluated too.
+  The tokens after the last full window form a padded window, so that a subset
+  of a few tokens can also be evaluated.
 
   Args:
     stream: The tokens of a split or subset.
@@ -152,8 +152,8 @@ def eval_batches(
   """
   if stream.num_tokens < 2:
     raise UserError(
-      f'The evaluation data has {stream.num_tokens} tokens, at least 2 are '
-      'needed: prepare more text for validation.'
+      f'The evaluation data has {stream.num_tokens} tokens, but needs at least '
+      '2: prepare more text for validation.'
     )
   count = -(-(stream.num_tokens - 1) // seq_len)
   kept = min(count, max_windows or count)

@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar on a terminal, lines elsewhere."""
+"""The progress of a preparation: a bar on a terminal, lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class Progress:
 
     Args:
       total: Bytes of the input files, as stored.
-      log: Receives lines where standard error is no terminal.
+      log: Receives lines if standard error is not a terminal.
       done: Bytes of them that were done before.
-      text: Bytes of text that they held.
+      text: Bytes of text in them.
     """
     self._total = max(1, total)
     self._log = log
@@ -40,11 +40,11 @@ class Progress:
     )
 
   def update(self, done: int, text: int, bad: int) -> None:
-    """Shows where it is.
+    """Shows the progress.
 
     Args:
       done: Bytes of the input files done.
-      text: Bytes of text that they held.
+      text: Bytes of text in them.
       bad: Lines skipped.
     """
     now = time.monotonic()

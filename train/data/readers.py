@@ -1,7 +1,7 @@
-"""Input files, streamed: found, decompressed and cut into blocks.
+"""Streams input files: finds, decompresses and cuts them into blocks.
 
-How a file is cut depends on nothing but its content, so the number of blocks
-done is a place to go on from.
+The blocks of a file depend only on its content, so preparation can resume from
+the number of blocks done.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ _PARQUET = '.parquet'
 SUFFIXES = ('.txt', *_JSON, _PARQUET)
 _BLOCK = 2**20  # Bytes of lines, or characters of rows.
 _MAX_LINE = 2**26  # A line needs some twenty times its size in memory.
-_COMPRESSED = 2**14  # Little, since it may be a thousand times as much text.
+_COMPRESSED = 2**14  # Small, since it may hold a thousand times as much text.
 _TXT_CHARACTERS = 2**14
 _PARQUET_ROWS = 64
 
 
 def find(pattern: str) -> list[pathlib.Path]:
-  """The files that match a pattern, sorted, if all can be read here.
+  """Returns the files that match a pattern, sorted.
 
   Args:
     pattern: A glob.
@@ -41,7 +41,7 @@ def find(pattern: str) -> list[pathlib.Path]:
     The files.
 
   Raises:
-    UserError: If there is none, or one of an unknown type.
+    UserError: If no file matches, or a file has an unknown type.
   """
   files = sorted(
     path
@@ -55,7 +55,7 @@ def find(pattern: str) -> list[pathlib.Path]:
   for path in files:
     if not path.name.endswith(SUFFIXES):
       raise UserError(
-        f'{path} is of unknown type; expected {", ".join(SUFFIXES)}.'
+        f'{path} has an unknown type; expected {", ".join(SUFFIXES)}.'
       )
     if path.name.endswith(_PARQUET) and not importlib.util.find_spec('pyarrow'):
       raise UserError(
@@ -69,7 +69,7 @@ def without(
   held_out: list[pathlib.Path],
   log: Callable[[str], None],
 ) -> list[pathlib.Path]:
-  """The files but those held out; UserError if that leaves none."""
+  """Returns the files that are not held out; UserError if none remains."""
   unwanted = {path.resolve() for path in held_out}
   kept = [path for path in files if path.resolve() not in unwanted]
   if not kept:
@@ -85,7 +85,7 @@ def without(
 
 
 def identities(files: list[pathlib.Path]) -> list[list[str | int]]:
-  """What changes when a file is edited, found without reading it."""
+  """Returns properties of files that change when they are edited."""
   stats = [(f.name, f.stat()) for f in files]
   return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
 
@@ -99,7 +99,7 @@ def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
   have a struct `meta` with a field `pile_set_name`.
 
   Args:
-    path: The file; its suffix says what it is.
+    path: The file; its suffix determines its type.
 
   Yields:
     A block, and how many bytes of the file have been read for it.
@@ -155,8 +155,8 @@ def _open(path: pathlib.Path, file: BinaryIO) -> io.BufferedIOBase:
 
 
 def _cut(file: io.BufferedIOBase) -> Iterator[bytes | None]:
-  """Whole lines, and None for each one that is too long to be kept."""
-  rest: list[bytes] = []  # Of a line whose end has not been read.
+  """Yields whole lines, and None for each line that is too long to keep."""
+  rest: list[bytes] = []  # The start of a line whose end has not been read.
   size = 0
   skipping = False
   while chunk := file.read(_BLOCK):
@@ -182,7 +182,7 @@ def _cut(file: io.BufferedIOBase) -> Iterator[bytes | None]:
 
 
 class _Zstd(io.RawIOBase):
-  """Decompresses frame after frame; unlike stream_reader sees truncation."""
+  """Decompresses all frames; unlike stream_reader, it detects truncation."""
 
   def __init__(self, file: BinaryIO):
     self._file = file
@@ -260,7 +260,7 @@ def _parquet_rows(path: pathlib.Path) -> _Rows:
       names = file.schema_arrow.names
       if 'text' not in names:
         raise UserError(
-          f'{path} has no column "text", but {", ".join(names)}: rename one.'
+          f'{path} has no column "text", only {", ".join(names)}: rename one.'
         )
       kind = file.schema_arrow.field('text').type
       if kind not in (pyarrow.string(), pyarrow.large_string()):

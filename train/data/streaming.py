@@ -1,10 +1,10 @@
-"""Streams files into shards, and goes on where a killed preparation was.
+"""Streams files into shards, and resumes an interrupted preparation.
 
-Every 15 seconds, and when it is stopped, the shards are flushed and what else
-there is to know replaces the journal. After a kill the shards are cut to what
-the journal says, the input is skipped to its place, and the result is the same
-to the bit. All that depends on the order of the documents is decided here, so
-it does not depend on the number of workers either.
+Every 15 seconds, and when it is stopped, it flushes the shards and replaces the
+resume state. After an interruption, it truncates the shards to the recorded
+sizes and skips the input to the recorded position; the result is bit-identical.
+Everything that depends on the order of the documents is decided here, so the
+number of workers does not matter either.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _SHOWN_BAD_LINES = 5
 
 
 class BadLines:
-  """Counts lines that are no documents, up to a limit.
+  """Counts lines without a document, up to a limit.
 
   Attributes:
     count: Lines skipped so far.
@@ -39,11 +39,11 @@ class BadLines:
     self._log = log
 
   def add(self, path: pathlib.Path, number: int, reason: str) -> None:
-    """Counts a line; raises UserError with the place beyond the limit."""
+    """Counts a line; raises UserError that names it if above the limit."""
     if self.count >= self._limit:
       raise UserError(
         f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
-        'Expected one JSON object a line with a string "text"; correct the '
+        'Expected one JSON object per line with a string "text"; correct the '
         'files or raise --max_bad_lines.'
       )
     self.count += 1
@@ -53,11 +53,11 @@ class BadLines:
 
 
 class Stream:
-  """Files on their way into the shards of a directory.
+  """Streams files into the shards of a directory.
 
   Attributes:
     writer: Writes the shards.
-    corpus_hash: Of what has been written.
+    corpus_hash: Hash of the text written so far.
     holdout: Chooses the documents of the validation split.
     bad: The lines that were skipped.
   """
@@ -73,19 +73,19 @@ class Stream:
     max_bad_lines: int,
     log: Callable[[str], None],
   ):
-    """Goes to where the journal beside the directory says, if there is one.
+    """Restores the resume state beside the directory, if there is one.
 
     Args:
-      directory: Where to write; exists.
+      directory: An existing directory to write to.
       model: The tokenizer.
-      files: What to read, in this order.
-      num_held_out: How many of them, the first, are for validation.
-      validation_fraction: Share of the documents of the others.
-      max_bad_lines: Lines without a document that are skipped.
-      log: Receives a line when there is something to tell.
+      files: The input files, in this order.
+      num_held_out: Number of files at the front that are for validation.
+      validation_fraction: Share of the other files' documents to hold out.
+      max_bad_lines: Number of lines without a document to skip.
+      log: Receives messages.
 
     Raises:
-      UserError: If the journal is of another preparation.
+      UserError: If the resume state belongs to another preparation.
     """
     self._partial = directory.parent
     self._model = model
@@ -99,7 +99,7 @@ class Stream:
     self._settings = {
       'validation': num_held_out or validation_fraction,
       'tokenizer': model.fingerprint,
-      # Others may encode otherwise.
+      # Other versions may encode differently.
       'tokenizers': importlib.metadata.version('tokenizers'),
       'sentencepiece': importlib.metadata.version('sentencepiece'),
     }
@@ -107,7 +107,7 @@ class Stream:
     self.corpus_hash = encoding.CorpusHash()
     self.holdout = Holdout(0 if num_held_out else validation_fraction)
     self.bad = BadLines(max_bad_lines, log)
-    # The place: blocks done of a file, their checksum, lines, and bytes read.
+    # The position: blocks done of a file, their checksum, lines, bytes read.
     self._place = {'file': 0, 'blocks': 0, 'checksum': 0, 'line': 0, 'read': 0}
     self._text = 0
     if state := resume_state.load(self._partial):
@@ -121,7 +121,7 @@ class Stream:
       should_stop: Polled.
 
     Raises:
-      Interrupted: If should_stop returned True; the journal is up to date.
+      Interrupted: If should_stop returned True; the resume state is current.
       UserError: If a file cannot be read or has too many bad lines, or a
         worker died.
     """
@@ -149,7 +149,7 @@ class Stream:
           committed = time.monotonic()
 
   def commit(self) -> None:
-    """Makes sure that a kill loses nothing of what is done."""
+    """Writes the resume state, so that a kill loses none of the work."""
     self.writer.sync()
     resume_state.save(
       self._partial,

@@ -1,6 +1,6 @@
 """Tokenizers behind one small interface: tokenizer.json or SentencePiece.
 
-Special tokens are never read out of the text: a document that spells
+Special tokens in the text are not recognized: a document that contains
 `<|endoftext|>` is encoded as those characters.
 """
 
@@ -36,7 +36,7 @@ NAMES = ('tokenizer.json', 'tokenizer.model')
 
 
 class Tokenizer(Protocol):
-  """What preparation, evaluation and sampling need of a tokenizer.
+  """The interface for preparation, evaluation and sampling.
 
   Attributes:
     path: The file it was read from.
@@ -61,8 +61,8 @@ class Tokenizer(Protocol):
   def token_bytes(self) -> np.ndarray:
     """UTF-8 bytes of each token's piece, int32 [V]; 0 for special tokens.
 
-    Their sum over a text is its size only if the tokenizer is lossless. Where
-    it normalises (case, accents, white space), `shards.byte_scales` corrects
+    Their sum over a text is its size only if the tokenizer is lossless. If it
+    normalizes text (case, accents, white space), `shards.byte_scales` corrects
     the sum.
     """
     ...
@@ -74,21 +74,21 @@ def load(path: str | os.PathLike, *, threads: int = -1) -> Tokenizer:
   Args:
     path: A tokenizer.json of the `tokenizers` library, a SentencePiece model,
       or a directory that holds a `tokenizer.json` or `tokenizer.model`.
-    threads: For SentencePiece's `encode_batch`; -1 for one per core. The other
-      library has the environment variable TOKENIZERS_PARALLELISM.
+    threads: Threads of SentencePiece's `encode_batch`; -1 for one per core. The
+      other library uses the environment variable TOKENIZERS_PARALLELISM.
 
   Returns:
     The tokenizer.
 
   Raises:
-    UserError: If there is no such file, it is neither, or has no end-of-text
-      token.
+    UserError: If the file does not exist, has another format, or has no
+      end-of-text token.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     found = [path / name for name in NAMES if (path / name).exists()]
     if not found:
-      raise UserError(f'{path} holds neither of {", ".join(NAMES)}.')
+      raise UserError(f'{path} has no {" or ".join(NAMES)}.')
     path = found[0]
   try:
     data = files.read_bytes(path)

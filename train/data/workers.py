@@ -1,7 +1,7 @@
 """Encodes blocks in several processes, and returns them in order.
 
-A worker is a fresh Python process behind a pipe. It keeps nothing, and ends
-when its pipe closes: so none outlives this process, however that dies.
+A worker is a new Python process connected by a pipe. It stores nothing and ends
+when its pipe closes, so none outlives this process.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from train.data.documents import Content
 from train.distributed import signals
 from train.errors import Interrupted, UserError
 
-_AT_ONCE = 2  # Blocks a worker has: one that it encodes, one to begin with.
-_AHEAD = 8  # Blocks per worker that may wait for one that takes long.
+_AT_ONCE = 2  # Blocks per worker: one to encode, one waiting.
+_AHEAD = 8  # Blocks per worker that may wait for a slow block.
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # Of linux/prctl.h.
 
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 
 class WorkerDied(UserError):
-  """A worker process ended; says which and why."""
+  """A worker process ended; the message names it and the reason."""
 
 
 def encode(
@@ -59,7 +59,7 @@ def encode(
   """Encodes blocks, in memory that does not grow with their number.
 
   Args:
-    blocks: What to encode.
+    blocks: The blocks to encode.
     model: The tokenizer.
     count: Number of worker processes; 0 encodes in this one.
     should_stop: Polled.
@@ -147,12 +147,12 @@ class _Worker:
     else:
       how = f'ended with status {code} (see above)'
     return WorkerDied(
-      f'Worker {self.number} (process {self.process.pid}) {how}. The same '
-      'command resumes; if memory is short, pass fewer --workers.'
+      f'Worker {self.number} (process {self.process.pid}) {how}. Rerun the '
+      'same command to resume; if memory is short, pass fewer --workers.'
     )
 
   def close(self) -> None:
-    self.process.kill()  # It has nothing to lose.
+    self.process.kill()  # It stores nothing.
     self.process.join()
     self.connection.close()
 
@@ -161,7 +161,7 @@ class _Pool:
   """Worker processes.
 
   Attributes:
-    window: How many blocks may be on their way.
+    window: Largest number of blocks in flight.
   """
 
   def __init__(self, workers: list[_Worker]):
@@ -169,12 +169,12 @@ class _Pool:
     self._workers = {worker.connection: worker for worker in workers}
 
   def free(self) -> _Worker | None:
-    """The worker with the least to do, or None if all have enough."""
+    """The worker with the fewest blocks, or None if all are full."""
     worker = min(self._workers.values(), key=lambda w: w.pending)
     return worker if worker.pending < _AT_ONCE else None
 
   def receive(self, timeout: float) -> list[tuple[int, encoding.Block]]:
-    """What has been encoded by now, with its serial numbers."""
+    """The blocks encoded so far, with their serial numbers."""
     ready: list[Any] = multiprocessing.connection.wait(self._workers, timeout)
     return [self._workers[connection].receive() for connection in ready]
 
@@ -200,11 +200,11 @@ def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
 
 
 def _work(connection, path: str, parent: int) -> None:
-  """What a worker does until its pipe closes."""
+  """Encodes blocks until the pipe closes."""
   _die_with(parent)
   os.environ['TOKENIZERS_PARALLELISM'] = 'false'
   encoder = encoding.Encoder(tokenizer_lib.load(path, threads=1))
-  # The pipe is emptied at once, or both ends could wait for the other.
+  # A thread empties the pipe, so that the two ends cannot deadlock.
   tasks: queue.SimpleQueue = queue.SimpleQueue()
   threading.Thread(
     target=_listen, args=(connection, tasks), daemon=True

@@ -1,7 +1,7 @@
-"""Writes token shards; what `shards` reads.
+"""Writes token shards, which `shards` reads.
 
-A writer can go on where a killed one was: `state` after a `sync` says how
-much of its files is good, `restore` cuts off the rest.
+A writer can resume after a kill: `state` after a `sync` records how much of its
+files is valid, and `restore` cuts off the rest.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ _READ_BYTES = 2**24
 
 
 class Encoded(NamedTuple):
-  """A document as it is written.
+  """An encoded document.
 
   Attributes:
-    subset: Where it belongs.
+    subset: Its subset.
     num_bytes: Size of its text in UTF-8.
     token_bytes: Size of its tokens' pieces.
     digest: SHA-256 of its text.
-    data: Its tokens and the end-of-text token, as a shard has them.
+    data: Its tokens and the end-of-text token, as bytes of a shard.
   """
 
   subset: str
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 class Damaged(Exception):
-  """A shard is not as it was at the last `sync`; says which."""
+  """A shard changed since the last `sync`; the message names it."""
 
 
 class Writer:
@@ -101,13 +101,13 @@ class Writer:
     )
 
   def sync(self) -> None:
-    """Returns when all that was added is on the disk."""
+    """Returns when all added documents are on disk."""
     for file, _ in self._open.values():
       _sync(file)
     sync_directory(self._directory)
 
   def state(self) -> dict[str, Any]:
-    """What `restore` takes: JSON, shared with the writer."""
+    """The argument of `restore`, as JSON; shared with the writer."""
     return {
       'splits': self.splits,
       'stamps': self._stamps,
@@ -118,10 +118,10 @@ class Writer:
     }
 
   def restore(self, state: dict[str, Any]) -> None:
-    """Makes a new writer, and the directory, what they were.
+    """Restores a new writer and the directory.
 
     Args:
-      state: Of the writer that was killed; a `sync` followed.
+      state: State of the killed writer, taken before a `sync`.
 
     Raises:
       Damaged: If a shard is missing, too short or corrupt.
@@ -146,7 +146,7 @@ class Writer:
       name = self.splits[split][subset]['shards'][-1]['file']
       file: BinaryIO = open(self._directory / name, 'r+b')  # noqa: SIM115
       file.truncate(sizes[name])
-      # A SHA-256 that has begun cannot be saved, so it is begun again.
+      # The state of a SHA-256 cannot be saved, so it is recomputed.
       digest = hashlib.sha256()
       while data := file.read(_READ_BYTES):
         digest.update(data)
@@ -155,10 +155,10 @@ class Writer:
         raise Damaged(f'{self._directory / name} is corrupt')
 
   def finish(self, **extra: Any) -> None:
-    """Ends the shards and writes the tokenizer and the manifest.
+    """Closes the shards and writes the tokenizer and the manifest.
 
     Args:
-      **extra: What else the manifest records: settings, hashes, versions.
+      **extra: Other entries of the manifest: settings, hashes, versions.
     """
     for split, subset in list(self._open):
       self._end_shard(split, subset)
@@ -182,7 +182,7 @@ class Writer:
     sync_directory(self._directory)
 
   def counts(self) -> str:
-    """Tokens of each split, for people."""
+    """The tokens of each split, in words."""
     return ', '.join(
       f'{split} {sum(e["tokens"] for e in entries.values()):,}'
       for split, entries in sorted(self.splits.items())
@@ -195,7 +195,7 @@ class Writer:
 
 
 def sync_directory(directory: pathlib.Path) -> None:
-  """Returns when the names in a directory are on the disk."""
+  """Returns when the names in a directory are on disk."""
   descriptor = os.open(directory, os.O_RDONLY)
   try:
     os.fsync(descriptor)
