@@ -185,7 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     type=float,
     default=0.02,
     help='without --validation: share of documents to hold out, chosen by '
-    f'hash, up to {holdout.MAX_BYTES // 10**6} MB of text (default %(default)s)',
+    f'hash, up to {holdout.MAX_BYTES // 10**6} MB of text (default '
+    '%(default)s)',
   )
   parser.add_argument(
     '--max_bad_lines',
