@@ -1,4 +1,4 @@
-"""Where papers and released codes part, in a line each; docs/conformance.md."""
+"""Differences of papers and released codes, for docs/conformance.md."""
 
 # Methods without a recorded run, and what they are compared with instead.
 NOT_RECORDED: dict[str, str] = {
@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     'Newton-Schulz from the Gram matrix over its Frobenius norm',
   ),
   'stable_spam': (
-    "zero moments at a reset, before use; the averages' count goes on",
+    "zero moments at a reset, before use; the averages' count continues",
     'old moments at a reset; the count starts again for the averages too',
     'the paper',
   ),

@@ -1,4 +1,4 @@
-"""How near each method comes to recorded runs of released code."""
+"""Compares each method with recorded runs of released code."""
 
 import functools
 import itertools
@@ -14,31 +14,31 @@ _INTRO = """\
 <!-- Made by python -m docs.generate from tests/golden. -->
 # Conformance
 
-Where a paper and its released code part, and what we do. Below it, each
-recorded run of released code and how far our trajectory of parameters is from
-it, over all steps and the leaves named: the largest absolute difference, in
-float64 and in float32. Differences below {floor:g} (float64) and {floor32:g}
-(float32) are not told apart, for they change from machine to machine.
+The first table lists where a paper and its released code differ, and what we
+do. The tables below it compare our trajectory of parameters with each recorded
+run of released code: the largest absolute difference over all steps and the
+named leaves, in float64 and in float32. Differences below {floor:g} (float64)
+and {floor32:g} (float32) are not resolved, because they depend on the machine.
 
-A row with a reason is a deviation we chose;
+A row with a reason is a deliberate deviation.
 `tests/sage_optax/methods/golden_test.py` checks every other row to its
-tolerance, and that the deviations are really there.
+tolerance, and checks that the deviations exist.
 
 {table}
 
 ## The recorded runs
 
-`tests/golden/<method>/<case>.json` tells source, commit, hyperparameters and
-patches; the `.npz` beside it (`numpy.load`) has `param0/<leaf>`,
-`grads/<leaf>` (steps first), `params/<leaf>` (after each step), and where
-something was drawn `proj/<leaf>` with `proj_steps/<leaf>` (the steps at which
-each projection comes into force) and `mask/<leaf>`. Dense leaves (`w6x4`,
-`w8x8`, `w4x12`) are `[out, in]`, `embed` is `[vocabulary, feature]`. To test a
-port: start from `param0`, feed `grads`, compare with `params` after each step.
-`python -m docs.generate` writes this page again.
+`tests/golden/<method>/<case>.json` has source, commit, hyperparameters and
+patches. The `.npz` beside it (`numpy.load`) has `param0/<leaf>`,
+`grads/<leaf>` (steps first) and `params/<leaf>` (after each step). For random
+methods it also has `proj/<leaf>` with `proj_steps/<leaf>` (the steps from which
+each projection applies) and `mask/<leaf>`. Dense leaves (`w6x4`, `w8x8`,
+`w4x12`) are `[out, in]`, `embed` is `[vocabulary, feature]`. To test a port,
+start from `param0`, feed `grads`, and compare with `params` after each step.
+`python -m docs.generate` writes this page.
 
-Column *paper*: how far the recorded run is from a NumPy form of the paper's
-equations, as noted in the `.json` when it was recorded; `-`: not noted.
+The column *paper* is the difference between the recorded run and the paper's
+equations in NumPy, as noted in the `.json` file; `-` means not noted.
 """
 _FLOORS = {'float64': 1e-12, 'float32': 1e-5}
 
@@ -82,7 +82,7 @@ def measure(replay: replays.Replay) -> dict[str, float]:
 
 
 def cell(value: float, dtype: str) -> str:
-  """One significant digit, or that it is below what is told apart."""
+  """Formats one significant digit, or the floor below which it lies."""
   floor = _FLOORS[dtype]
   return f'< {floor:g}' if value < floor else f'{value:.0e}'
 

@@ -38,8 +38,8 @@ def all_pages() -> dict[str, str]:
         for name, function in recipes.METHODS.items()
       ),
       '',
-      'What each is compared with, and how near it comes: '
-      '[conformance](../conformance.md).',
+      '[conformance](../conformance.md) compares each method with recorded '
+      'runs.',
       '',
     ]
   )

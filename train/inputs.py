@@ -29,9 +29,9 @@ class Inputs:
   """Opened data.
 
   Attributes:
-    directory: Where the shards are.
-    manifest: What they say of themselves.
-    tokenizer: The tokenizer they were made with.
+    directory: Directory of the shards.
+    manifest: Their manifest.
+    tokenizer: The tokenizer that encoded them.
     train: The tokens of the training split.
     validation: The validation split.
   """
@@ -44,7 +44,7 @@ class Inputs:
 
   @property
   def hashes(self) -> dict[str, str]:
-    """What tells this data from other data."""
+    """Hashes that identify the data."""
     values = (self.manifest['corpus_hash'], self.tokenizer.fingerprint)
     return dict(zip(HASHES, values, strict=True))
 
@@ -52,12 +52,12 @@ class Inputs:
 def open_inputs(
   config: Config, stop: Stop, say: Callable[[str], None]
 ) -> Inputs:
-  """Opens the data of a run, and prepares the bundled text if need be.
+  """Opens the data of a run, and prepares the bundled text if necessary.
 
   Args:
     config: The configuration.
     stop: Ends the preparation early.
-    say: Receives what there is to tell.
+    say: Receives messages.
 
   Returns:
     The data.
@@ -130,7 +130,7 @@ def _directory(config: Config) -> pathlib.Path:
 
 
 def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
-  """A line that says what is missing, and below it the ways to get it."""
+  """Describes what is missing and how to get it."""
   vocabulary = config.model.vocab_size
   command = f'python -m train.main {shlex.join(sys.argv[1:])}'
   path = '' if config.data.path else f' --config.data.path={directory}'

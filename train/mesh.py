@@ -64,7 +64,7 @@ class Replicated:
 def resolve_platform(name: str) -> str:
   """Returns 'cpu', 'gpu' or 'tpu' for `config.train.platform`.
 
-  For main and plan only: everything below is told the platform.
+  Only main and plan call this; all other modules receive the platform.
   """
   found = jax.default_backend()
   if name not in ('auto', found):
@@ -237,7 +237,7 @@ def _activation_spec(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> P:
 def attend_per_shard(mesh: Mesh, attend: layers.Attend) -> layers.Attend:
   """Returns an attention whose devices each attend for their rows and heads.
 
-  For kernels, which the compiler cannot divide.
+  This is for kernels, which the compiler cannot partition.
 
   Args:
     mesh: The mesh.
@@ -253,14 +253,14 @@ def attend_per_shard(mesh: Mesh, attend: layers.Attend) -> layers.Attend:
       for heads, x in (('heads', q), ('kv_heads', k))
     )
     if key_spec != spec:
-      # Too few key heads to divide: one for each query head.
+      # Too few key heads to divide: repeat them, one per query head.
       k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     return jax.shard_map(
       attend,
       mesh=mesh,
       in_specs=(spec,) * 3,
       out_specs=spec,
-      check_vma=False,  # Kernels do not say along which axes results vary.
+      check_vma=False,  # Kernels do not declare along which axes they vary.
     )(q, k, v)
 
   return attend_fn

@@ -13,7 +13,7 @@ from train import config as config_lib
 from train.config import Config, fields
 from train.errors import UserError
 
-# Which role the axes of a parameter make it play; the only place that says so.
+# The role for the axes of a parameter; this is the only place that defines it.
 AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
   (('vocab', 'embed'), 'embedding'),  # one row per token; tied: the head too
   (('embed', 'vocab'), 'head'),
@@ -25,7 +25,7 @@ AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """A transformation and what is known about it.
+  """A transformation and its properties.
 
   Attributes:
     tx: Clipping by global norm, if any, and the recipe.

@@ -93,9 +93,8 @@ def build(
 
   Args:
     config: The configuration.
-    devices: What the mesh is made of, which need not be there to compile for;
-      None: the devices there are.
-    platform: 'cpu', 'gpu' or 'tpu', what `devices` are; None: found out.
+    devices: Devices of the mesh, which may be abstract; None: all devices.
+    platform: Platform of `devices`: 'cpu', 'gpu' or 'tpu'; None: detected.
 
   Returns:
     The program.
@@ -166,7 +165,7 @@ def build(
 def explain(
   optimizer: optimizer_lib.Optimizer, params: Any, wanted: Any, specs: Any
 ) -> sage_optax.Explanation:
-  """What the optimizer does to each parameter, and what is not sharded.
+  """Explains what the optimizer does to each parameter, and what is replicated.
 
   Args:
     optimizer: The optimizer.
@@ -198,7 +197,7 @@ def explain(
 
 
 def describe(config: Config, program: Program) -> dict[str, Any]:
-  """What makes the run what it is: checkpoints of another are refused."""
+  """Returns the identity of the run; checkpoints of other runs are refused."""
   description = config_lib.select(config, 'value')
   description['train.dtype'] = program.model.compute_dtype
   description['optimizer.learning_rate'] = config_lib.learning_rate(config)

@@ -1,1 +1,1 @@
-"""What a run writes: metrics, evaluation, plots, the report, a sample."""
+"""The output of a run: metrics, evaluation, plots, the report, a sample."""

@@ -29,8 +29,8 @@ class Score:
   Attributes:
     nats: Negative log-likelihood.
     tokens: Number of targets.
-    bytes: Bytes of text that the targets stand for; the end-of-text token
-      stands for none, but must be predicted, too.
+    bytes: Bytes of text of the targets; the end-of-text token has none, but is
+      also a target.
   """
 
   nats: float = 0.0
@@ -51,12 +51,12 @@ class Score:
 
   @property
   def perplexity(self) -> float:
-    # Overflows beyond 709 nats per token, which only a broken run has.
+    # Overflows above 709 nats per token, which only a broken run reaches.
     return math.exp(self.loss) if self.loss < 700 else math.inf
 
   @property
   def bits_per_byte(self) -> float:
-    """Comparable between tokenizers, as perplexity is not."""
+    """Bits per byte, which are comparable between tokenizers."""
     return self.nats / math.log(2) / max(self.bytes, 1)
 
   def as_dict(self) -> dict[str, float]:
@@ -72,17 +72,17 @@ class Score:
 def windows(
   max_windows: int | None, *, trained: int, seq_len: int
 ) -> tuple[int, int]:
-  """How many windows to evaluate at most.
+  """Returns the largest number of windows to evaluate.
 
   Args:
-    max_windows: The configuration's; None or `trained` if it has no wish.
-    trained: Windows that the whole run trains on; an evaluation should not
-      take longer, so that a trial of two steps ends soon.
+    max_windows: The configuration's value, or None.
+    trained: Windows that the whole run trains on. An evaluation uses at most as
+      many, so that a trial of two steps ends soon.
     seq_len: Targets in a window.
 
   Returns:
-    The number while the run goes on, and the number at its end: MAX_TOKENS,
-    unless `max_windows` asks for more.
+    The number during the run, and the number at its end, which is MAX_TOKENS
+    unless `max_windows` is larger.
   """
   limit = min(trained, -(-MAX_TOKENS // seq_len))
   if max_windows is None or max_windows >= trained:
@@ -106,7 +106,7 @@ class Validation:
     """Opens the split.
 
     Args:
-      directory: Where the shards are.
+      directory: Directory of the shards.
       seq_len: Targets in a window.
       batch_size: Windows evaluated at a time.
       token_bytes: Bytes that each token stands for, [V].
@@ -119,12 +119,12 @@ class Validation:
     """
     manifest = shards.read_manifest(directory)
     names = shards.subsets(manifest, SPLIT)
-    # Says so if there is nothing in it.
+    # Raises an error if the split is empty.
     shards.open_split(directory, SPLIT, should_stop=should_stop, say=say)
     streams = {
       name: shards.open_split(directory, SPLIT, subset=name) for name in names
     }
-    # A stream of one token has nothing to predict.
+    # A stream of one token has no target.
     self._streams = {k: s for k, s in streams.items() if s.num_tokens > 1}
     if not self._streams:
       raise errors.UserError(
@@ -157,8 +157,8 @@ class Validation:
     """Yields subset, tokens [B, S + 1] and weights [B, S].
 
     Args:
-      max_windows: About how many windows at most, each subset giving its
-        share, but at least one; None for all.
+      max_windows: Approximate largest number of windows, divided among the
+        subsets by size, with at least one each; None for all.
     """
     count = self._counts()
     total = sum(count.values())
@@ -208,7 +208,7 @@ def on_mesh(eval_step: Any, params: Any, mesh: Mesh) -> Callable[..., Any]:
   """Binds a jitted evaluation step to parameters, and places its batches.
 
   Args:
-    eval_step: (params, tokens, weights) -> NLL, as of `step.jit_eval_step`.
+    eval_step: (params, tokens, weights) -> NLL; see `step.jit_eval_step`.
     params: The parameters.
     mesh: The mesh.
 

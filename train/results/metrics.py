@@ -1,4 +1,4 @@
-"""What a run records of itself: JSON lines, TensorBoard, a progress bar."""
+"""The records of a run: JSON lines, TensorBoard, a progress bar."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the records of a file of JSON lines, but for a torn last line.
+  """Yields the records of a file of JSON lines, except a partial last line.
 
   Args:
     path: The file, which need not exist.
@@ -54,7 +54,7 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     The records.
 
   Raises:
-    UserError: If the file is not what `JsonLines` writes.
+    UserError: If the file was not written by `JsonLines`.
   """
   if not path.exists():
     return
@@ -74,13 +74,13 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 class JsonLines:
   """Appends records to a file, after cutting it back to the restored step.
 
-  Steps are repeated bit for bit after a restart, so the file reads as if the
-  run had never stopped, but for what stands under the key 'timing'.
+  Steps are repeated bit for bit after a restart, so the file is the same as
+  that of an uninterrupted run, except for the key 'timing'.
 
   Attributes:
-    seconds: How long the run took until the restored step.
+    seconds: Duration of the run until the restored step.
     evaluated: The last step that was evaluated.
-    complete: Whether the file has the records of the steps before.
+    complete: Whether the file has the records of all previous steps.
   """
 
   def __init__(self, path: pathlib.Path, restored_step: int):
@@ -101,14 +101,14 @@ class JsonLines:
     self._file = path.open('a', encoding='utf-8')
 
   def write(self, record: Mapping[str, Any]) -> None:
-    """Appends a record; it survives the process's death from here on."""
+    """Appends a record, which then survives the death of the process."""
     self._file.write(_line(record))
     self._file.flush()
     if 'eval/loss' in record:
       self.evaluated = record['step']
 
   def sync(self) -> None:
-    """Makes sure that the records survive the machine's death, too."""
+    """Flushes to disk, so that the records survive a crash of the machine."""
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
@@ -121,7 +121,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-  """JSON has no NaN or infinity: they become strings."""
+  """Converts NaN and infinity to strings, since JSON does not have them."""
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
   return value
@@ -133,7 +133,7 @@ class TensorBoard:
   def __init__(self, directory: pathlib.Path | None, restored_step: int):
     self._writer = None
     if directory is not None:
-      import tensorboardX  # Slow to import, and not everyone wants it.
+      import tensorboardX  # Slow to import, and optional.
 
       self._writer = tensorboardX.SummaryWriter(
         str(directory), purge_step=restored_step + 1
@@ -153,7 +153,7 @@ class TensorBoard:
 
 
 class Progress:
-  """A bar on a terminal; elsewhere a line now and then."""
+  """A progress bar on a terminal; periodic lines elsewhere."""
 
   def __init__(
     self,
@@ -170,10 +170,10 @@ class Progress:
     Args:
       total: Steps of the run.
       initial: Steps done already.
-      show: Whether to show progress; `say` speaks anyway.
-      quiet: Whether `say` is silent, too.
-      every_seconds: Between lines, where there is no terminal.
-      file: Where to; standard output if None.
+      show: Whether to show progress; `say` prints in any case.
+      quiet: Whether `say` prints nothing.
+      every_seconds: Seconds between lines if there is no terminal.
+      file: The output stream; standard output if None.
     """
     self._file = sys.stdout if file is None else file
     self._total = total
@@ -198,7 +198,7 @@ class Progress:
       )
 
   def restart(self) -> None:
-    """Forgets the time since the start, which was spent on other things."""
+    """Resets the start time, to leave out time spent on other work."""
     self._began = self._last = time.monotonic()
     if self._bar is not None:
       self._bar.unpause()
@@ -235,11 +235,11 @@ class Clock:
   """Measures speed between events, and the time of the whole run."""
 
   def __init__(self, tokens_per_step: int, seconds_before: float):
-    """Starts.
+    """Starts the clock.
 
     Args:
       tokens_per_step: Tokens trained on in a step.
-      seconds_before: What the run took before this process.
+      seconds_before: Duration of the run before this process.
     """
     self._tokens = tokens_per_step
     self._zero = time.monotonic() - seconds_before
@@ -273,10 +273,10 @@ class Profile:
     """Plans a trace.
 
     Args:
-      directory: Where it is written.
-      start: Steps taken before it begins.
-      steps: How many it covers; 0 for no trace.
-      traces: Whether this process makes it, or only keeps its time.
+      directory: Output directory.
+      start: Number of steps before it begins.
+      steps: Number of steps it covers; 0 for no trace.
+      traces: Whether this process records it, or only keeps in step.
     """
     self._directory = directory
     self._start = start
@@ -296,7 +296,7 @@ class Profile:
     return self._running and step >= self._start + self._steps
 
   def stop(self) -> str:
-    """Ends the trace; says where it is."""
+    """Ends the trace; returns a message with its location."""
     self._running = False
     if self._traces:
       jax.profiler.stop_trace()

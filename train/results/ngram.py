@@ -1,4 +1,4 @@
-"""What a language model must beat: unigram and bigram perplexity.
+"""Baselines for a language model: unigram and bigram perplexity.
 
 The bigram is interpolated Kneser-Ney with absolute discounting (Ney, Essen and
 Kneser 1994; Chen and Goodman 1999, eq. 19 and 20):
@@ -28,7 +28,7 @@ class Baselines(NamedTuple):
     unigram: Perplexity of the model without context.
     bigram: Perplexity of the model of pairs.
     train_tokens: Targets that the models were fitted on.
-    eval_tokens: Targets that the perplexities are of.
+    eval_tokens: Targets that they were evaluated on.
   """
 
   unigram: float
@@ -102,7 +102,7 @@ class Bigram:
     count = np.where(pairs[at] == keys, counts[at], 0)
     mass = self._discount * self._followers[inputs]
     higher = np.maximum(count - self._discount, 0) + mass * lower
-    # A context never seen leaves all to the lower order.
+    # For an unseen context, the lower order has all the weight.
     return np.where(context > 0, higher / np.maximum(context, 1), lower)
 
 

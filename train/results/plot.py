@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture."""
+"""Draws the loss curve of a run."""
 
 import math
 import pathlib
@@ -11,7 +11,7 @@ from train.results.evaluate import Score
 
 
 def smooth(values: Sequence[float], width: float) -> np.ndarray:
-  """A centred moving average, so that it does not lag behind a steep fall.
+  """A centered moving average, which does not lag behind a steep fall.
 
   Args:
     values: The series [N].
@@ -41,11 +41,11 @@ def loss_curve(
   """Draws training loss, its average, and validation over the tokens seen.
 
   Args:
-    records: The run's metrics, as of `metrics.read`.
+    records: The run's metrics; see `metrics.read`.
     path: The PNG to write.
-    title: Above the picture.
-    final: What the run is reported with; it may be of more tokens than the
-      curve, and is then drawn apart from it.
+    title: Title of the picture.
+    final: The final score; if it covers more tokens than the curve, it is drawn
+      separately.
     levels: Losses of baselines in nats per token, drawn as lines.
   """
   # Slow to import. An explicit canvas, for no global state and no display.

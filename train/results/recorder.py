@@ -1,4 +1,4 @@
-"""Writes down what a run does; only the first of several processes writes."""
+"""Records a run; only the first of several processes writes."""
 
 from models import llama
 from train.distributed.processes import Processes
@@ -52,18 +52,18 @@ class Recorder:
     self._progress.say(text)
 
   def begin(self, step: int) -> None:
-    """Forgets the time until now, in which nothing was trained."""
+    """Resets the throughput clock."""
     self.resume(step)
     self._progress.restart()
 
   def resume(self, step: int) -> None:
-    """Measures speed from here on, after `step` steps."""
+    """Starts to measure throughput, after `step` steps."""
     self._clock.start(step)
 
   def train(
     self, step: int, values: dict[str, float], always: bool = False
   ) -> None:
-    """Records a step, if it is one to be recorded, or `always`."""
+    """Records a step if it is due, or if `always`."""
     due = step % self._config.log.every == 0
     if not (always or due or step in (1, self._config.train.steps)):
       return
@@ -99,7 +99,7 @@ class Recorder:
     self._board.write(record)
 
   def sync(self) -> None:
-    """Makes sure that the records survive the machine's death."""
+    """Flushes to disk, so that the records survive a crash of the machine."""
     if self._log is not None:
       self._log.sync()
 
@@ -115,7 +115,7 @@ class Recorder:
 
 
 def _peak_tokens_per_second(run: Run) -> float | None:
-  """The speed of devices that do nothing but the model's useful products."""
+  """The throughput if devices only computed the model's FLOPs at peak rate."""
   devices = run.program.mesh.devices
   peak = metrics.peak_flops(devices.flat[0].device_kind)
   if peak is None:

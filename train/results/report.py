@@ -26,14 +26,14 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
 def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
-  """What to try when the loss is not finite.
+  """Suggests changes after a loss that is not finite.
 
   Args:
     config: The configuration.
-    checkpoint: The last one, if there is one.
+    checkpoint: The last checkpoint, if there is one.
 
   Returns:
-    Lines; what is set already is left out.
+    Lines; settings that are already in effect are left out.
   """
   good = (
     'there is no checkpoint yet'
@@ -73,8 +73,8 @@ def write(
   Args:
     run: What ran.
     params: The parameters at the end.
-    scores: Of the validation split.
-    max_windows: How much of it was evaluated at most.
+    scores: Scores on the validation split.
+    max_windows: Largest number of windows evaluated.
     processes: Those that train.
     check: Called by all of them now and then; it may raise.
 
@@ -136,7 +136,7 @@ def _write(
 
 
 def complete(workdir: pathlib.Path) -> str:
-  """What to say of a run that is complete, from its results.json."""
+  """Returns the message for a complete run, from its results.json."""
   path = workdir / RESULTS
   try:
     return _complete(workdir, json.loads(files.read_text(path)))

@@ -1,4 +1,4 @@
-"""A text sample: one window, compiled once, filled token by token."""
+"""Generates text: one window, compiled once, filled token by token."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ Logits = Callable[[Any, jax.Array], jax.Array]
 class Generator:
   """Continues prompts.
 
-  The whole window is computed anew for each token: simple, and quick enough
-  for a glance at what a run has learnt.
+  The whole window is recomputed for each token, which is simple and fast enough
+  for a short sample.
   """
 
   def __init__(
@@ -39,17 +39,17 @@ class Generator:
 
     Args:
       logits: (params, tokens [1, W]) -> logits [1, W, V].
-      window: Tokens the model sees, W: the last ones, if there are more.
-      vocab_size: Tokens from here on are never drawn: a model may have more
+      window: Number of last tokens that the model sees, W.
+      vocab_size: Larger token ids are never drawn; a model may have more
         entries than its tokenizer.
-      temperature: Divides the logits; 0 takes the likeliest token.
+      temperature: Divides the logits; 0 takes the most likely token.
       sharding: Of a token; with several processes it must be whole in each.
     """
     self._window = window
 
     @functools.partial(jax.jit, out_shardings=sharding)
     def draw(params, tokens, last, key):
-      # What stands behind `last` is padding, which a causal model ignores.
+      # Tokens after `last` are padding, which a causal model ignores.
       scores = jnp.take(logits(params, tokens)[0], last, axis=0)
       known = jnp.arange(scores.shape[0]) < vocab_size
       scores = jnp.where(known, scores, -jnp.inf)
@@ -75,8 +75,8 @@ class Generator:
       params: The parameters.
       prompt: At least one token.
       key: A PRNG key; the same key gives the same text.
-      num_tokens: How many to add at most.
-      stop_at: A token that ends the text, and is left out.
+      num_tokens: Largest number of tokens to add.
+      stop_at: A token that ends the text and is not included.
       check: Called before each token; it may raise.
 
     Returns:
