@@ -153,7 +153,7 @@ def test_bad_parquet(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='cannot be read'):
     _read(path)
   pyarrow.parquet.write_table(pyarrow.table({'content': ['x']}), path)
-  with pytest.raises(UserError, match='no column "text", but content'):
+  with pytest.raises(UserError, match='no column "text", only content'):
     _read(path)
   assert readers.find(str(path)) == [path]
   monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
