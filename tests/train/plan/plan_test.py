@@ -30,7 +30,7 @@ from train.plan import (
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _CONFIGS = sorted(p.stem for p in (_ROOT / 'configs').glob('[a-z]*.py'))
-_TINY = str(_ROOT / 'tests' / 'tiny_config.py')
+_TINY = str(_ROOT / 'tests' / 'support' / 'tiny_config.py')
 _RATE = 'optimizer.learning_rate=0.001'
 _MIB = 2**20
 
