@@ -551,7 +551,7 @@ class CommandTest(parameterized.TestCase):
     (('--topology', 'v9:1'), 'unknown topology'),
     (('--topology', 'cpu:8', '--mesh', 'fsdp=4'), 'there are 8 devices'),
     (('--topology', 'cpu:8', '--mesh', 'heads=8'), 'data, fsdp and tensor'),
-    (('--topology', 'cpu:8', '--recipes', 'adam'), 'give one of'),
+    (('--topology', 'cpu:8', '--recipes', 'adam'), "recipe is 'adam'"),
     (('--topology', 'cpu:8', '--batch', '9'), 'not divisible by the 8'),
     (('--topology', 'cpu:8', '--config.train.stepz=9'), 'config.train.steps'),
     (('--topology', 'cpu:8', '--steps=9'), 'unexpected argument'),
