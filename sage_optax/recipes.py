@@ -251,7 +251,7 @@ def _public(name: str) -> Callable[..., optax.GradientTransformation]:
       for role, part in zip(roles_lib.ROLES, row[1:5], strict=True)
     )
     + f"\n\nThe same as `sage_optax.recipe('{name}', learning_rate, ...)`,\n"
-    'whose docstring tells of the arguments. With optax.inject_hyperparams,\n'
+    'whose docstring describes the arguments. With optax.inject_hyperparams,\n'
     f'static_args={static} keeps them as they are.\n'
   )
   return build

@@ -1,17 +1,17 @@
 """Trains a language model: python -m train.main --config configs/<name>.py.
 
-If interrupted, rerun the same command to resume. Exit status: 0 when the run is
-complete; 1 when the loss is not finite, or on a failure of the program; 2 for
-bad input, with one line of what to do; 3 where another process died or failed;
-143 after SIGTERM and 130 after Ctrl-C, with the state saved. A second Ctrl-C
-ends the process at once.
+If interrupted, rerun the same command to resume. Exit status: 0 if the run is
+complete; 1 if the loss is not finite or the program failed; 2 for bad input,
+with a one-line message; 3 if another process died or failed; 143 after SIGTERM
+and 130 after Ctrl-C, with the state saved. A second Ctrl-C ends the process at
+once.
 
 Every field of the configuration can be set on the command line, such as
 --config.train.steps=100; --helpfull lists them all.
 
-On several hosts or in several processes the same command is started in each.
-They find each other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU
-slices; elsewhere pass the addresses, here in the first of four:
+With several hosts or processes, start the same command in each. They find each
+other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU slices.
+Elsewhere, pass the addresses, here for the first of four processes:
 
   python -m train.main --config configs/<name>.py \\
     --coordinator=HOST:PORT --num_processes=4 --process_id=0

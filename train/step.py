@@ -37,10 +37,10 @@ def make_train_step(
   Args:
     model_config: The model.
     optimizer: The optimizer.
-    microbatches: How many parts of the batch are differentiated one after the
-      other. They cost one more gradient, and save activations.
+    microbatches: Number of parts of the batch that are differentiated one after
+      another. This needs memory for one more gradient, and saves activations.
     constrain: The hook that shards activations.
-    param_shardings: Shardings to keep the gradients in, a tree.
+    param_shardings: A tree of the shardings of the gradients.
 
   Returns:
     train_step(state, tokens[B, S + 1] int32) -> (state, metrics). The metrics
@@ -111,9 +111,9 @@ def _gradient_fn(model_config, microbatches, constrain, param_shardings):
 def _split(batch: jax.Array, parts: int, constrain: Constrain) -> jax.Array:
   """Returns tokens[parts, rows, S + 1], every device keeping its own rows.
 
-  Part i takes rows i, i + parts, ...: the slow axis of the reshaped batch is
-  the sharded one and stays so. With contiguous parts the devices would have to
-  exchange rows, or all but a few would idle during a part.
+  Part i takes rows i, i + parts, ..., so the slow axis of the reshaped batch
+  stays the sharded one. With contiguous parts, devices would have to exchange
+  rows, or most of them would be idle during a part.
   """
   rows, width = batch.shape
   if rows % parts:
@@ -165,7 +165,7 @@ def jit_train_step(
   mesh: Mesh,
   compiler_options: dict[str, Any] | None = None,
 ) -> Any:
-  """Jits a step: the state is donated, and stays where it is."""
+  """Jits a step that donates the state and keeps its shardings."""
   return jax.jit(
     train_step,
     donate_argnums=0,
@@ -176,7 +176,7 @@ def jit_train_step(
 
 
 def jit_eval_step(eval_step: Any, shardings: TrainState, mesh: Mesh) -> Any:
-  """Jits an evaluation step; the losses are given whole to every process."""
+  """Jits an evaluation step that replicates the losses to every process."""
   batch = batch_sharding(mesh)
   return jax.jit(
     eval_step,

@@ -20,10 +20,10 @@ _PAGE = """\
 
 A configuration file has a function `get_config()` that returns a
 `train.config.Config`. Every field can also be set on the command line, such as
-`--config.train.steps=100`; `none` stands for None. The column "changes" says
-what another value changes: "the run" means that a working directory of the
-other value is refused, "rounding" that a resumed run prints a warning and may
-differ in the last digits.
+`--config.train.steps=100`; `none` stands for None. The column "changes" shows
+the effect of changing a field between two starts of a run: "the run" means that
+the working directory is refused, "rounding" that the resumed run prints a
+warning and may differ in the last digits.
 """
 
 
