@@ -2,7 +2,16 @@
 
 from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax.explain import Explanation, explain
+from sage_optax.fewer_moments import adafactor, adam_mini, coupled_adam
+from sage_optax.hybrids import (
+  lion_hybrid,
+  sage_hybrid,
+  sage_scale,
+  scale,
+  sinkgd,
+)
 from sage_optax.layout import with_matrix_axes
+from sage_optax.low_rank import apollo, apollo_mini, fira, galore
 from sage_optax.methods.adafactor import (
   ScaleByAdafactorState,
   scale_by_adafactor,
@@ -32,34 +41,18 @@ from sage_optax.methods.stable_spam import (
   scale_by_stable_spam,
 )
 from sage_optax.methods.swan import scale_by_swan
-from sage_optax.recipes import (
-  adafactor,
-  adam_mini,
+from sage_optax.orthogonal import muon, muon_eq, sage_muon, swan
+from sage_optax.recipes import recipe, recipe_names
+from sage_optax.rounding import stochastic_round_updates
+from sage_optax.single import (
   adamw,
-  apollo,
-  apollo_mini,
-  coupled_adam,
-  fira,
-  galore,
   lion,
-  lion_hybrid,
-  muon,
-  muon_eq,
-  recipe,
-  recipe_names,
   sage,
-  sage_hybrid,
-  sage_muon,
-  sage_scale,
-  scale,
   sgd_sai,
-  sinkgd,
   sinkgd_pure,
   spam,
   stable_spam,
-  swan,
 )
-from sage_optax.rounding import stochastic_round_updates
 
 __version__ = '0.1.0'
 

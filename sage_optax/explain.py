@@ -2,16 +2,18 @@
 
 import collections
 import dataclasses
-import functools
 import json
 import math
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from sage_optax import layout, memory, recipes, sharding
-from sage_optax import roles as roles_lib
+from sage_optax import memory, recipes, sharding
+from sage_optax.leaves import metadata, routing, second_look
+from sage_optax.leaves.rules import ROLES
 
 _HEADER = (
   'path',
@@ -24,6 +26,7 @@ _HEADER = (
   'decay',
   'state',
   'replicated',
+  'second look',
 )
 
 
@@ -37,12 +40,15 @@ class Row:
     units: what the method takes as one matrix or vector, and how many there
       are: '12 of 64x64'.
     role: 'embedding', 'head', 'matrix' or 'vector'.
-    rule: the pattern that gave it the role.
+    rule: the evidence for the role: the pattern or the name of the rule.
+    axes: the axes of a batch, of fan_in and of fan_out.
+    evidence: for the axes.
     method: the method that updates it.
     lr_scale: its learning rate over the recipe's.
     weight_decay: its decoupled weight decay.
     state_bytes: bytes of optimizer state that belong to it.
     replicated: axes that were to be sharded but that the mesh does not divide.
+    second_look: what deserves one; '' if nothing does.
   """
 
   path: str
@@ -50,11 +56,14 @@ class Row:
   units: str
   role: str
   rule: str
+  axes: tuple[tuple[int, ...], ...]
+  evidence: str
   method: str
   lr_scale: float
   weight_decay: float
   state_bytes: int
   replicated: tuple[int, ...]
+  second_look: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +107,7 @@ class Explanation:
         f'{row.weight_decay:g}',
         format_bytes(row.state_bytes),
         ', '.join(f'axis {axis}' for axis in row.replicated) or '-',
+        row.second_look or '-',
       )
       for row in self.rows
     ]
@@ -131,11 +141,10 @@ def explain(
   recipe_name: str,
   params: Any,
   *,
-  roles: Any = None,
-  matrix_axes: layout.MatrixAxes | None = None,
+  mask: Any = None,
   param_specs: Any = None,
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
-  **overrides: Any,
+  **options: Any,
 ) -> Explanation:
   """Says which method, learning rate, decay and state each parameter gets.
 
@@ -143,19 +152,19 @@ def explain(
 
   Args:
     recipe_name: one of `sage_optax.recipe_names()`.
-    params: tree of arrays or `ShapeDtypeStruct`s.
-    roles: as in `sage_optax.recipe`.
-    matrix_axes: as in `sage_optax.recipe`.
+    params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
+    mask: as `optax.masked` takes it: a tree of booleans, or a function that
+      makes it; other parameters are left out.
     param_specs: tree like `params` of the `PartitionSpec`s wished for; with
       `mesh`, rows list the axes that cannot be sharded so.
     mesh: the mesh of `param_specs`.
-    **overrides: the other keyword arguments of `sage_optax.recipe`.
+    **options: the keyword arguments of `sage_optax.recipe`.
 
   Returns:
     An `Explanation`: `.rows`, `.totals`, `str()` and `.to_json()`.
 
   Raises:
-    ValueError: as `sage_optax.recipe` and `sage_optax.roles.assign` do.
+    ValueError: as `sage_optax.recipe` does, leaves in doubt too.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -165,72 +174,71 @@ def explain(
     >>> print(row.path, row.role, row.method, row.state_bytes)
     embed/embedding embedding sage 1056
   """
-  by_role = {role: overrides.pop(role, None) for role in roles_lib.ROLES}
-  parts = recipes.resolve(recipe_name, overrides=by_role, **overrides)
+  tx = recipes.recipe(recipe_name, 0.0, **options)
+  said = routing.Routing(
+    **{key: options.pop(key) for key in recipes.ROUTING if key in options}
+  )
+  by_role = {role: options.pop(role, None) for role in ROLES}
+  parts = recipes.resolve(recipe_name, overrides=by_role, **options)
+  if mask is not None:
+    params = _masked(params, mask)
+  resolved = routing.resolve_tree(params, said)
+  notes = second_look.notes(resolved.leaves, resolved.vocabularies)
   rows = [
-    _row(match, parts[match.role], replicated, matrix_axes)
-    for match, replicated in zip(
-      _matches(params, roles),
+    _row(leaf, parts[leaf.role or ''], replicated, note)
+    for leaf, replicated, note in zip(
+      resolved.leaves,
       _replicated(params, param_specs, mesh),
+      notes,
       strict=True,
     )
   ]
-  kwargs = {'roles': roles, 'matrix_axes': matrix_axes, **by_role, **overrides}
-  tx = recipes.recipe(recipe_name, 0.0, **kwargs)
   return Explanation(recipe_name, rows, _totals(rows, tx, params))
 
 
-def _row(
-  match: roles_lib.Match,
-  part: recipes.Part,
-  replicated: tuple[int, ...],
-  matrix_axes: layout.MatrixAxes | None,
-) -> Row:
-  tx = recipes.build_method(part, match.role)
-  shape = seen = jnp.shape(match.leaf)
-  if matrix_axes is not None:
-    axes_of = layout.axes_function(matrix_axes, match.role)
-    seen = layout.matrix_shape(match.path, shape, axes_of)
-  leaf = jax.ShapeDtypeStruct(seen, jnp.result_type(match.leaf))
-  # An empty tree has the counters only; all leaves share them.
-  counters = memory.state_bytes(tx, {})
-  return Row(
-    path=match.path,
-    shape=shape,
-    units=_units(seen, match.role),
-    role=match.role,
-    rule=match.rule,
-    method=part.method,
-    lr_scale=float(part.lr_scale),
-    weight_decay=float(part.weight_decay or 0.0),
-    state_bytes=memory.state_bytes(tx, leaf) - counters,
-    replicated=replicated,
+def _masked(params: Any, mask: Any) -> Any:
+  chosen = mask(params) if callable(mask) else mask
+  chosen = jax.tree.broadcast(chosen, params)
+  return jax.tree.map(
+    lambda leaf, keep: leaf if keep else optax.MaskedNode(), params, chosen
   )
 
 
-def _units(shape: tuple[int, ...], role: str) -> str:
-  core_ndim = min(len(shape), 1 if role == 'vector' else 2)
-  split = len(shape) - core_ndim
-  return f'{math.prod(shape[:split])} of {_dimensions(shape[split:])}'
+def _row(
+  leaf: routing.Leaf, part: recipes.Part, replicated: tuple[int, ...], note: str
+) -> Row:
+  role, axes = leaf.role or '', leaf.axes
+  assert axes is not None
+  tx = recipes.build_method(part, role)
+  shape = jnp.shape(leaf.leaf)
+  batch = tuple(shape[a] for a in axes.batch)
+  fan_in, fan_out = (
+    math.prod(shape[a] for a in side) for side in (axes.fan_in, axes.fan_out)
+  )
+  unit = (fan_in, fan_out) if axes.fan_in or role != 'vector' else (fan_out,)
+  seen = (*batch, *unit) if shape else ()
+  array = jax.ShapeDtypeStruct(seen, jnp.result_type(leaf.leaf))
+  # An empty tree has the counters only; all leaves share them.
+  counters = memory.state_bytes(tx, {})
+  return Row(
+    path=leaf.path,
+    shape=shape,
+    units=f'{math.prod(batch)} of {_dimensions(unit if shape else ())}',
+    role=role,
+    rule=leaf.rule,
+    axes=tuple(axes),
+    evidence=leaf.evidence,
+    method=part.method,
+    lr_scale=float(part.lr_scale),
+    weight_decay=float(part.weight_decay or 0.0),
+    state_bytes=memory.state_bytes(tx, array) - counters,
+    replicated=replicated,
+    second_look=note,
+  )
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:
   return 'x'.join(map(str, shape)) or 'scalar'
-
-
-def _matches(params: Any, roles: Any) -> list[roles_lib.Match]:
-  """A `Match` per leaf; roles that come without rules have none to name."""
-  if roles is None:
-    return roles_lib.match(params)
-  if isinstance(roles, functools.partial) and roles.func is roles_lib.assign:
-    return roles_lib.match(params, **roles.keywords)
-  given = jax.tree.leaves(roles_lib.labels(params, roles))
-  return [
-    match._replace(role=role, rule='given')
-    for match, role in zip(
-      roles_lib.match(params, rules=[('', 'vector')]), given, strict=True
-    )
-  ]
 
 
 def _replicated(
@@ -239,16 +247,23 @@ def _replicated(
   """Per leaf, the axes that the mesh cannot shard as wished."""
   if (param_specs is None) != (mesh is None):
     raise ValueError('explain needs both param_specs= and mesh=, or neither.')
-  leaves = jax.tree.leaves(params)
+  leaves = jax.tree.leaves_with_path(params)
   if param_specs is None:
     return [()] * len(leaves)
-  treedef: Any = jax.tree.structure(params)
-  return [
-    sharding.undivided_axes(leaf.shape, spec, mesh.shape)
-    for leaf, spec in zip(
-      leaves, treedef.flatten_up_to(param_specs), strict=True
+  # By path, so that one of the trees may be boxed and the other not.
+  specs = {
+    metadata.leaf_path(key)[0]: spec
+    for key, spec in jax.tree.leaves_with_path(
+      param_specs, is_leaf=lambda x: isinstance(x, jax.P)
     )
-  ]
+  }
+  found = []
+  for key, leaf in leaves:
+    path = metadata.leaf_path(key)[0]
+    if path not in specs:
+      raise ValueError(f'param_specs has no entry for {path}.')
+    found.append(sharding.undivided_axes(leaf.shape, specs[path], mesh.shape))
+  return found
 
 
 def _totals(rows: list[Row], tx: Any, params: Any) -> dict[str, Total]:
@@ -260,8 +275,10 @@ def _totals(rows: list[Row], tx: Any, params: Any) -> dict[str, Total]:
       totals[role] = Total(
         old.leaves + 1, old.parameters + size, old.state_bytes + row.state_bytes
       )
-  whole = memory.state_bytes(tx, params)
+  with warnings.catch_warnings():  # They stand in the rows.
+    warnings.simplefilter('ignore', second_look.RoutingWarning)
+    whole = memory.state_bytes(tx, params)
   return {
-    **{role: totals[role] for role in roles_lib.ROLES if role in totals},
+    **{role: totals[role] for role in ROLES if role in totals},
     'all': dataclasses.replace(totals['all'], state_bytes=whole),
   }

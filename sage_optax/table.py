@@ -42,6 +42,10 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+# Methods for which an element's neighbours do not matter.
+ELEMENTWISE = ('adamw', 'lion', 'spam')
+
+
 class Part(NamedTuple):
   """What one role gets.
 

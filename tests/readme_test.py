@@ -1,7 +1,6 @@
 """The claims of README.md and docs/recipes.md about the library are true."""
 
 import ast
-import functools
 import inspect
 import math
 import pathlib
@@ -9,13 +8,14 @@ import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 from absl.testing import parameterized
 
 import sage_optax
 from configs import llama_1_3b
 from models import llama
 from sage_optax import recipes, roles
-from tests.support import cases
+from tests.support import cases, leaf_count, leaf_table
 from train import config as config_lib
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -122,11 +122,25 @@ def test_five_lines():
 
 def test_own_rules():
   blocks = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
-  block = next(block for block in blocks if 'functools.partial' in block)
-  scope = {'functools': functools, 'sage_optax': sage_optax}
+  block = next(block for block in blocks if 'rules=' in block)
+  scope = {'sage_optax': sage_optax}
   exec(block, scope)
-  params = {'router': {'z': jnp.ones((4, 4))}, 'wte': jnp.ones((8, 4))}
-  rows = sage_optax.explain('sage_hybrid', params, roles=scope['roles']).rows
-  assert [row.role for row in rows] == ['matrix', 'embedding']
+  params = {
+    'decoder': {'mixer': jnp.ones((8, 512, 64)), 'router': jnp.ones((512, 8))}
+  }
+  with pytest.raises(ValueError, match='It is not clear') as caught:
+    sage_optax.sage_hybrid(0.1).init(params)
+  message = f'ValueError: {caught.value}'
+  assert f'```\n{message}\n```' in _README
   updates, _ = scope['tx'].update(params, scope['tx'].init(params), params)
-  assert (updates['wte'] < 0).all()
+  assert (updates['decoder']['mixer'] < 0).all()
+
+
+def test_the_count_of_routed_parameters():
+  outcomes = [leaf_count.count(project) for project in leaf_table.PROJECTS]
+  right = sum(found.right for found in outcomes)
+  refused = sum(found.refused for found in outcomes)
+  text = ' '.join(_README.split())
+  assert f'Of {right + refused} parameters of {len(outcomes)} models' in text
+  assert f'{right} are right' in text
+  assert f'{refused} are refused' in text

@@ -34,6 +34,9 @@ _LEARNING_RATES = {
   'muon_eq': 1e-3,
   'sage_muon': 1e-3,
   'sage_scale': 1e-3,
+  'adafactor': 1e-3,
+  'adam_mini': 1e-3,
+  'coupled_adam': 1e-3,
 }
 # SWAN's centring keeps the mean of a unit where it is, which is not where the
 # targets are.
@@ -45,7 +48,12 @@ def _row(name, **more):
   rate = _LEARNING_RATES[name]
   return {
     'opt_name': name,
-    'opt_kwargs': {'learning_rate': rate, **_ARGUMENTS.get(name, {}), **more},
+    'opt_kwargs': {
+      'learning_rate': rate,
+      'default_role': 'auto',  # One vector without a name is a vector.
+      **_ARGUMENTS.get(name, {}),
+      **more,
+    },
     'wrapper_name': None,
     'wrapper_kwargs': None,
   }

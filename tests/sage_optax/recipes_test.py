@@ -1,8 +1,5 @@
 """Recipes: the parts they are made of, and life in other libraries' loops."""
 
-import ast
-import re
-
 import equinox as eqx
 import haiku as hk
 import jax
@@ -56,18 +53,6 @@ def _assert_equal(a, b):
 
 
 class PartsTest(parameterized.TestCase):
-  @parameterized.named_parameters(*_NAMES)
-  def test_documented_static_arguments_can_be_injected(self, name):
-    function = getattr(sage_optax, name)
-    static = re.search(r'static_args=(\(.*?\))', function.__doc__).group(1)
-    inject = optax.inject_hyperparams(
-      function,
-      static_args=ast.literal_eval(static),
-      hyperparam_dtype=jnp.float32,
-    )
-    params = _tree(0)
-    jax.eval_shape(inject(learning_rate=_LR).init, params)
-
   @parameterized.named_parameters(*_NAMES)
   def test_function_is_the_recipe(self, name):
     params = _tree(0)

@@ -218,15 +218,15 @@ class RulesTest(parameterized.TestCase):
   def test_logical_axes_that_do_not_match(self):
     axes = {
       'embed': {'embedding': ('vocab', 'embed')},
-      'router': ('layers', 'embed', 'experts'),
+      'router': ('red', 'green', 'blue'),
     }
     # Another name, fewer axes, more axes: none of these is the router's.
     rules = [
-      (('layers', 'vocab', '*'), 'vector'),
-      (('layers', '*'), 'vector'),
+      (('red', 'vocab', '*'), 'vector'),
+      (('red', '*'), 'vector'),
       (('*', '*', '*', '*'), 'vector'),
     ]
-    with self.assertRaisesRegex(ValueError, 'No rule gives a role to: router'):
+    with self.assertRaisesRegex(ValueError, 'router .*no rule knows the name'):
       roles.assign(self.params, rules=rules, logical_axes=axes)
     with self.assertRaisesRegex(ValueError, 'no entry for router'):
       roles.assign(self.params, logical_axes={'embed': axes['embed']})
@@ -273,7 +273,7 @@ class RulesTest(parameterized.TestCase):
   def test_unknown_leaf_is_an_error_that_lists_it(self):
     params = {**self.params, 'gate': {'z': _leaf(5)}}
     with self.assertRaisesRegex(
-      ValueError, r'gate/z \(5,\), router \(3, 4, 2\).*default_role='
+      ValueError, r'(?s)gate/z \(5,\): .*router \(3, 4, 2\): .*default_role='
     ):
       roles.assign(params)
     self.assertEqual(

@@ -133,7 +133,7 @@ class FormsTest(parameterized.TestCase):
     script = (
       'import jax, sage_optax; from jax._src import xla_bridge as bridge;'
       'x = jax.ShapeDtypeStruct((4, 3), "float32");'
-      '[jax.eval_shape(sage_optax.recipe(name, 1e-3, roles="matrix").init, x)'
+      '[jax.eval_shape(sage_optax.recipe(name, 1e-3).init, x)'
       ' for name in ("sage", "scale", "sinkgd")];'
       'assert not bridge.backends_are_initialized()'
     )

@@ -1,0 +1,256 @@
+"""Recipes that give matrices a method of their own."""
+
+from typing import Unpack
+
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from sage_optax.leaves.arguments import OWN, Options, given, recipe_function
+from sage_optax.recipes import recipe
+
+
+@recipe_function
+def sage_hybrid(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.99,
+  eps: ArrayLike = 1e-08,
+  state_dtype: DTypeLike | None = None,
+  mu_dtype: DTypeLike | None = None,
+  axis: int = OWN,
+  num_iters: int = 5,
+  unit_norm: bool = OWN,
+  kernels: str | None = None,
+  paper: bool = False,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """SAGE on embedding, head and vectors, SinkGD on matrices.
+
+  Method of each role:
+
+    embedding: `scale_by_sage`, axis -2
+    head: `scale_by_sage`, axis -1
+    matrix: `scale_by_sinkgd`, lr_scale 0.33
+    vector: `scale_by_sage`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    b1: weight of the old momentum in the update; of embedding and head and
+      vector.
+    b2: decay of the momentum and of the statistic; of embedding and head and
+      vector.
+    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
+      slices whose entries are all below 1e-18.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider; of
+      embedding and head and vector.
+    mu_dtype: the same for the momentum alone, Optax's name; of embedding and
+      head and vector.
+    axis: the axis that is averaged away in matrices, a static integer. -2, the
+      vocabulary of an embedding [vocab, feature], damps features; -1 is meant
+      for dense kernels [fan_in, fan_out] and heads [feature, vocab]; -2 on
+      embedding and vector, -1 on head.
+    num_iters: number of iterations, at least 1; of matrix.
+    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
+      The fan_out slices [i, :] then end with norm 1, entries with root mean
+      square 1 / sqrt(fan_out); of matrix, off unless paper=True.
+    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
+    paper: take the authors' released form: on matrices no square-root factors
+      (`unit_norm`) and lr_scale 10.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('sage_hybrid', ...)` returns.
+  """
+  return recipe('sage_hybrid', **given(locals()))
+
+
+@recipe_function
+def lion_hybrid(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = OWN,
+  state_dtype: DTypeLike | None = None,
+  mu_dtype: DTypeLike | None = None,
+  num_iters: int = 5,
+  eps: ArrayLike = 1e-08,
+  unit_norm: bool = False,
+  kernels: str | None = None,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """Lion on embedding and head, SinkGD on matrices, AdamW on vectors.
+
+  Method of each role:
+
+    embedding: `scale_by_lion`
+    head: `scale_by_lion`
+    matrix: `scale_by_sinkgd`, lr_scale 0.33
+    vector: `scale_by_adam`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    b1: weight of the old momentum in the update; of embedding and head and
+      vector.
+    b2: decay of the momentum; 0.99 on embedding and head, 0.999 on vector.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider; of
+      embedding and head and vector.
+    mu_dtype: the same under Optax's name; of embedding and head.
+    num_iters: number of iterations, at least 1; of matrix.
+    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
+      slices whose entries are all below 1e-18; of matrix and vector.
+    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
+      The fan_out slices [i, :] then end with norm 1, entries with root mean
+      square 1 / sqrt(fan_out); of matrix.
+    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('lion_hybrid', ...)` returns.
+  """
+  return recipe('lion_hybrid', **given(locals()))
+
+
+@recipe_function
+def sinkgd(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.999,
+  eps: ArrayLike = 1e-08,
+  state_dtype: DTypeLike | None = None,
+  num_iters: int = 5,
+  unit_norm: bool = False,
+  kernels: str | None = None,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """SinkGD on matrices, AdamW elsewhere: the method of its paper.
+
+  Method of each role:
+
+    embedding: `scale_by_adam`
+    head: `scale_by_adam`
+    matrix: `scale_by_sinkgd`, lr_scale 0.05
+    vector: `scale_by_adam`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    b1: decay of the first moment; of embedding and head and vector.
+    b2: decay of the second moment; of embedding and head and vector.
+    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
+      slices whose entries are all below 1e-18.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider; of
+      embedding and head and vector.
+    num_iters: number of iterations, at least 1; of matrix.
+    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
+      The fan_out slices [i, :] then end with norm 1, entries with root mean
+      square 1 / sqrt(fan_out); of matrix.
+    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('sinkgd', ...)` returns.
+  """
+  return recipe('sinkgd', **given(locals()))
+
+
+@recipe_function
+def scale(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float | None = OWN,
+  eps: ArrayLike = 1e-08,
+  unit_norm: bool = False,
+  state_dtype: DTypeLike | None = None,
+  axis: int = -2,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.999,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """SCALE, with momentum on the head; AdamW on vectors.
+
+  Method of each role:
+
+    embedding: `scale_by_column_norm`
+    head: `scale_by_column_norm`, momentum 0.9
+    matrix: `scale_by_column_norm`
+    vector: `scale_by_adam`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    momentum: decay of the momentum; None: no momentum, no state; None on
+      embedding and matrix, 0.9 on head.
+    eps: smallest rms (or norm) divided by. Zero slices stay zero.
+    unit_norm: divide by the L2 norm, as the paper's equation does; of embedding
+      and head and matrix.
+    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    axis: the axis that slices run along in matrices, a static integer: -2,
+      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
+      (the features of a token); of embedding and head and matrix.
+    b1: decay of the first moment; of vector.
+    b2: decay of the second moment; of vector.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('scale', ...)` returns.
+  """
+  return recipe('scale', **given(locals()))
+
+
+@recipe_function
+def sage_scale(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: ArrayLike = 0.9,
+  b2: ArrayLike = 0.99,
+  eps: ArrayLike = 1e-08,
+  state_dtype: DTypeLike | None = None,
+  mu_dtype: DTypeLike | None = None,
+  axis: int = OWN,
+  momentum: float | None = None,
+  unit_norm: bool = False,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """SAGE on embedding, head and vectors, SCALE on matrices.
+
+  A combination that nobody has published, without known learning rates.
+
+  Method of each role:
+
+    embedding: `scale_by_sage`, axis -2
+    head: `scale_by_sage`, axis -1
+    matrix: `scale_by_column_norm`
+    vector: `scale_by_sage`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    b1: weight of the old momentum in the update; of embedding and head and
+      vector.
+    b2: decay of the momentum and of the statistic; of embedding and head and
+      vector.
+    eps: smallest rms (or norm) divided by. Zero slices stay zero.
+    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    mu_dtype: the same for the momentum alone, Optax's name; of embedding and
+      head and vector.
+    axis: the axis that slices run along in matrices, a static integer: -2,
+      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
+      (the features of a token); -2 on embedding and matrix and vector, -1 on
+      head.
+    momentum: decay of the momentum; None: no momentum, no state; of matrix.
+    unit_norm: divide by the L2 norm, as the paper's equation does; of matrix.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('sage_scale', ...)` returns.
+  """
+  return recipe('sage_scale', **given(locals()))

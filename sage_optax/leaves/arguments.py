@@ -1,0 +1,151 @@
+"""Checks of what users give to recipes, and defaults that show themselves."""
+
+import functools
+import inspect
+import numbers
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+
+from sage_optax.leaves import names, pairs
+
+
+class Options(TypedDict, total=False):
+  """Arguments that every recipe takes; `sage_optax.recipe` explains them."""
+
+  roles: Any
+  rules: Any
+  logical_axes: Any
+  matrix_axes: pairs.MatrixAxes
+  stacked: Any
+  scan_axis: int | None
+  preset: names.Preset | None
+  default_role: str | None
+  weight_decay: Any
+  embedding: Any
+  head: Any
+  matrix: Any
+  vector: Any
+
+
+_DEFAULTS: Options = {
+  'roles': None,
+  'rules': None,
+  'logical_axes': None,
+  'matrix_axes': (),
+  'stacked': (),
+  'scan_axis': None,
+  'preset': None,
+  'default_role': None,
+  'weight_decay': 0.0,
+  'embedding': None,
+  'head': None,
+  'matrix': None,
+  'vector': None,
+}
+
+
+class Own:
+  """Says that each method of the recipe keeps its own default."""
+
+  def __repr__(self):
+    return "each method's own"
+
+
+OWN: Any = Own()
+
+
+class _Shown:
+  """A default that `optax.inject_hyperparams` does not take for a number."""
+
+  def __init__(self, value):
+    self._value = value
+
+  def __repr__(self):
+    return repr(self._value)
+
+
+def recipe_function(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Spells out `**options` in the signature of a recipe's function.
+
+  `help()` shows them, and `optax.inject_hyperparams`, which cannot pass a
+  `**options` on, knows them. Defaults stay what the function says they are:
+  as numbers, Optax would trace them, or round them to bfloat16.
+  """
+  own = inspect.signature(function)
+  parameters = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
+  parameters = [
+    p if p.default is p.empty else p.replace(default=_Shown(p.default))
+    for p in parameters
+  ]
+  parameters += [
+    inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
+    for key, value in _DEFAULTS.items()
+  ]
+
+  @functools.wraps(function)
+  def call(*args, **kwargs):
+    given = {k: v for k, v in kwargs.items() if not isinstance(v, _Shown)}
+    return function(*args, **given)
+
+  call.__signature__ = own.replace(  # type: ignore[attr-defined]
+    parameters=parameters
+  )
+  return call
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+  """The arguments of a recipe's function, as `sage_optax.recipe` takes them."""
+  options = arguments.pop('options')
+  own = {k: v for k, v in arguments.items() if v is not OWN}
+  return {**own, **options}
+
+
+def check_rate(name: str, value: Any) -> None:
+  """Raises ValueError unless a number, an array of one, or a schedule."""
+  number = isinstance(value, numbers.Number) or hasattr(value, 'dtype')
+  if isinstance(value, bool) or not (
+    number or callable(value) or value is None
+  ):
+    raise ValueError(f'{name} must be a number or a schedule, got {value!r}.')
+  if value is None and name == 'learning_rate':
+    raise ValueError('learning_rate must be a number or a schedule, got None.')
+
+
+def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:
+  """The argument of a method, if it is what the method can take.
+
+  Args:
+    name: of the argument, for messages.
+    value: what the user gave.
+    parameter: of the method's signature.
+
+  Returns:
+    The value; a Python number where the method needs one.
+
+  Raises:
+    ValueError: a string for a number, or what `optax.inject_hyperparams` made
+      of a number that decides shapes, or rounded too much.
+  """
+  numeric = isinstance(parameter.default, int | float)
+  if isinstance(value, str) and numeric:
+    raise ValueError(f'{name} must be a number, got the string {value!r}.')
+  if not isinstance(value, jax.Array):
+    return value
+  if (
+    parameter.annotation in (int, int | None, bool) and parameter.name != 'key'
+  ):
+    if isinstance(value, jax.core.Tracer):
+      raise ValueError(
+        f'{name} must be a Python number, got a traced one. For '
+        f'optax.inject_hyperparams pass static_args=({parameter.name!r},).'
+      )
+    return int(value)
+  if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+    raise ValueError(
+      f'{name} has the type {value.dtype}, in which 0.999 is 1. For '
+      'optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.'
+    )
+  return value

@@ -1,0 +1,302 @@
+"""All that is known about the leaves of a tree, weighed leaf by leaf."""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax.leaves import (
+  metadata,
+  names,
+  pairs,
+  rules,
+  stacks,
+  views,
+  words,
+)
+from sage_optax.leaves.records import Leaf, Routing
+from sage_optax.leaves.words import Axes
+
+
+class Evidence:
+  """A tree of parameters with all that is said about it."""
+
+  def __init__(self, params: Any, routing: Routing):
+    self.routing = routing
+    self.rules = rules.check(routing.rules, routing.default_role)
+    leaves = jax.tree.leaves_with_path(params)
+    located = [(*metadata.leaf_path(key), leaf) for key, leaf in leaves]
+    self.paths = _unique([path for path, _, _ in located])
+    self.leaves = dict(zip(self.paths, [x[2] for x in located], strict=True))
+    self.named = dict(zip(self.paths, [x[1] for x in located], strict=True))
+    self.masked_tokens = _masked_tokens(params)
+    self.shapes = {p: jnp.shape(leaf) for p, leaf in self.leaves.items()}
+    self.logical = self._logical_axes()
+    if any(isinstance(p, tuple) for p, _ in self.rules) and not self.logical:
+      raise ValueError('A rule for names of axes needs logical_axes=.')
+    self.boxed = metadata.axis_names(params)
+    self.known = {p: names.find(p, routing.preset) for p in self.paths}
+    self.axes_of = pairs.axes_function(routing.matrix_axes)
+    scan_axis = routing.scan_axis
+    if scan_axis is None and routing.preset is not None:
+      scan_axis = routing.preset.scan_axis
+    self.proofs = stacks.Proofs(self.shapes, self.known, scan_axis)
+    self.stack_axis = scan_axis or 0
+    self.vocabularies = self._vocabularies()
+
+  def _logical_axes(self) -> dict[str, tuple[Any, ...]]:
+    if self.routing.logical_axes is None:
+      return {}
+    logical = rules.axes_by_path(self.routing.logical_axes)
+    for path in self.paths:
+      if path not in logical:
+        raise ValueError(f'logical_axes has no entry for {path}.')
+    return logical
+
+  def reading(self, path: str) -> words.Reading:
+    """What the names of the axes say."""
+    names_of = self.boxed.get(path)
+    if path in self.logical:
+      names_of = metadata.AxisNames(self.logical[path])
+    if names_of is None:
+      return words.Reading()
+    preset = self.routing.preset
+    first = preset is not None and preset.outputs_first
+    return words.read(path, self.shapes[path], names_of, first)
+
+  def batch(self, path: str) -> tuple[tuple[int, ...], str]:
+    """The axes of stacks of a leaf, and the evidence."""
+    stacked = self.routing.stacked
+    for pattern in [stacked] if isinstance(stacked, str) else stacked:
+      if rules.compile_pattern(pattern).search(path):
+        return (self.stack_axis,), 'stacked='
+    said = self.reading(path).batch
+    if said:
+      return said, 'names of axes'
+    axis = self.proofs.axis(path)
+    if axis == stacks.AMBIGUOUS:
+      return (), 'ambiguous'
+    return ((), '') if axis is None else ((axis,), 'stack')
+
+  def _vocabularies(self) -> dict[int, str]:
+    """Length of a vocabulary -> the path of its embedding."""
+    found = {}
+    for path in self.paths:
+      reading, shape = self.reading(path), self.shapes[path]
+      axes = reading.axes
+      if reading.role is None:
+        known = self.known[path]
+        if known is None or known.role != 'embedding':
+          continue
+        if not names.TOKENS.search(path):
+          continue
+        batch, _ = self.batch(path)
+        axes = words.layout_axes('i o', shape, batch)
+      elif reading.role != 'embedding' or not _has_vocab(self, path):
+        continue
+      if axes is not None:
+        rows = math.prod(shape[a] for a in axes.fan_in)
+        if rows != math.prod(shape[a] for a in axes.fan_out):
+          found[rows] = path
+    return found
+
+  def decide(self, path: str, given: str | None) -> Leaf:
+    """The record of a leaf, but for vocabularies."""
+    leaf, named = self.leaves[path], self.named[path]
+    role, rule, doubt = self._role(path, given)
+    if role is None:
+      return Leaf(path, leaf, None, rule, None, '', doubt, named)
+    axes, evidence, doubt = self._axes(path, role, rule)
+    return Leaf(path, leaf, role, rule, axes, evidence, doubt, named)
+
+  def _role(self, path: str, given: str | None) -> tuple[Any, str, str]:
+    """The role, the evidence and the doubt."""
+    ndim = len(self.shapes[path])
+    if not jnp.issubdtype(jnp.result_type(self.leaves[path]), jnp.inexact):
+      return None, '', 'integers cannot be trained: mask the leaf'
+    if given is not None:
+      return given, 'given', ''
+    logical = self.logical.get(path)
+    if logical is None and path in self.boxed:
+      logical = self.boxed[path].names
+    if found := rules.search(path, logical, self.rules):
+      return *found, ''
+    auto = 'vector' if ndim < 2 else 'matrix'
+    if not self.named[path]:
+      return auto, f'no name, {ndim} axes', ''
+    if role := self.reading(path).role:
+      return role, 'names of axes', ''
+    known, default = self.known[path], self.routing.default_role
+    if known is not None and ndim == 1 and re.search('weights?$', path):
+      return 'vector', 'weight', ''
+    if known is not None and known.role is not None:
+      return known.role, known.name, ''
+    if default is not None:
+      return (auto if default == 'auto' else default), 'default_role', ''
+    if known is not None:
+      return None, known.name, known.doubt
+    return None, '', 'no rule knows the name'
+
+  def _axes(self, path: str, role: str, rule: str) -> tuple[Any, str, str]:
+    """The axes, the evidence and the doubt."""
+    shape = self.shapes[path]
+    if role != 'vector' and len(shape) < 2:
+      raise ValueError(
+        'Roles other than vector need at least 2 axes: '
+        f'{path} {shape} is {role} by {rule!r}. Give this leaf the role '
+        "'vector' by a rule of its own."
+      )
+    pair = self.axes_of(path)
+    if pair is None and path in views.matrices.get():
+      pair = ((), (-1,)) if role == 'vector' else ((-2,), (-1,))
+    if pair is not None:
+      pairs.check_role(path, pair, role)
+      return pairs.axes_of_pair(path, shape, pair), 'matrix_axes=', ''
+    reading = self.reading(path)
+    if reading.axes is not None and reading.role == role:
+      return reading.axes, 'names of axes', ''
+    batch, evidence = self.batch(path)
+    core = len(shape) - len(batch)
+    if not self.named[path] and not batch:
+      # By convention, all axes before those of a matrix are a batch.
+      batch = tuple(range(len(shape) - (1 if role == 'vector' else 2)))
+      core, evidence = len(shape) - len(batch), 'convention'
+    if evidence == 'ambiguous':
+      return None, '', 'two axes could count the layers'
+    known = self.known[path]
+    fits = None
+    if known is not None and _same_kind(known.role, role):
+      fits = _first_fit(known.layouts, shape, batch)
+      if fits and (doubt := self._disagrees(path, fits)):
+        return None, '', doubt
+      if fits:
+        evidence = ' in a '.join(filter(None, ('name', evidence)))
+    clear = known is None or known.guess or role == 'embedding' or core == 1
+    if fits is None and clear:
+      fits = _first_fit(('o',) if role == 'vector' else ('i o',), shape, batch)
+      evidence = evidence or ('convention' if fits else '')
+    if fits is None and core == 0:
+      fits = Axes((), (), tuple(range(len(shape))))
+    if fits is not None:
+      return fits, evidence, ''
+    doubt = known.doubt if known is not None and known.doubt else ''
+    return None, '', doubt or _doubt(role, core, evidence)
+
+  def _disagrees(self, path: str, axes: Axes) -> str:
+    """Why attention's shapes do not agree with those beside it; '' if so."""
+    folder, _, name = path.rpartition('/')
+    shape = self.shapes[path]
+    core = (*axes.fan_in, *axes.fan_out)
+    if len(axes.fan_out) == 2 and axes.fan_in:
+      bias = self.shapes.get(f'{folder}/' + {'w': 'b'}.get(name, 'bias'))
+      kept = [i for i in range(len(shape)) if i not in axes.fan_in]
+      if bias is not None and bias != tuple(shape[i] for i in kept):
+        return f'the bias beside it is {bias}'
+    parent, _, which = folder.rpartition('/')
+    other = {'query': 'out', 'out': 'query'}.get(which, '')
+    beside = self.shapes.get(f'{parent}/{other}/{name}'.lstrip('/'))
+    if beside is not None and len(beside) == len(shape) and len(core) == 3:
+      heads, wanted = shape[-2:], beside[:-1]
+      if which == 'out':
+        heads, wanted = beside[-2:], shape[:-1]
+      if tuple(n for i, n in enumerate(wanted) if i not in axes.batch) != heads:
+        return f'the kernel of {other} beside it is {beside}'
+    return ''
+
+  def check_vocabulary(self, leaf: Leaf) -> Leaf:
+    """Refuses hidden matrices that have an axis of the vocabulary."""
+    if leaf.axes is None or leaf.role not in ('matrix', 'head'):
+      return leaf
+    shape, axes = jnp.shape(leaf.leaf), leaf.axes
+    rows, columns = (
+      math.prod(shape[a] for a in side) for side in (axes.fan_in, axes.fan_out)
+    )
+    long = max(rows, columns) > 8 * min(rows, columns)
+    if self.masked_tokens and leaf.rule == 'kernel' and long:
+      return leaf._replace(
+        role=None,
+        axes=None,
+        doubt=f'it may be a head: {self.masked_tokens} is masked, which would '
+        'tell',
+      )
+    if leaf.rule not in _BY_NAME or not self.vocabularies:
+      return leaf
+    first, last = (self.vocabularies.get(n) for n in (rows, columns))
+    if leaf.role == 'head':
+      if first and not last:
+        return leaf._replace(
+          axes=None, doubt=f'the vocabulary of {first} comes first'
+        )
+      return leaf
+    if last and not first and leaf.rule == 'kernel':
+      width = math.prod(self.shapes[last]) // columns
+      if rows == width and not axes.batch:
+        return leaf._replace(role='head', rule=f'as long as {last}')
+    longest = {n: p for n, p in self.vocabularies.items() if n in shape}
+    if first or last or longest:
+      path = first or last or next(iter(longest.values()))
+      return leaf._replace(
+        role=None, axes=None, doubt=f'an axis is as long as {path}'
+      )
+    return leaf
+
+
+_BY_NAME = {known.name for known in names.DEFAULT} | {
+  known.name for preset in names.PRESETS for known in preset.known
+}
+
+
+def _masked_tokens(params: Any) -> str:
+  """The path of an embedding of tokens that is masked; '' if none is."""
+  nodes = jax.tree.leaves_with_path(
+    params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+  )
+  for key_path, node in nodes:
+    path, _ = metadata.leaf_path(key_path)
+    if isinstance(node, optax.MaskedNode) and names.TOKENS.search(path):
+      return path
+  return ''
+
+
+def _has_vocab(tree: Evidence, path: str) -> bool:
+  box = tree.boxed.get(path)
+  said = tree.logical.get(path) or (box.names if box else ())
+  return any(metadata.KINDS.get(n or '') == metadata.VOCAB for n in said)
+
+
+def _same_kind(known: str | None, role: str) -> bool:
+  """Whether leaves of this role have the layout of the name's role."""
+  return known == role or (known is not None and 'vector' not in (known, role))
+
+
+def _first_fit(
+  layouts: tuple[str, ...], shape: tuple[int, ...], batch: tuple[int, ...]
+) -> Axes | None:
+  """The axes by the first layout that fits; axes of size 1 may be a batch."""
+  ones = [a for a, size in enumerate(shape) if size == 1 and a not in batch]
+  tries = [batch, *([(*batch, *ones)] if ones else [])]
+  for some in tries:
+    for layout in layouts:
+      fits = words.layout_axes(layout, shape, some)
+      if fits is not None:
+        return fits
+  return None
+
+
+def _doubt(role: str, core: int, evidence: str) -> str:
+  stack = 'beside the stack' if evidence else 'and no proof of a stack'
+  unit = 'a vector has one axis' if role == 'vector' else 'a matrix has two'
+  return f'{core} axes {stack}, where {unit}'
+
+
+def _unique(paths: list[str]) -> list[str]:
+  """The paths, made different where boxes hide what makes them so."""
+  seen: dict[str, int] = {}
+  result = []
+  for path in paths:
+    seen[path] = seen.get(path, 0) + 1
+    result.append(path if seen[path] == 1 else f'{path}#{seen[path]}')
+  return result

@@ -1,0 +1,124 @@
+"""Paths of leaves, and the names that libraries give to their axes.
+
+Boxes are read by their attributes, so that no library has to be imported:
+`flax.linen.Partitioned` and `LogicallyPartitioned`, `flax.nnx.Variable`, and
+the named arrays of Haliax and Penzai.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+# What an axis is, by its logical name: a stack of layers, experts, the
+# vocabulary, positions, the width of the residual stream, or anything else
+# that a matrix maps from or to.
+BATCH, EXPERTS = 'batch', 'experts'
+VOCAB, POSITION = 'vocab', 'position'
+WIDTH, INNER = 'width', 'inner'
+
+# Names of our own model, of Flax's examples, MaxText, Levanter and Penzai.
+_WORDS = {
+  BATCH: (
+    'layers layer num_layers blocks block stack stage stages'
+    ' circular_repeats layers_per_stage'
+    ' dense_layers moe_layers layers_outside_pipeline'
+  ),
+  EXPERTS: 'experts expert exp exp_with_fsdp num_experts',
+  VOCAB: 'vocab vocab_size vocabulary',
+  POSITION: 'position positions pos abspos_buckets max_len seq_len',
+  WIDTH: (
+    'embed embedding emb hidden d_model model_dim features norm'
+    ' embed_no_exp embed_moe embed_tensor_transpose norm_only'
+  ),
+  INNER: (
+    'mlp mlp_no_fsdp mlp_moe mlp_only ffn intermediate neurons inner heads'
+    ' num_heads q_heads kv_heads kv_head query_heads q_heads_per_group'
+    ' heads_per_group kv head_dim head_size projection q qkv joined_kv'
+    ' kv_head_dim num_activations head_groups'
+  ),
+}
+KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+
+_BOXED = ('value', 'array', 'data_array')
+
+
+class AxisNames(NamedTuple):
+  """The names of a leaf's axes.
+
+  Attributes:
+    names: one name, or None, per axis.
+    ordered: whether a kernel's axes of fan_in come before those of fan_out,
+      as in Flax; Haliax has both orders.
+  """
+
+  names: tuple[str | None, ...]
+  ordered: bool = True
+
+
+def leaf_path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
+  """A leaf's path as rules see it, and whether a name occurs in it."""
+  parts, named = [], False
+  for key in key_path:
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):
+      part = key.key
+    else:
+      part = getattr(key, 'name', getattr(key, 'key', getattr(key, 'idx', key)))
+    named |= isinstance(part, str)
+    parts.append(str(part).replace('.', '/').strip('/'))
+  while len(parts) > 1 and _is_box(parts[-1], key_path[len(parts) - 1], named):
+    parts.pop()
+  return '/'.join(parts), named
+
+
+def _is_box(part: str, key: Any, named: bool) -> bool:
+  if isinstance(key, jax.tree_util.FlattenedIndexKey):
+    return named and key.key == 0  # A node that names no children.
+  return part in _BOXED
+
+
+def axis_names(tree: Any) -> dict[str, AxisNames]:
+  """The names of axes that boxes in the tree carry, by the leaf's path."""
+  found = {}
+  nodes = jax.tree.leaves_with_path(tree, is_leaf=lambda x: _box(x) is not None)
+  for key_path, node in nodes:
+    names = _box(node)
+    if names is not None:
+      found[leaf_path(key_path)[0]] = names
+  return found
+
+
+def _box(node: Any) -> AxisNames | None:
+  """The names of the axes of a box; None if it is none."""
+  if node is None or isinstance(
+    node, (jax.Array, Mapping, list, jax.core.Tracer)
+  ):
+    return None
+  kind = type(node)
+  if hasattr(kind, 'unbox') or hasattr(kind, 'get_metadata'):  # Flax
+    for name in ('names', 'out_sharding', 'sharding_names', 'sharding'):
+      value = _metadata(node, name)
+      if isinstance(value, tuple | list):
+        return _names(value)
+    return None
+  if hasattr(node, 'array') and isinstance(getattr(node, 'axes', None), tuple):
+    names = tuple(getattr(axis, 'name', None) for axis in node.axes)
+    return AxisNames(names, ordered=False)
+  if isinstance(getattr(node, 'named_axes', None), Mapping):
+    names = tuple(node.named_axes)
+    shape = getattr(node.data_array, 'shape', names)  # It may be masked.
+    positional = len(shape) - len(names)
+    return AxisNames((None,) * positional + names, ordered=False)
+  return None
+
+
+def _metadata(node: Any, name: str) -> Any:
+  if name == 'names':
+    return getattr(node, 'names', None)
+  get = getattr(node, 'get_metadata', None)
+  return get().get(name) if callable(get) else None
+
+
+def _names(value: Any) -> AxisNames | None:
+  names = tuple(name if isinstance(name, str) else None for name in value)
+  return AxisNames(names)

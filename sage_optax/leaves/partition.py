@@ -1,0 +1,136 @@
+"""`optax.partition` by role, on leaves seen as matrices."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax.core import boxes
+from sage_optax.leaves import second_look, views
+from sage_optax.leaves.records import Leaf, Routing
+from sage_optax.leaves.routing import resolve_tree
+
+
+def by_role(
+  transforms: Mapping[str, optax.GradientTransformation],
+  routing: Routing,
+  *,
+  elementwise: bool,
+) -> optax.GradientTransformationExtraArgs:
+  """Updates each leaf by its role's transformation.
+
+  Args:
+    transforms: role -> transformation of matrices [..., fan_in, fan_out].
+    routing: what the user says about leaves.
+    elementwise: whether no transformation needs to know a leaf's shape.
+
+  Returns:
+    A transformation whose state is in the layout of the parameters. `init`
+    warns once about what deserves a second look.
+
+  Raises:
+    ValueError: from `init` and `update`, leaves in doubt.
+  """
+  known: dict[Any, list[Leaf]] = {}
+
+  def leaves_of(tree):
+    key = jax.tree.structure(tree), tuple(map(_form, jax.tree.leaves(tree)))
+    if key not in known:
+      resolved = resolve_tree(tree, routing)
+      _check_flat(resolved.leaves, routing, elementwise)
+      known[key] = resolved.leaves
+      notes = second_look.notes(resolved.leaves, resolved.vocabularies)
+      for leaf, note in zip(resolved.leaves, notes, strict=True):
+        if note:
+          warnings.warn(
+            f'{leaf.path} {jnp.shape(leaf.leaf)} has the role {leaf.role}: '
+            f'{note}. If that is right, filter this warning; else say what it '
+            'is by rules= and matrix_axes= (sage_optax.explain shows them).',
+            second_look.RoutingWarning,
+            stacklevel=4,
+          )
+    return known[key]
+
+  def routed(params):
+    leaves = leaves_of(params)
+    labels = jax.tree.unflatten(
+      jax.tree.structure(boxes.unbox(params)), [leaf.role for leaf in leaves]
+    )
+
+    def views_of(tree):
+      arrays, treedef = jax.tree.flatten(tree)
+      if not arrays:  # Optax's empty placeholder.
+        return tree
+      found = [
+        views.view(leaf.axes, array)
+        for leaf, array in zip(leaves, arrays, strict=True)
+      ]
+      return jax.tree.unflatten(treedef, found)
+
+    return views.with_views(_partition(transforms, labels), views_of)
+
+  def init_fn(params):
+    return routed(params).init(params)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    tx = routed(updates if params is None else params)
+    return tx.update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _partition(
+  transforms: Mapping[str, optax.GradientTransformation], labels: Any
+) -> optax.GradientTransformationExtraArgs:
+  """`optax.partition`, for trees that can be called too.
+
+  A module of Equinox is a tree of parameters and a function; Optax would call
+  a mask that is one.
+  """
+
+  def only(role):
+    mask = jax.tree.map(lambda label: label == role, labels)
+
+    def mask_of(tree):
+      return mask if jax.tree.leaves(tree) else tree
+
+    tx = optax.with_extra_args_support(transforms[role])
+    return optax.masked(tx, mask_of)
+
+  def init_fn(params):
+    states = {role: only(role).init(params) for role in transforms}
+    return optax.transforms.PartitionState(states)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    states = {}
+    for role in transforms:
+      updates, states[role] = only(role).update(
+        updates, state.inner_states[role], params, **extra_args
+      )
+    return updates, optax.transforms.PartitionState(states)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _form(leaf: Any) -> tuple[Any, ...]:
+  return jnp.shape(leaf), jnp.result_type(leaf)
+
+
+def _check_flat(
+  leaves: list[Leaf], routing: Routing, elementwise: bool
+) -> None:
+  """Refuses one long vector, which a whole tree was made into."""
+  if elementwise or len(leaves) != 1 or routing.default_role is not None:
+    return
+  (leaf,) = leaves
+  if leaf.named or jnp.ndim(leaf.leaf) != 1 or leaf.rule == 'given':
+    return
+  raise ValueError(
+    f'The parameters are one vector {jnp.shape(leaf.leaf)} without a name, as '
+    'jax.flatten_util.ravel_pytree and optax.flatten make it, and this recipe '
+    'needs the shapes of matrices: pass the tree as it is. If it is one '
+    "vector, pass default_role='auto'."
+  )

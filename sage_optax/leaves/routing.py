@@ -1,0 +1,115 @@
+"""One record for each leaf: its role, its axes and the evidence for both.
+
+Evidence counts in this order: what the user said, the logical names of axes,
+names and shapes that agree. Where there is none, the leaf is refused.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from sage_optax.leaves import evidence, refusal, rules
+from sage_optax.leaves.records import Leaf, Routing
+
+
+class Resolved(NamedTuple):
+  """The records of a tree, and length of a vocabulary -> its embedding."""
+
+  leaves: list[Leaf]
+  vocabularies: dict[int, str]
+
+
+def resolve(
+  params: Any, routing: Routing, *, roles_only: bool = False
+) -> list[Leaf]:
+  """The records of `resolve_tree` alone."""
+  return resolve_tree(params, routing, roles_only=roles_only).leaves
+
+
+def resolve_tree(
+  params: Any, routing: Routing, *, roles_only: bool = False
+) -> Resolved:
+  """The record of every leaf, in the order of the leaves.
+
+  Args:
+    params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
+    routing: what the user says.
+    roles_only: accept leaves whose axes are in doubt.
+
+  Returns:
+    A `Leaf` for each leaf of `params`, and the vocabularies.
+
+  Raises:
+    ValueError: leaves that are in doubt, or a malformed routing.
+  """
+  found = records(params, routing)
+  refused = [
+    leaf
+    for leaf in found.leaves
+    if leaf.doubt and (leaf.role is None or not roles_only)
+  ]
+  if refused:
+    raise ValueError(refusal.message(refused, found.vocabularies))
+  return found
+
+
+def records(params: Any, routing: Routing) -> Resolved:
+  """As `resolve_tree`, but leaves that are in doubt are returned too."""
+  routing = _merge_partial(routing)
+  given = _given_roles(params, routing.roles)
+  tree = evidence.Evidence(params, routing)
+  found = [
+    tree.check_vocabulary(tree.decide(path, role))
+    for path, role in zip(tree.paths, given, strict=True)
+  ]
+  return Resolved(found, tree.vocabularies)
+
+
+def is_assign(function: Any) -> bool:
+  """Whether this is a partial of `sage_optax.roles.assign`."""
+  if not isinstance(function, functools.partial):
+    return False
+  return getattr(function.func, 'is_assign', False) and not function.args
+
+
+def _merge_partial(routing: Routing) -> Routing:
+  """A partial of `roles.assign` says what keyword arguments would."""
+  if not is_assign(routing.roles):
+    return routing
+  said = dataclasses.replace(routing, roles=None)
+  return dataclasses.replace(said, **routing.roles.keywords)
+
+
+def _given_roles(params: Any, roles: Any) -> list[str | None]:
+  """The role of each leaf that `roles` gives."""
+  count = len(jax.tree.leaves(params))
+  if roles is None:
+    return [None] * count
+  given = roles(params) if callable(roles) else roles
+  if not count:  # Optax's empty placeholder.
+    return []
+  if isinstance(given, str) and not jax.tree.all(
+    jax.tree.map(lambda _: False, params)
+  ):
+    single = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
+    if not single or not callable(roles):
+      raise ValueError(
+        f'roles must be a tree of roles, got the string {given!r}, which would '
+        'be the role of every parameter. optax.inject_hyperparams calls a '
+        "callable `roles` with its step count: pass static_args=('roles',), "
+        'or rules= instead. For one role on purpose, pass '
+        'roles=lambda params: jax.tree.map(lambda _: role, params).'
+      )
+  try:
+    full = jax.tree.broadcast(given, params)
+  except ValueError as error:
+    raise ValueError(
+      'roles must be a callable or a tree like params (or a prefix of it) of '
+      f'role names; for rules pass rules=[(pattern, role), ...]. {error}'
+    ) from None
+  leaves = jax.tree.leaves(full)
+  for role in leaves:
+    rules.check_role(role)
+  return leaves

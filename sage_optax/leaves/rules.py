@@ -1,0 +1,89 @@
+"""Users' rules: a pattern of the path, or axis names, and the role."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sage_optax.leaves import metadata
+
+ROLES = ('embedding', 'head', 'matrix', 'vector')
+
+# A pattern is a regular expression, searched in the path, or a tuple of axis
+# names that must equal the leaf's logical axes ('*' stands for any one name).
+Rule = tuple[str | tuple[str, ...], str]
+
+
+def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
+  """The rules, if they are what they should be."""
+  if default_role not in (None, 'auto'):
+    check_role(default_role)
+  if isinstance(rules, str):
+    raise ValueError(f'rules must be (pattern, role) pairs, got {rules!r}.')
+  for rule in rules or ():
+    if not isinstance(rule, tuple | list) or len(rule) != 2:
+      raise ValueError(
+        f'rules must be (pattern, role) pairs in a list, got {rule!r}.'
+      )
+    pattern, role = rule
+    check_role(role)
+    if isinstance(pattern, str):
+      compile_pattern(pattern)
+  return list(rules or ())
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+  """`re.compile`, whose error is a ValueError that shows the pattern."""
+  try:
+    return re.compile(pattern)
+  except (re.error, TypeError) as error:
+    raise ValueError(
+      f'The pattern {pattern!r} is not a regular expression: {error}.'
+    ) from error
+
+
+def check_role(role: Any) -> None:
+  """Raises ValueError if there is no such role."""
+  if not isinstance(role, str) or role not in ROLES:
+    raise ValueError(f'Unknown role {role!r}: use one of {", ".join(ROLES)}.')
+
+
+def search(
+  path: str, axes: tuple[Any, ...] | None, rules: Sequence[Rule]
+) -> tuple[str, str] | None:
+  """(role, name of the rule) of the rule that matches, or None."""
+  found = [
+    (role, str(pattern))
+    for pattern, role in rules
+    if _matches(pattern, path, axes)
+  ]
+  if len({role for role, _ in found}) > 1:
+    described = ' and '.join(f'{name!r} -> {role}' for role, name in found)
+    raise ValueError(
+      f'Rules disagree about {path}: {described}. Make one of your rules '
+      'narrower.'
+    )
+  return found[0] if found else None
+
+
+def axes_by_path(logical_axes: Any) -> dict[str, tuple[Any, ...]]:
+  """The tuples of a tree of axis names, by path.
+
+  By path, not by structure: the parameters may be masked, or Optax's empty
+  placeholder.
+  """
+  leaves = jax.tree.leaves_with_path(
+    logical_axes, is_leaf=lambda x: isinstance(x, tuple)
+  )
+  return {metadata.leaf_path(key_path)[0]: axes for key_path, axes in leaves}
+
+
+def _matches(
+  pattern: str | tuple[str, ...], path: str, axes: tuple[Any, ...] | None
+) -> bool:
+  if isinstance(pattern, str):
+    return re.search(pattern, path) is not None
+  if axes is None or len(pattern) != len(axes):
+    return False
+  return all(p in ('*', name) for p, name in zip(pattern, axes, strict=True))

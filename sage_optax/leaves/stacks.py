@@ -1,0 +1,146 @@
+"""Stacks of layers or experts, proved by the shapes of leaves side by side.
+
+One layer's norm scale has one axis. Where it has two, one of them counts the
+layers, and all leaves of the subtree have an axis of that size at that place.
+"""
+
+from collections.abc import Mapping
+
+from sage_optax.leaves import names as names_lib
+
+# (place, size) of an axis that may count layers.
+_Axis = tuple[int, int]
+
+AMBIGUOUS = -1
+
+
+class Proofs:
+  """Finds the axis of a stack that a leaf belongs to.
+
+  Args:
+    shapes: path -> shape of all leaves.
+    known: path -> the row of `names` that knows the leaf.
+    scan_axis: the only place where the axis may be; None: 0 or 1.
+  """
+
+  def __init__(
+    self,
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, names_lib.Known | None],
+    scan_axis: int | None,
+  ):
+    self._shapes, self._known = shapes, known
+    self._places = (0, 1) if scan_axis is None else (scan_axis,)
+    self._candidates: dict[str, set[_Axis] | None] = {}
+    self._members: dict[str, list[str]] = {}
+    for path in shapes:
+      for folder in _folders(path):
+        self._members.setdefault(folder, []).append(path)
+
+  def axis(self, path: str) -> int | None:
+    """The place of the axis of layers; None or AMBIGUOUS if not proved."""
+    proved: set[_Axis] = set()
+    where = ''
+    for folder in _folders(path):
+      found = self._of_folder(folder)
+      if found is None:
+        continue
+      if not found:
+        break
+      proved, where = found, folder
+    if not proved or not self._has_matrix(where):
+      return None
+    if len(proved) == 1:
+      return next(iter(proved))[0]
+    # Both readings fit: layers are in front, and fewer than features.
+    by_place = dict(proved)
+    if len(by_place) == 2 and by_place[0] < by_place[1]:
+      return 0
+    return AMBIGUOUS
+
+  def _has_matrix(self, folder: str) -> bool:
+    return any(len(self._shapes[p]) >= 3 for p in self._members[folder])
+
+  def _of_folder(self, folder: str) -> set[_Axis] | None:
+    """What may count layers in all of a folder; None if nothing is known."""
+    if folder not in self._candidates:
+      members = self._members[folder]
+      candidates = self._by_norms(members)
+      if candidates is None:
+        candidates = self._by_biases(members)
+      if candidates is None:
+        candidates = self._by_kernels(members)
+      if candidates is not None:
+        candidates = {
+          axis
+          for axis in candidates
+          if axis[0] in self._places and self._fits(axis, members)
+        }
+      self._candidates[folder] = candidates
+    return self._candidates[folder]
+
+  def _fits(self, axis: _Axis, members: list[str]) -> bool:
+    place, size = axis
+    shapes = (self._shapes[path] for path in members)
+    return all(len(s) > place and s[place] == size for s in shapes)
+
+  def _by_norms(self, members: list[str]) -> set[_Axis] | None:
+    scales = [
+      self._shapes[path]
+      for path in members
+      if names_lib.NORM.search(path)
+      and (known := self._known[path]) is not None
+      and known.role == 'vector'
+    ]
+    if not scales:
+      return None
+    if any(len(shape) != 2 for shape in scales):
+      return set()
+    return {axis for shape in scales for axis in enumerate(shape)}
+
+  def _by_biases(self, members: list[str]) -> set[_Axis] | None:
+    found = set()
+    for path in members:
+      folder, _, name = path.rpartition('/')
+      bias = self._shapes.get(
+        f'{folder}/' + {'kernel': 'bias', 'w': 'b'}.get(name, '')
+      )
+      shape = self._shapes[path]
+      if bias is None or len(shape) < 3 or len(bias) < 2:
+        continue
+      stacked = shape[0] == bias[0] and shape[1 - len(bias) :] == bias[1:]
+      single = shape[-len(bias) :] == bias  # [in, out, out]
+      if single and not stacked:
+        return set()
+      if stacked and not single:
+        found.add((0, shape[0]))
+    return found or None
+
+  def _by_kernels(self, members: list[str]) -> set[_Axis] | None:
+    shapes = [self._shapes[path] for path in members]
+    if any(len(shape) != 3 for shape in shapes):
+      return None
+    for path in members:
+      known = self._known[path]
+      if known is None or any(len(x.split()) == 3 for x in known.layouts):
+        return None
+    found = {
+      axis
+      for place in (0, 1)
+      if self._fits(axis := (place, shapes[0][place]), members)
+    }
+    rest = {
+      axis: {s[: axis[0]] + s[axis[0] + 1 :] for s in shapes} for axis in found
+    }
+    # One maps from what another maps to.
+    return {
+      axis
+      for axis in found
+      if any(a != b and (b, a) in rest[axis] for a, b in rest[axis])
+    } or None
+
+
+def _folders(path: str) -> list[str]:
+  """The folders of a path, the innermost first; '' is the root."""
+  parts = path.split('/')[:-1]
+  return ['/'.join(parts[:i]) for i in range(len(parts), -1, -1)]

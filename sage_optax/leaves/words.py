@@ -1,0 +1,152 @@
+"""What the logical names of a leaf's axes say about it."""
+
+import itertools
+from typing import NamedTuple
+
+from sage_optax.leaves import metadata, names
+from sage_optax.leaves.metadata import (
+  BATCH,
+  EXPERTS,
+  INNER,
+  POSITION,
+  VOCAB,
+  WIDTH,
+)
+
+
+class Axes(NamedTuple):
+  """Which axes of a leaf are what, counted from the start.
+
+  Attributes:
+    batch: of units that are treated one by one.
+    fan_in: of inputs; of an embedding the vocabulary; of vectors none.
+    fan_out: of outputs; of an embedding the features.
+  """
+
+  batch: tuple[int, ...]
+  fan_in: tuple[int, ...]
+  fan_out: tuple[int, ...]
+
+
+class Reading(NamedTuple):
+  """What one kind of evidence says; None where it says nothing."""
+
+  role: str | None = None
+  axes: Axes | None = None
+  batch: tuple[int, ...] = ()
+
+
+def read(
+  path: str,
+  shape: tuple[int, ...],
+  axis_names: metadata.AxisNames,
+  outputs_first: bool,
+) -> Reading:
+  """Role and axes of a leaf by the names of its axes.
+
+  Args:
+    path: of the leaf.
+    shape: of the leaf.
+    axis_names: the names.
+    outputs_first: the preset's, for libraries that have both orders.
+
+  Returns:
+    What is sure; nothing at all if there is not a name for each axis.
+  """
+  if len(axis_names.names) != len(shape) or not shape:
+    return Reading()
+  kinds = _kinds(path, axis_names.names)
+  batch = tuple(i for i, kind in enumerate(kinds) if kind == BATCH)
+  core = [i for i, kind in enumerate(kinds) if kind != BATCH]
+  if not core or any(kinds[i] is None for i in core):
+    return Reading(batch=batch)
+  found = _table(path, kinds, core)
+  if found is None and (len(core) == 1 or _is_vector(path)):
+    found = 'vector', (), tuple(core)
+  if found is None:
+    sides = _sides(path, kinds, core, axis_names.ordered, outputs_first)
+    found = ('matrix', *sides) if sides else None
+  if found is None:
+    return Reading(batch=batch)
+  role, fan_in, fan_out = found
+  return Reading(role, Axes(batch, fan_in, fan_out), batch)
+
+
+def _kinds(path: str, given: tuple[str | None, ...]) -> list[str | None]:
+  """The kind of each axis; None for a name that says nothing."""
+  kinds = [metadata.KINDS.get(name or '') for name in given]
+  others = [i for i, kind in enumerate(kinds) if kind not in (BATCH, EXPERTS)]
+  batch = len(others) > 1 or (others and _is_vector(path))
+  # A router maps to the experts.
+  meant = BATCH if batch else INNER
+  return [meant if kind == EXPERTS else kind for kind in kinds]
+
+
+def _is_vector(path: str) -> bool:
+  known = names.find(path, None)
+  return known is not None and known.role == 'vector'
+
+
+def _table(path, kinds, core):
+  """Embeddings and heads, which have an axis of the vocabulary."""
+  for kind in (VOCAB, POSITION):
+    places = [i for i in core if kinds[i] == kind]
+    rest = tuple(i for i in core if kinds[i] != kind)
+    if len(places) != 1 or not rest:
+      continue
+    (place,) = places
+    if kind == VOCAB and (names.HEAD.search(path) or place > rest[-1]):
+      return 'head', rest, (place,)
+    if place < rest[0]:
+      return 'embedding', (place,), rest
+  return None
+
+
+def _sides(path, kinds, core, ordered, outputs_first):
+  """Axes of fan_in and fan_out of a matrix; None if they are not sure."""
+  width = [i for i in core if kinds[i] == WIDTH]
+  inner = tuple(i for i in core if kinds[i] == INNER)
+  if len(width) == 1 and inner:
+    stream = tuple(width)
+    if names.OUT_OF_STREAM.search(path):
+      return stream, inner
+    if names.INTO_STREAM.search(path):
+      return inner, stream
+    if stream[0] not in (core[0], core[-1]):
+      return None
+    first, last = (stream, inner) if stream[0] == core[0] else (inner, stream)
+  elif len(core) == 2:
+    first, last = (core[0],), (core[1],)
+  else:
+    return None
+  if ordered:
+    return first, last
+  return (last, first) if outputs_first else None
+
+
+def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
+  """The axes of a leaf that has this layout beside the batch axes.
+
+  Args:
+    layout: as in `names`.
+    shape: of the leaf.
+    batch: the axes of stacks.
+
+  Returns:
+    The `Axes`; None if the layout does not fit the shape.
+  """
+  letters = layout.split()
+  core = [i for i in range(len(shape)) if i not in batch]
+  if len(core) != len(letters):
+    return None
+  pairs = list(zip(letters, core, strict=True))
+  if any(letter == '1' and shape[i] != 1 for letter, i in pairs):
+    return None
+  places = {
+    letter: tuple(i for _, i in group)
+    for letter, group in itertools.groupby(
+      sorted(pairs), key=lambda pair: pair[0]
+    )
+  }
+  own = tuple(sorted((*batch, *places.get('b', ()), *places.get('1', ()))))
+  return Axes(own, places.get('i', ()), places.get('o', ()))
