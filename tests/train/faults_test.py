@@ -70,11 +70,12 @@ def test_a_reader_that_leaves_stops_the_run_with_its_state_saved(tmp_path):
     '*sys.argv[1:]]))',
     args,
   )
-  while 'validation' not in process.stdout.readline():
-    pass
-  process.stdout.close()
-  err = process.stderr.read()
-  assert process.wait(timeout=120) == 128 + signal.SIGPIPE, err
+  with process:
+    while 'validation' not in process.stdout.readline():
+      pass
+    process.stdout.close()
+    err = process.stderr.read()
+  assert process.returncode == 128 + signal.SIGPIPE, err
   assert 'Traceback' not in err
   assert any((tmp_path / 'run' / 'checkpoints').iterdir())
 
