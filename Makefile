@@ -1,6 +1,7 @@
 # Each target starts from a clean clone: it makes its own environment first.
 #   make train     train the small Llama of configs/quickstart.py
 #   make test      run the test suite
+#   make test-all  the nightly tests too
 #   make lint      formatting, lint and types
 #   make docs      rewrite docs/methods, docs/conformance.md and
 #                  tests/public_api.txt from the code
@@ -24,7 +25,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: train test lint docs site release-check bench clean
+.PHONY: train test test-all lint docs site release-check bench clean
 
 # Huge pages: XLA on CPU allocates its temporaries anew in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -32,7 +33,10 @@ train: $(VENV)/.train
 	$(BIN)/python -m train.main --config=configs/quickstart.py $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m '' $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

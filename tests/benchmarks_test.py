@@ -1,4 +1,4 @@
-"""What the benchmarks count and print; speed_test has how fast things are."""
+"""What the benchmarks count and print; benchmarks/ has how fast."""
 
 import pathlib
 import re
@@ -81,6 +81,7 @@ def test_the_first_has_more_turns_in_a_round():
   assert found['a'] == [[2.0, 4.0], [6.0, 8.0]]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize('name', optimizers_under_test.names())
 def test_everybody_updates_the_tree(name):
   to = _tiny()

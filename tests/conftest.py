@@ -1,14 +1,20 @@
 """Settings that must be made before JAX starts."""
 
+import gc
 import os
 import pathlib
+import signal
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = ' '.join(
+  (
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    # Most of the tests' time is compilation of programs that run once.
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+  )
 )
-
-import signal
 
 import jax
 import pytest
@@ -26,6 +32,22 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 # would inherit: those that are sent one would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` deselects
+def pytest_collection_modifyitems(items):
+  for item in items:
+    marker = item.get_closest_marker('nightly_except')
+    if marker and not item.name.endswith(tuple(f'_{a}' for a in marker.args)):
+      item.add_marker(pytest.mark.nightly)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _free_programs():
+  """Frees a module's compiled programs: a worker would keep all of them."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class ConformanceTest(parameterized.TestCase):
       'rows of tests/support/replays.py',
     )
 
-  @pytest.mark.slow
+  @pytest.mark.nightly
   def test_table_is_measured(self):
     told = (_DOCS / 'conformance.md').read_text().splitlines()
     measured = conformance.page().splitlines()

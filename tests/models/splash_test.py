@@ -123,7 +123,7 @@ class PerShardTest(parameterized.TestCase):
 
 
 @pytest.mark.tpu
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures('uncached')
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'

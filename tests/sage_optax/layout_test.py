@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import parameterized
 from flax import linen as nn
 from flax import nnx
@@ -115,6 +116,9 @@ class EqualTest(parameterized.TestCase):
     return state, other
 
   @parameterized.named_parameters(*_NAMES)
+  @pytest.mark.nightly_except(
+    'sage_hybrid', 'sinkgd', 'galore', 'muon', 'stable_spam', 'adafactor'
+  )
   def test_recipe(self, name):
     kwargs = {'weight_decay': 0.1}
     state, other = self._assert_same(

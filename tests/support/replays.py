@@ -64,7 +64,8 @@ class Recording:
   """One case as recorded: hyperparameters and arrays in our layout."""
 
   def __init__(self, case):
-    self._data = np.load(GOLDEN / f'{case}.npz')
+    with np.load(GOLDEN / f'{case}.npz') as data:
+      self._data = dict(data)
     self.about = json.loads((GOLDEN / f'{case}.json').read_text())
     self.hyper = self.about['hyperparameters']
     self.leaves = tuple(self.about['shapes'])
@@ -89,30 +90,36 @@ class Recording:
 
 def differences(replay, dtype):
   """Largest difference per leaf between our trajectory and the recorded."""
-  recording = Recording(replay.case)
-  tx = replay.make(recording)
+  ours = _trajectory(replay.case, replay.make, replay.decay_after, dtype)
+  recorded = Recording(replay.case).tree('params')
+  return {
+    leaf: float(np.abs(ours[leaf] - recorded[leaf])[: replay.steps].max())
+    for leaf in replay.leaves
+  }
+
+
+@functools.cache  # Replays of one case compare other leaves.
+def _trajectory(case, make, decay_after, dtype):
+  """Parameters after each step, leaf -> [steps, ...]."""
+  recording = Recording(case)
+  tx = make(recording)
 
   def step(carry, grads):
     params, state = carry
     updates, state = tx.update(grads, state, params)
     params = optax.apply_updates(params, updates)
-    for leaf in replay.decay_after:
+    for leaf in decay_after:
       factor = recording.hyper['lr'] * recording.hyper['weight_decay']
       params[leaf] = params[leaf] - factor * params[leaf]
     return (params, state), params
 
-  params = jax.tree.map(
-    lambda x: jnp.asarray(x, dtype), recording.tree('param0')
-  )
-  grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), recording.tree('grads'))
-  _, ours = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(
-    (params, tx.init(params)), grads
-  )
-  recorded = recording.tree('params')
-  return {
-    leaf: float(np.abs(ours[leaf] - recorded[leaf])[: replay.steps].max())
-    for leaf in replay.leaves
-  }
+  @jax.jit
+  def run(params, grads):
+    return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+
+  trees = (recording.tree(prefix) for prefix in ('param0', 'grads'))
+  ours = run(*jax.tree.map(lambda x: np.asarray(x, dtype), tuple(trees)))
+  return jax.tree.map(np.asarray, ours)
 
 
 def _ours(leaf, array):

@@ -93,7 +93,7 @@ def start_all(args, count, devices, **kwargs):
   ]
 
 
-def ends(processes, timeout=180):
+def ends(processes, timeout=600):
   """Waits for processes; returns their statuses, outputs and errors."""
   try:
     with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
@@ -102,8 +102,8 @@ def ends(processes, timeout=180):
       )
   finally:
     for process in processes:
-      process.kill()
-      process.wait()
+      with process:  # Closes its pipes: a later test would be warned of them.
+        process.kill()
   outs, errs = ([text[i] for text in texts] for i in (0, 1))
   return [process.returncode for process in processes], outs, errs
 

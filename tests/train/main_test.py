@@ -404,7 +404,7 @@ def test_without_the_training_dependencies(tmp_path):
   args = runs.command(tmp_path / 'data', tmp_path / 'run')
   # Python without the directories of installed packages.
   process = runs.start(args, options=('-S',))
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=300)
   assert (process.returncode, out) == (2, '')
   assert "has no module 'absl'" in err
   assert '. .venv/bin/activate' in err
@@ -414,7 +414,7 @@ def test_without_the_training_dependencies(tmp_path):
 def test_a_process_of_its_own_prints_one_line_and_no_traceback(tmp_path):
   args = runs.command(tmp_path / 'data', tmp_path / 'run', 'train.stepz=1')
   process = runs.start(args)
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=300)
   assert process.returncode == 2
   assert out == ''
   assert err.startswith('error: unknown field config.train.stepz')

@@ -33,7 +33,7 @@ def _parameters(workdir):
 
 def _end(process):
   try:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
   finally:
     process.kill()
     process.wait()

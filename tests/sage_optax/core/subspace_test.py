@@ -96,7 +96,7 @@ class ProjectorTest(parameterized.TestCase):
     flat = p.reshape(64, -1)
     self.assertLen(np.unique(flat[:, 0]), 64)
 
-  @parameterized.product(method=['galore', 'fira'], kind=[*KINDS, drawn])
+  @parameterized.product(method=['galore'], kind=[*KINDS, drawn])
   def test_is_renewed_every_gap_steps(self, method, kind):
     tx = METHODS[method](2, 3, projector=kind)
     states = stepping.states(tx, stepping.grads((2, 6, 8), 7))
@@ -158,7 +158,9 @@ class ProjectorTest(parameterized.TestCase):
       typed = make(key=jax.random.key(7, impl=impl)).init(param).rng_key
       self.assertEqual((typed.shape, typed.dtype), ((2,), jnp.uint32))
 
-  @parameterized.product(method=list(METHODS), kind=KINDS)
+  @parameterized.parameters(
+    ('apollo', 'gaussian'), ('galore', 'svd'), ('fira', 'subspace')
+  )
   def test_zero_gradients_at_first(self, method, kind):
     grads = stepping.grads((2, 6, 8), 6).at[:3].set(0.0)
     updates = stepping.updates(METHODS[method](2, 2, projector=kind), grads)

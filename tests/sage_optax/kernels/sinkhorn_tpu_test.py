@@ -60,6 +60,7 @@ class InterpretedTest(parameterized.TestCase):
   @parameterized.parameters(
     ((1, 7),), ((9, 1),), ((12, 40),), ((4, 12, 130),), ((2, 1, 4, 5),)
   )
+  @pytest.mark.nightly
   def test_small_and_stacked(self, shape):
     self._check(sinkhorn.gradient(shape), plans=_every_plan)
 
@@ -81,6 +82,7 @@ class InterpretedTest(parameterized.TestCase):
     self._check(x, 5)
 
 
+@pytest.mark.nightly
 class MeshTest(parameterized.TestCase):
   """Local blocks inside shard_map."""
 
@@ -203,7 +205,7 @@ def _moved(spec, array, grid):
 
 
 @pytest.mark.tpu
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures('uncached')
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'

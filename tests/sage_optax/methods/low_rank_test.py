@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import parameterized
 
 import sage_optax
@@ -172,10 +173,20 @@ class GrowthTest(parameterized.TestCase):
 
 
 class ShardedTest(parameterized.TestCase):
-  @parameterized.product(
-    method=list(METHODS),
-    kind=[*KINDS, drawn],
-    axis_type=[jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit],
+  @parameterized.named_parameters(
+    (f'{axis_type.name}_{method}_{name}', method, kind, axis_type)
+    for method in METHODS
+    for name, kind in (*zip(KINDS, KINDS, strict=True), ('drawn', drawn))
+    for axis_type in (
+      jax.sharding.AxisType.Auto,
+      jax.sharding.AxisType.Explicit,
+    )
+  )
+  @pytest.mark.nightly_except(
+    'Auto_galore_svd',
+    *(f'Explicit_{name}' for name in ('galore_subspace', 'fira_svd')),
+    *(f'Auto_{name}' for name in ('fira_subspace', 'apollo_gaussian')),
+    *('Explicit_apollo_drawn', 'Explicit_galore_gaussian'),
   )
   def test_mesh_changes_nothing(self, method, kind, axis_type):
     # Stacked, with refreshes, and with numbers that are traced.
@@ -221,7 +232,9 @@ class CompositionTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "static_args=.'rank', ...."):
       jax.jit(inject(make)(rank=2).init)(grads[0])
 
-  @parameterized.product(method=list(METHODS), kind=['svd', 'subspace'])
+  @parameterized.parameters(
+    ('apollo', 'subspace'), ('galore', 'svd'), ('fira', 'subspace')
+  )
   def test_vmap_of_the_whole(self, method, kind):
     grads = stepping.grads((3, 6, 8), 5)
     tx = METHODS[method](2, 2, projector=kind)

@@ -1,29 +1,35 @@
 """Every method against its oracle, and what all of them promise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from absl.testing import parameterized
+from jax.sharding import AxisType
 
 import sage_optax
 from tests.support import cases, stepping
 
 _ROWS = tuple((case.name, case) for case in cases.CASES)
-_UNITS = tuple(
-  (f'{case.name}_{unit}', case, shape, core_ndim)
-  for case in cases.CASES
-  for unit, shape, core_ndim in (
-    ('matrix', (6, 4), 2),
-    ('wide', (3, 7), 2),
-    ('vector', (5,), 1),
-    ('stacked_matrix', (3, 6, 4), 2),
-    ('stacked_vector', (3, 5), 1),
-    ('twice_stacked', (2, 3, 4, 5), 2),
-  )
-  if core_ndim == 2 or case.vector_state
-)
+# Unit -> shape and core_ndim: a stacked wide matrix, a tall one, vectors.
+_UNITS = {
+  'tall': ((6, 4), 2),
+  'twice_stacked': ((2, 3, 4, 5), 2),
+  'vector': ((5,), 1),
+  'stacked_vector': ((3, 5), 1),
+}
+
+
+def _units(case):
+  """The units that the method takes."""
+  return {
+    unit: shape
+    for unit, (shape, core_ndim) in _UNITS.items()
+    if core_ndim == 2 or case.vector_state
+  }
 
 
 def _grads(shape, steps=4, seed=0):
@@ -34,7 +40,7 @@ def _grads(shape, steps=4, seed=0):
   return grads * scale
 
 
-def _run(tx, grads):
+def _scan(tx, grads):
   """Updates of all steps; gradients have time as the first axis."""
 
   def step(state, grad):
@@ -42,32 +48,61 @@ def _run(tx, grads):
     return state, update
 
   state = tx.init(jax.tree.map(lambda g: g[0], grads))
-  return jax.jit(lambda s, g: jax.lax.scan(step, s, g)[1])(state, grads)
+  return jax.lax.scan(step, state, grads)[1]
+
+
+def _run(tx, grads):
+  return jax.jit(functools.partial(_scan, tx))(grads)
+
+
+@functools.cache
+def _runner(case):
+  """Runs the method on all its units in one program."""
+  transformations = {unit: case.make(_UNITS[unit][1]) for unit in _units(case)}
+  return jax.jit(
+    lambda grads: {
+      unit: _scan(tx, grads[unit]) for unit, tx in transformations.items()
+    }
+  )
+
+
+def _program(tx, shape=(3, 6, 4)):
+  """What two steps compute, as text."""
+  grads = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  return str(jax.make_jaxpr(functools.partial(_scan, tx))(grads))
+
+
+def _steps(case):
+  """As many for all tests of a method: one shape is one program."""
+  return max(case.steps, 7)
 
 
 @pytest.mark.exhaustive
 class OracleTest(parameterized.TestCase):
-  @parameterized.named_parameters(*_UNITS)
-  def test_agrees_unit_by_unit(self, case, shape, core_ndim):
+  @parameterized.named_parameters(*_ROWS)
+  def test_agrees_unit_by_unit(self, case):
     # Units one after the other, each alone, make the oracle of the stack too.
-    grads = _grads(shape, case.steps)
-    units = grads.reshape(case.steps, -1, *shape[-core_ndim:])
-    expected = [
-      np.stack(case.oracle(list(units[:, i]))) for i in range(units.shape[1])
-    ]
-    expected = np.stack(expected, axis=1).reshape(grads.shape)
+    grads = {
+      unit: _grads(shape, _steps(case)) for unit, shape in _units(case).items()
+    }
     with jax.enable_x64(True):
-      ours = _run(case.make(core_ndim), jnp.asarray(grads))
-      np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+      ours = _runner(case)(grads)
+    for unit, found in ours.items():
+      core = _UNITS[unit][0][-_UNITS[unit][1] :]
+      units = grads[unit].reshape(_steps(case), -1, *core)
+      expected = [
+        np.stack(case.oracle(list(units[:, i]))) for i in range(units.shape[1])
+      ]
+      expected = np.stack(expected, axis=1).reshape(grads[unit].shape)
+      np.testing.assert_allclose(
+        found, expected, rtol=1e-9, atol=1e-12, err_msg=unit
+      )
 
   @parameterized.named_parameters(
     *(row for row in _ROWS if row[1].method in ('sage', 'sinkgd'))
   )
   def test_default_unit_is_the_last_two_axes(self, case):
-    grads = jnp.asarray(_grads((3, 6, 4)), jnp.float32)
-    np.testing.assert_array_equal(
-      _run(case.make(None), grads), _run(case.make(2), grads)
-    )
+    self.assertEqual(_program(case.make(None)), _program(case.make(2)))
 
 
 class PromisesTest(parameterized.TestCase):
@@ -109,22 +144,24 @@ class PromisesTest(parameterized.TestCase):
     wide, _ = tx.update(grads.astype(jnp.float32), tx.init(grads), None)
     np.testing.assert_array_equal(updates, wide.astype(jnp.bfloat16))
 
-  @parameterized.named_parameters(*_UNITS)
-  def test_zero_gradients_are_survived(self, case, shape, core_ndim):
-    grads = _grads(shape, steps=7)
-    grads[:3] = 0.0
-    grads[3, ..., 0] = 0.0
-    ours = _run(case.make(core_ndim), jnp.asarray(grads, jnp.float32))
-    self.assertTrue(np.isfinite(ours).all())
-    np.testing.assert_array_equal(ours[:3], 0.0)
-    # Moving again, each element of it.
-    self.assertGreater(np.abs(ours[4:]).min(), 0.0)
-
-  @parameterized.named_parameters(*_UNITS)
-  def test_tiny_gradients_give_finite_updates(self, case, shape, core_ndim):
-    grads = jnp.asarray(1e-25 * _grads(shape), jnp.float32)
-    ours = _run(case.make(core_ndim), grads)
-    self.assertTrue(np.isfinite(ours).all())
+  @parameterized.named_parameters(*_ROWS)
+  def test_zero_and_tiny_gradients_are_survived(self, case):
+    grads = {}
+    for unit, shape in _units(case).items():
+      grads[unit] = _grads(shape, _steps(case)).astype(np.float32)
+      grads[unit][:3] = 0.0
+      grads[unit][3, ..., 0] = 0.0
+    for unit, ours in _runner(case)(grads).items():
+      self.assertTrue(np.isfinite(ours).all(), unit)
+      np.testing.assert_array_equal(ours[:3], 0.0, unit)
+      # Moving again, each element of it.
+      self.assertGreater(np.abs(ours[4:7]).min(), 0.0, unit)
+    tiny = {
+      unit: (1e-25 * _grads(shape, _steps(case))).astype(np.float32)
+      for unit, shape in _units(case).items()
+    }
+    for unit, ours in _runner(case)(tiny).items():
+      self.assertTrue(np.isfinite(ours).all(), unit)
 
   @parameterized.named_parameters(*_ROWS)
   def test_state_keeps_its_types_when_gradients_are_wider(self, case):
@@ -137,7 +174,7 @@ class PromisesTest(parameterized.TestCase):
         return tx.update(grad, state)[::-1]
 
       # A scan refuses a carry that changes its type.
-      state, _ = jax.lax.scan(step, state, grads)
+      jax.eval_shape(lambda *args: jax.lax.scan(step, *args), state, grads)
 
   @parameterized.product(
     case=cases.CASES, leaf=[jnp.ones((0, 4)), jnp.ones((4, 0)), 2.5]
@@ -167,26 +204,25 @@ class StateDtypeTest(parameterized.TestCase):
         jax.tree.map(jnp.shape, state),
         jax.tree.map(jnp.shape, case.make(2).init(grads[0])),
       )
-      _, new_state = jax.lax.scan(
-        lambda s, g, tx=tx: tx.update(g, s)[::-1], state, grads
-      )[::-1]
+      _, new_state = jax.eval_shape(tx.update, grads[0], state)
       for leaf in jax.tree.leaves((state, new_state)):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
           self.assertEqual(leaf.dtype, dtype)
 
   @parameterized.named_parameters(*_KEEP)
-  def test_float32_is_the_default(self, case):
-    grads = jnp.asarray(_grads((3, 6, 4), case.steps), jnp.float32)
-    np.testing.assert_array_equal(
-      _run(case.make(2, state_dtype='float32'), grads),
-      _run(case.make(2), grads),
-    )
-
-  @parameterized.named_parameters(*_KEEP)
-  def test_bfloat16_is_near(self, case):
+  def test_float32_is_the_default_and_bfloat16_is_near(self, case):
     grads = jnp.asarray(_grads((16, 12), case.steps), jnp.float32)
-    wide = np.asarray(_run(case.make(2), grads))
-    narrow = np.asarray(_run(case.make(2, state_dtype='bfloat16'), grads))
+    default, wide, narrow = jax.jit(
+      lambda grads: [
+        _scan(case.make(2, **kwargs), grads)
+        for kwargs in (
+          {},
+          {'state_dtype': 'float32'},
+          {'state_dtype': 'bfloat16'},
+        )
+      ]
+    )(grads)
+    np.testing.assert_array_equal(wide, default)
     apart = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
     self.assertLess(apart, 0.05)
 
@@ -298,11 +334,24 @@ class SinkgdTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.asarray(ours) == 0, grads == 0)
 
 
+_CONTRACTING = (
+  *('sage_dense', 'sinkgd', 'scale_momentum', 'swan', 'muon_eq'),
+  *('stable_spam', 'adafactor'),
+)
+_ELEMENTWISE = ('adamw', 'lion', 'spam', 'sgd_sai', 'adam_mini')
+
+
 class ShardedTest(parameterized.TestCase):
-  @parameterized.product(
-    case=cases.CASES,
-    axis_type=[jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit],
-    shape=[(8, 4), (4, 8, 4)],
+  # Sums over sharded axes are what can go wrong; a case of each method.
+  @parameterized.named_parameters(
+    (f'{axis_type.name}_{len(shape)}d_{case.name}', case, axis_type, shape)
+    for case in cases.CASES
+    for axis_type in (AxisType.Auto, AxisType.Explicit)
+    for shape in ((8, 4), (4, 8, 4))
+  )
+  @pytest.mark.nightly_except(
+    *(f'Auto_3d_{name}' for name in _CONTRACTING),
+    *(f'Explicit_3d_{name}' for name in (*_CONTRACTING, *_ELEMENTWISE)),
   )
   def test_mesh_changes_nothing(self, case, axis_type, shape):
     # In float64: Newton-Schulz amplifies the rounding of sums in other orders.

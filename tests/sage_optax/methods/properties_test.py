@@ -50,7 +50,7 @@ def _run(grads, make, **kwargs):
   return np.asarray(_runner(make, **kwargs)(grads))
 
 
-@pytest.mark.exhaustive
+@pytest.mark.nightly
 class AnyMethodTest(parameterized.TestCase):
   @parameterized.named_parameters(*_EQUIVARIANT)
   def test_permuting_an_axis_permutes_the_updates(self, case):

@@ -117,7 +117,7 @@ def test_versions_name_every_source():
 def test_another_process_gets_the_same_text(sample):
   code = (
     'import hashlib\n'
-    'from train import corpus\n'
+    'from train.data import corpus\n'
     f'text = repr(list(corpus.documents({_BYTES})))\n'
     'print(hashlib.sha256(text.encode()).hexdigest())'
   )
@@ -142,7 +142,7 @@ def test_tables_of_character_sets_are_left_out():
   assert not {n for n in names if n.startswith('stdlib/encodings/')}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_corpus():
   whole = list(corpus.documents())
   sizes = dict.fromkeys(corpus.SUBSETS, 0)

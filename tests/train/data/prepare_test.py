@@ -208,7 +208,7 @@ def test_sigterm_ends_the_command_cleanly(tmp_path):
       assert process.poll() is None
       time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
   assert process.returncode == 128 + signal.SIGTERM
   assert 'nothing was kept' in error
   assert not list(tmp_path.iterdir())

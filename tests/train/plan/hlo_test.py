@@ -222,6 +222,7 @@ ENTRY %main (p: f32[8,4], q: f32[8,4]) -> f32[8,4] {
     self.assertEqual(cost.product_flops(hlo.parse(text)), {'f32': 2 * products})
 
 
+@pytest.mark.nightly
 class CompiledTest(parameterized.TestCase):
   """Programs that the compiler at hand has made."""
 

@@ -97,12 +97,14 @@ class LoweringTest(parameterized.TestCase):
     )
     return program
 
-  @parameterized.parameters(*_CONFIGS)
+  @parameterized.named_parameters((name, name) for name in _CONFIGS)
+  @pytest.mark.nightly_except('llama_60m')
   def test_every_config(self, name):
     batch = ['train.microbatch=8'] if name == 'quickstart' else []
     self._check(_config(name, *batch))
 
   @parameterized.parameters(*sage_optax.recipe_names())
+  @pytest.mark.nightly
   def test_every_recipe(self, name):
     program = self._check(_config('llama_60m', f'optimizer.recipe={name}'))
     state = measure.sharded_bytes(program.abstract.opt_state)
@@ -217,7 +219,7 @@ class ProjectorTest(parameterized.TestCase):
 
 
 class MeasureTest(parameterized.TestCase):
-  @pytest.mark.slow
+  @pytest.mark.nightly
   def test_what_the_compiler_counts_and_what_is_said(self):
     config = _config('tiny', 'optimizer.recipe=adamw')
     found = measure.measure(config, targets.parse('cpu:8'))
@@ -293,7 +295,7 @@ _G = targets.GIB
 
 @tpu
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.nightly
 class TpuTest(parameterized.TestCase):
   """What libtpu makes of the step; no TPU is there."""
 
