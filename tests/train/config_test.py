@@ -240,6 +240,7 @@ class ValidateTest(parameterized.TestCase):
     ('model.num_layers', 9 * 10**18, 'at most'),
     ('model.rope_theta', 1e30, 'at most'),
     ('train.grad_clip', -1.0, 'more than 0'),
+    ('train.microbatch', 3, 'not a multiple of config.train.microbatch=3'),
     (
       'train.grad_clip',
       'x' * 1000,
