@@ -88,7 +88,7 @@ def progress(
   """Where an arm stands, given the losses by key so far."""
   make = functools.partial(trial.make, cell, arm.name)
 
-  def loss_of(point: tuning.Point) -> float | None:
+  def loss_of(point: trial.Point) -> float | None:
     return losses.get(make(dict(point), 0).key)
 
   mine = f'["{cell}", "{arm.name}", '

@@ -10,6 +10,8 @@ from typing import Any
 
 RESULTS = pathlib.Path('results')
 
+Point = tuple[tuple[str, float], ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -24,7 +26,7 @@ class Trial:
 
   cell: str
   arm: str
-  options: tuple[tuple[str, float], ...]
+  options: Point
   seed: int
 
   @property
@@ -35,8 +37,13 @@ class Trial:
 
 def make(cell: str, arm: str, options: Mapping[str, float], seed: int) -> Trial:
   """A trial of a mapping of options."""
-  pairs = tuple(sorted((name, float(v)) for name, v in options.items()))
-  return Trial(cell, arm, pairs, seed)
+  return Trial(cell, arm, point_of(options), seed)
+
+
+def point_of(options: Mapping[str, float]) -> Point:
+  """A point of a mapping of options, rounded as in a file."""
+  pairs = ((name, _rounded(value)) for name, value in options.items())
+  return tuple(sorted(pairs))
 
 
 def of_line(line: Mapping[str, Any]) -> Trial:
@@ -93,5 +100,9 @@ def _plain(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [_plain(v) for v in value]
   if isinstance(value, float):
-    return float(f'{value:.8g}') if math.isfinite(value) else None
+    return _rounded(value) if math.isfinite(value) else None
   return value
+
+
+def _rounded(value: float) -> float:
+  return float(f'{value:.8g}')

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments.arms import Arm
+from experiments.trial import Point, point_of
 
-Point = tuple[tuple[str, float], ...]
 RATES = ('embedding_rate', 'matrix_rate')
 WEIGHT_DECAYS = (0.0, 0.1)
 # Longer searches than this are a sign of noise; the report lists them.
@@ -39,11 +39,6 @@ class Tuned:
   options: dict[str, float]
   visited: list[Point]
   interior: bool
-
-
-def point_of(options: Mapping[str, float]) -> Point:
-  """A point of a mapping of options."""
-  return tuple(sorted((name, float(v)) for name, v in options.items()))
 
 
 def search(

@@ -23,7 +23,10 @@ _FOREIGN = {
 }
 
 
-_PACKAGES = ('sage_optax', 'models', 'train', 'configs', 'benchmarks', 'tests')
+_PACKAGES = (
+  *('sage_optax', 'models', 'train', 'configs', 'benchmarks', 'experiments'),
+  'tests',
+)
 
 
 def _files(folder):
@@ -50,7 +53,7 @@ class WallsTest(parameterized.TestCase):
         self.assertIn(name.split('.')[0], allowed, path)
 
   def test_only_public_optax(self):
-    for folder in ('sage_optax', 'models', 'train'):
+    for folder in ('sage_optax', 'models', 'train', 'experiments'):
       for path in _files(folder):
         for name in _imports(path):
           self.assertNotRegex(name, r'^(optax|jax)\._|optax\.contrib\._')

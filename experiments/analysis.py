@@ -1,0 +1,170 @@
+"""Numbers of the report, computed from lines of results."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments import studies, trial
+from experiments.arms import ARMS
+
+Line = Mapping[str, Any]
+LEVEL = 0.95
+WINDOW_NATS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What is known about one arm in one cell.
+
+  Attributes:
+    cell, arm: names.
+    progress: where its trials stand.
+    tuning: lines of seed 0.
+    final: lines of the tuned options with fresh seeds, by seed.
+    best: the line of seed 0 with the lowest loss so far, if any.
+  """
+
+  cell: str
+  arm: str
+  progress: studies.Progress
+  tuning: Sequence[Line]
+  final: Mapping[int, Line]
+  best: Line | None
+
+  @property
+  def complete(self) -> bool:
+    return self.progress.left == 0
+
+  @property
+  def losses(self) -> dict[int, float]:
+    """Final losses by fresh seed."""
+    return {
+      seed: math.inf if line['diverged'] else line['loss']
+      for seed, line in self.final.items()
+    }
+
+  def mean(self, name: str = 'loss') -> float | None:
+    """Mean of a number over fresh seeds; None if there are none."""
+    values = [line[name] for line in self.final.values()]
+    return float(np.mean(values)) if values and None not in values else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """Paired difference of an arm to the baseline.
+
+  Attributes:
+    mean: nats, below 0 where the arm is better.
+    half_width: of the interval of `LEVEL`; None with fewer than 2 pairs.
+    p: two-sided p-value of a difference of 0; corrected once by `holm`.
+    pairs: number of common seeds.
+  """
+
+  mean: float
+  half_width: float | None
+  p: float | None
+  pairs: int
+
+
+def summarize(
+  study: studies.Study, root: pathlib.Path = trial.RESULTS
+) -> list[Summary]:
+  """All arms and cells of a study, in its order."""
+  lines = trial.read(trial.path_of(study.name, root))
+  losses = trial.losses(lines.values())
+  result = []
+  for cell, arm in studies.arms_of(study):
+    mine = [
+      line
+      for line in lines.values()
+      if (line['cell'], line['arm']) == (cell, arm.name)
+    ]
+    progress = studies.progress(study, cell, arm, losses)
+    tuned = progress.tuned
+    point = tuned and trial.point_of(tuned.options)
+    tries = [line for line in mine if line['seed'] == 0]
+    final = {
+      line['seed']: line
+      for line in sorted(mine, key=lambda line: line['seed'])
+      if line['seed'] and trial.point_of(line['options']) == point
+    }
+    finite = [line for line in tries if not line['diverged']]
+    best = min(finite, key=lambda line: line['loss'], default=None)
+    result.append(Summary(cell, arm.name, progress, tries, final, best))
+  return result
+
+
+def difference(arm: Summary, baseline: Summary) -> Difference | None:
+  """The paired difference over common seeds; None without any."""
+  seeds = sorted(arm.losses.keys() & baseline.losses.keys())
+  if not seeds:
+    return None
+  values = np.array([arm.losses[s] - baseline.losses[s] for s in seeds])
+  mean = float(values.mean())
+  if len(seeds) < 2 or not np.isfinite(values).all():
+    return Difference(mean, None, None, len(seeds))
+  error = float(values.std(ddof=1) / math.sqrt(len(seeds)))
+  quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1))
+  if error == 0:
+    return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, len(seeds))
+  p = float(2 * stats.t.sf(abs(mean / error), len(seeds) - 1))
+  return Difference(mean, quantile * error, p, len(seeds))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+  """Holm's correction; None stays None."""
+  known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+  result: list[float | None] = [None] * len(p_values)
+  worst = 0.0
+  for rank, (p, i) in enumerate(known):
+    worst = max(worst, min(1.0, (len(known) - rank) * p))
+    result[i] = worst
+  return result
+
+
+def differences(
+  summaries: Sequence[Summary], baseline: Summary
+) -> dict[str, Difference]:
+  """Differences to the baseline by arm, corrected by Holm over the arms."""
+  found = {
+    s.arm: difference(s, baseline) for s in summaries if s.arm != baseline.arm
+  }
+  known = {arm: d for arm, d in found.items() if d is not None}
+  corrected = holm([d.p for d in known.values()])
+  return {
+    arm: dataclasses.replace(d, p=p)
+    for (arm, d), p in zip(known.items(), corrected, strict=True)
+  }
+
+
+def rate_curve(summary: Summary, name: str) -> list[tuple[float, float]]:
+  """The best loss of seed 0 at each value of a rate, diverged ones left out."""
+  best: dict[float, float] = {}
+  for line in summary.tuning:
+    if not line['diverged']:
+      rate = line['options'][name]
+      best[rate] = min(best.get(rate, math.inf), line['loss'])
+  return sorted(best.items())
+
+
+def window(summary: Summary, name: str) -> tuple[float, float] | None:
+  """The rates tried that are within WINDOW_NATS of the best, first and last."""
+  curve = rate_curve(summary, name)
+  if not curve:
+    return None
+  best = min(loss for _, loss in curve)
+  good = [rate for rate, loss in curve if loss <= best + WINDOW_NATS]
+  return good[0], good[-1]
+
+
+def beta_name(arm: str) -> str:
+  """What 'beta' is in an arm."""
+  found = ARMS[arm]
+  if found.table is None:
+    return found.beta_name
+  return 'b2' if 0.99 in found.betas else 'momentum'

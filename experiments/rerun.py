@@ -1,0 +1,82 @@
+"""Runs recorded trials again, from their lines, and compares.
+
+  python -m experiments.rerun [--count 10] [--seed 0] [--study NAME]
+
+Prints recorded and new loss of each. Versions that differ from the recorded
+ones are printed, too. The limit is that of float32 rounding, which sign
+methods amplify over a run: two runs that share code, versions and kind of
+device are expected to agree to the last digit.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import sys
+from typing import Any
+
+from experiments import studies, trial, worker
+
+# Nats. Between versions or devices; on the same ones the difference is 0.
+TOLERANCE = 5e-3
+
+
+def choose(
+  results: pathlib.Path, count: int, seed: int, study: str | None
+) -> list[dict[str, Any]]:
+  """Random lines of the results, the same ones for a seed."""
+  names = [study] if study else sorted(studies.STUDIES)
+  lines = [
+    line
+    for name in names
+    for line in trial.read(trial.path_of(name, results)).values()
+  ]
+  # Sorted, so that the order in which runs ended does not matter.
+  lines.sort(key=lambda line: trial.of_line(line).key)
+  return random.Random(seed).sample(lines, min(count, len(lines)))
+
+
+def compare(line: dict[str, Any], outcome: dict[str, Any]) -> float:
+  """The difference of the final losses; infinite if just one diverged."""
+  if line['diverged'] != outcome['diverged']:
+    return float('inf')
+  return 0.0 if line['diverged'] else abs(line['loss'] - outcome['loss'])
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns 1 if a loss differs by too much."""
+  parser = argparse.ArgumentParser(prog='python -m experiments.rerun')
+  parser.add_argument('--count', type=int, default=10)
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--study', choices=sorted(studies.STUDIES))
+  parser.add_argument('--results', type=pathlib.Path, default=trial.RESULTS)
+  args = parser.parse_args(argv)
+  lines = choose(args.results, args.count, args.seed, args.study)
+  if not lines:
+    sys.exit(f'{args.results} has no results: run python -m experiments.run.')
+  os.environ.update(worker.ENVIRONMENT)
+  worker.one_thread()
+  bench, bad = worker.Bench(), 0
+  here = worker.versions()
+  for line in lines:
+    one = trial.of_line(line)
+    found = bench.run([one])[0]
+    gap = compare(line, found)
+    bad += gap > TOLERANCE
+    changed = {
+      name: f'{line["versions"][name]} -> {version}'
+      for name, version in here.items()
+      if line['versions'].get(name) != version
+    }
+    print(
+      f'{one.cell} {one.arm} {line["options"]} seed {one.seed}: '
+      f'{line["loss"]:.6f} recorded, {found["loss"]:.6f} now, '
+      f'difference {gap:.1e} {changed or ""}',
+      flush=True,
+    )
+  print(f'{len(lines) - bad} of {len(lines)} agree within {TOLERANCE} nats.')
+  return int(bad > 0)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

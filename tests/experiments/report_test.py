@@ -1,0 +1,150 @@
+"""The report: its statistics, and the same bytes for the same results."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import analysis, outcome, report, studies, trial, verdicts
+
+_STUDY = studies.STUDIES['small_tied']
+_OPTIMA = {'adamw': 3.0, 'sage': 3.1, 'sinkgd': 3.4}
+
+
+def _line(one):
+  """A made-up result: a bowl in the rates, and noise that seeds share."""
+  options = dict(one.options)
+  distance = sum(
+    math.log2(options[name] / 4e-3) ** 2
+    for name in ('embedding_rate', 'matrix_rate')
+  )
+  shared = np.random.default_rng(one.seed).normal(0, 0.1)
+  own = np.random.default_rng([one.seed, len(one.arm)]).normal(0, 0.01)
+  loss = _OPTIMA[one.arm] + 0.01 * distance + shared + own
+  return {
+    'cell': one.cell,
+    'arm': one.arm,
+    'options': options,
+    'seed': one.seed,
+    'loss': loss,
+    'bits_per_byte': loss / 2,
+    'by_decile': [loss + i for i in range(10)],
+    'diverged': options['embedding_rate'] > 0.1,
+    'state_bytes': {'adamw': 200_000, 'sage': 100_000, 'sinkgd': 8}[one.arm],
+    'step_core_seconds': 0.1,
+    'spikes': 0,
+  }
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+  root = tmp_path_factory.mktemp('results')
+  path = trial.path_of(_STUDY.name, root)
+  part = dataclasses.replace(
+    _STUDY, blocks=(('small_tied', ('adamw', 'sage', 'sinkgd')),)
+  )
+  losses = {}
+  for _ in range(300):
+    ready = studies.missing_trials(part, losses)
+    if not ready or len(losses) > 45:  # the last arm is not finished
+      break
+    line = _line(ready[0])
+    trial.append(path, line)
+    losses |= trial.losses([line])
+  return root
+
+
+def _summaries(results):
+  return {s.arm: s for s in analysis.summarize(_STUDY, results)}
+
+
+def test_paired_differences_agree_with_scipy(results):
+  found = _summaries(results)
+  a, b = found['sage'], found['adamw']
+  gap = analysis.difference(a, b)
+  pairs = np.array(
+    [(a.losses[seed], b.losses[seed]) for seed in _STUDY.seeds]
+  ).T
+  test = stats.ttest_rel(*pairs)
+  low, high = test.confidence_interval(0.95)
+  assert gap.pairs == 5
+  assert gap.p == pytest.approx(test.pvalue)
+  assert gap.mean == pytest.approx((low + high) / 2)
+  assert gap.half_width == pytest.approx((high - low) / 2)
+  assert verdicts.answer(gap) == 'no, worse'
+  # Seed 0, which tuned, is in no comparison.
+  assert 0 not in a.losses
+
+
+def test_holm():
+  # p times the number of larger or equal ones, never less than one before.
+  assert analysis.holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx(
+    [0.03, None, 0.06, 0.06, 0.02]
+  )
+
+
+def test_an_unfinished_arm_is_said_to_be(results):
+  found = _summaries(results)
+  assert found['adamw'].complete
+  assert not found['sinkgd'].complete
+  assert analysis.difference(found['lion'], found['adamw']) is None
+  window = analysis.window(found['adamw'], 'embedding_rate')
+  assert window == pytest.approx((2e-3, 8e-3))
+
+
+def test_the_page_is_the_same_to_the_byte(results, tmp_path):
+  pages = []
+  for name in ('a', 'b'):
+    docs = tmp_path / name
+    docs.mkdir()
+    report.write(results, docs)
+    pages.append(
+      {p.relative_to(docs): p.read_bytes() for p in docs.rglob('*.*')}
+    )
+  assert pages[0] == pages[1]
+  text = (tmp_path / 'a' / 'evidence.md').read_text()
+  for name in ('small_tied_state.png', 'small_tied_deciles.png'):
+    assert f'](evidence/{name})' in text
+    assert (tmp_path / 'a' / 'evidence' / name).exists()
+  assert 'Not measured yet: 0 of about' in text  # the other studies
+  mean = _summaries(results)['sage'].mean()
+  assert f'| `sage` | {mean:.4f} |' in text
+  assert '| `sinkgd` (still tuning) | *' in text
+
+
+def test_deciles_have_equal_numbers_of_occurrences():
+  counts = np.array([1, 50, 1, 10, 10, 10, 10, 2, 2, 4])
+  decile = outcome.deciles(counts)
+  assert decile[1] == 2  # the middle of its half of the text
+  assert decile[0] == decile[2] == 9
+  rng = np.random.default_rng(0)
+  even = outcome.deciles(rng.integers(1, 100, 5000))
+  shares = np.bincount(even, rng.integers(1, 100, 5000), 10)
+  assert shares.min() > 0
+  counts = rng.integers(1, 100, 5000)
+  shares = np.bincount(outcome.deciles(counts), counts, 10) / counts.sum()
+  np.testing.assert_allclose(shares, 0.1, atol=1e-3)
+
+
+def test_losses_by_decile_are_means_over_targets():
+  decile = np.array([0, 0, 3])
+  found = outcome.by_decile(
+    decile, np.array([6.0, 2.0, 5.0]), np.array([3, 1, 0])
+  )
+  assert found == [2.0, *[None] * 9]
+
+
+def test_spikes_and_divergence():
+  losses = np.full(100, 3.0)
+  losses[[5, 50, 80]] = 3.6
+  assert outcome.spikes(losses, 10) == 2
+  assert not outcome.diverged(losses, 3.0, 4096)
+  assert outcome.diverged(losses, 8.4, 4096)
+  losses[99] = math.nan
+  assert outcome.diverged(losses, 3.0, 4096)
+  assert json.dumps(outcome.thinned(np.arange(40.0))[:2]) == (
+    '[[2, 0.5], [4, 2.5]]'
+  )

@@ -1,0 +1,103 @@
+"""The search: finds the optimum, is interior, resumes, keeps its budget."""
+
+import itertools
+import math
+
+import pytest
+
+from experiments import trial, tuning
+from experiments.arms import Arm
+
+_ARM = Arm(
+  'arm',
+  {
+    'embedding_rate': 1e-3,
+    'matrix_rate': 1e-3,
+    'weight_decay': 0.0,
+    'beta': 0.99,
+  },
+  (0.95, 0.99, 0.999),
+)
+
+
+def _loss(point, best=(8e-3, 2e-3), decay=0.0, beta=0.99):
+  """A bowl in the logarithms of the rates, tilted along the diagonal."""
+  options = dict(point)
+  x = math.log2(options['embedding_rate'] / best[0])
+  y = math.log2(options['matrix_rate'] / best[1])
+  off = (options['weight_decay'] != decay) + (options['beta'] != beta)
+  return 3.0 + 0.1 * (x * x + y * y + 0.5 * x * y) + 0.05 * off
+
+
+def _finish(loss, budget=14, arm=_ARM):
+  """Runs what the search asks for until it ends."""
+  losses = {}
+  for _ in range(100):
+    try:
+      return tuning.search(arm, arm.start, losses.get, budget), losses
+    except tuning.Missing as missing:
+      for point in missing.points:
+        assert point not in losses  # Nothing is repeated.
+        losses[point] = loss(point)
+  raise AssertionError('the search does not end')
+
+
+@pytest.mark.parametrize(
+  ('best', 'decay', 'beta'),
+  [
+    ((8e-3, 2e-3), 0.0, 0.99),
+    ((0.25e-3, 32e-3), 0.1, 0.95),
+    ((1e-3, 1e-3), 0.1, 0.999),
+  ],
+)
+def test_finds_the_optimum(best, decay, beta):
+  tuned, losses = _finish(lambda p: _loss(p, best, decay, beta))
+  assert tuned.options == pytest.approx(
+    {
+      'embedding_rate': best[0],
+      'matrix_rate': best[1],
+      'weight_decay': decay,
+      'beta': beta,
+    }
+  )
+  assert tuned.interior
+  assert losses[trial.point_of(tuned.options)] == min(losses.values())
+  assert sorted(tuned.visited) == sorted(losses)
+
+
+def test_every_arm_has_the_same_budget_at_least():
+  stateless = Arm('arm', {k: v for k, v in _ARM.start.items() if k != 'beta'})
+  near = (1e-3, 1e-3)
+
+  def loss(point):
+    return _loss((*point, ('beta', 0.99)), near)
+
+  for budget in (10, 14):
+    _, losses = _finish(loss, budget, stateless)
+    assert len(losses) == budget
+
+
+def test_a_diverged_start_moves_to_lower_rates():
+  def loss(point):
+    rate = dict(point)['embedding_rate']
+    return math.inf if rate > 2e-4 else _loss(point, best=(1e-4, 1e-3))
+
+  tuned, _ = _finish(loss)
+  assert tuned.options['embedding_rate'] < 2e-4
+  assert tuned.interior
+
+
+def test_a_search_that_never_ends_is_cut():
+  tuned, losses = _finish(lambda p: -math.log2(dict(p)['embedding_rate']))
+  assert tuning.LONGEST <= len(losses) < tuning.LONGEST + 6
+  assert not tuned.interior
+
+
+def test_depends_on_the_losses_only():
+  """Losses may arrive in any order: the search asks for the same points."""
+  _, losses = _finish(_loss)
+  for known in itertools.islice(itertools.permutations(list(losses), 6), 20):
+    part = {point: losses[point] for point in known}
+    with pytest.raises(tuning.Missing) as missing:
+      tuning.search(_ARM, _ARM.start, part.get, 14)
+    assert set(missing.value.points) <= set(losses) - set(part)
