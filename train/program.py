@@ -140,6 +140,7 @@ def build(
     microbatches=config.train.batch_size // rows,
     constrain=constrain,
     param_shardings=shardings.params,
+    log_embedding=config.log.embedding,
   )
   eval_step = step_lib.make_eval_step(model, constrain)
 

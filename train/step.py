@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import llama
+from train import telemetry
 from train.mesh import batch_sharding
 from train.optimizer import Optimizer
 from train.state import TrainState
@@ -31,6 +32,7 @@ def make_train_step(
   microbatches: int = 1,
   constrain: Constrain = _identity,
   param_shardings: Any = None,
+  log_embedding: bool = False,
 ) -> TrainStep:
   """Returns the function of one step.
 
@@ -41,6 +43,7 @@ def make_train_step(
       another. This needs memory for one more gradient, and saves activations.
     constrain: The hook that shards activations.
     param_shardings: A tree of the shardings of the gradients.
+    log_embedding: Adds the metrics of `telemetry.embedding`.
 
   Returns:
     train_step(state, tokens[B, S + 1] int32) -> (state, metrics). The metrics
@@ -63,6 +66,8 @@ def make_train_step(
       ('update_norm', updates),
     ):
       metrics |= _norms(name, tree, optimizer.roles)
+    if log_embedding:
+      metrics |= telemetry.embedding(grads, updates, opt_state, optimizer.roles)
     rate = optimizer.schedule(state.step)
     for role, scale in optimizer.lr_scales.items():
       metrics[f'lr/{role}'] = jnp.asarray(rate * scale)

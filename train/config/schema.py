@@ -255,6 +255,11 @@ class LogConfig:
 
   every: int = field(10, 'Steps.', COUNT)
   tensorboard: bool = field(True, 'Write TensorBoard files.')
+  embedding: bool = field(
+    False,
+    'Record statistics of the embedding: rows without gradient, norms of rows, '
+    "SAGE's damper, and the rms of each role's updates.",
+  )
   progress: bool = field(True, 'Show a progress bar on a terminal.')
   profile_start: int = field(10, 'Steps before the profile.', COUNT_OR_ZERO)
   profile_steps: int = field(0, 'Steps to profile; 0: none.', COUNT_OR_ZERO)
