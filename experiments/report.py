@@ -69,7 +69,7 @@ def _missing(found: dict[str, list[Summary]]) -> str:
       f'{sum(s.progress.left for s in summaries)} |'
     )
   rows.append(
-    '\nThe cells M and G of the plan have no runs yet. A number in italics is '
+    '\nThe cell `medium_tied` has no runs yet. A number in italics is '
     'of seed 0, the seed that tuned it: it is too good by an unknown amount, '
     'and no comparison uses it.\n'
   )
@@ -89,11 +89,12 @@ def _part(
   if absent:
     names = ', '.join(f'`{arm}`' for arm in absent)
     text.append(f'Not measured yet: {names}.\n')
-  if baseline.best:
+  if baseline.best and len(begun) > 1:
     figures.pareto(begun, baseline, pictures / f'{name}_state.png')
     figures.deciles(begun, baseline, pictures / f'{name}_deciles.png')
     text += [
       f'![Loss against optimizer state]({PICTURES}/{name}_state.png)\n',
+      f'Intervals are those of the paired difference to `{base}`.\n',
       f'![Loss by token frequency]({PICTURES}/{name}_deciles.png)\n',
     ]
   for rate in ('embedding_rate', 'matrix_rate'):
@@ -200,7 +201,7 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
       'toy_dose',
     ),
   ):
-    if gaps:
+    if any(len(points) > 1 for points in gaps.values()):
       ordered = {arm: sorted(points) for arm, points in gaps.items()}
       figures.trend(ordered, label, 'adamw', pictures / f'{file}.png')
       text.append(f'![Gap against {label}]({PICTURES}/{file}.png)\n')

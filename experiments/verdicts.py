@@ -18,6 +18,8 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
   lines = ['## The four questions\n']
   lines += [
     '1. *Does SAGE resolve the dilemma, the loss of SinkGD on the table?* '
+    'It has to beat `sinkgd` in each cell with at most one token a row, by '
+    'more where V is larger and tokens a row are fewer. So far: '
     + _per_cell(tables, ('sinkgd',)),
     '2. *Is SAGE worth its damper: is it better than Lion and than Lion times '
     'the mean of H?* ' + _per_cell(tables, ('lion', 'lion_mean_h')),
