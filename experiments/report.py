@@ -26,7 +26,7 @@ _TOYS = ('toy', 'toy_dose', 'toy_large')
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
 Written by `python -m experiments.report` from the files in `results/`; do not
-edit. [experiments/PROTOCOL.md](../experiments/PROTOCOL.md) has what was decided
+edit. `experiments/PROTOCOL.md` has what was decided
 before the runs: arms, cells, tuning and decisions. Losses are nats per token.
 All numbers are of small models on 12 MB of text; none says what happens at a
 billion parameters.
