@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import jax
 import optax
 
 import sage_optax
@@ -124,8 +125,18 @@ def _optax_arm(arm, options, schedule, roles):
     table = matrix = adam
     # Each matrix of a stack, which Optax's rule would not take for one.
     numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
-    matrix = optax.contrib.scale_by_muon(
-      weight_dimension_numbers=numbers, consistent_rms=0.2
+    matrix = optax.chain(
+      optax.contrib.scale_by_muon(
+        weight_dimension_numbers=lambda params: jax.tree.map(
+          lambda _: numbers, params
+        )
+      ),
+      # As optax.contrib.muon(consistent_rms=0.2).
+      optax.stateless(
+        lambda updates, _: jax.tree.map(
+          lambda u: u * 0.2 * max(u.shape[-2:]) ** 0.5, updates
+        )
+      ),
     )
   else:
     # optax.adafactor but for its rate, weight decay and schedule.
