@@ -133,8 +133,8 @@ def _aligned(
   names: Sequence[Any], shape: tuple[int, ...], other: tuple[int, ...]
 ) -> tuple[Any, ...]:
   """The names of an array's axes: None for those of another size."""
-  if len(other) != len(shape):
-    return ()
+  if len(other) != len(shape) or len(names) > len(shape):
+    return ()  # Nobody knows which axis a name belongs to.
   padded = (*names, *(None,) * (len(shape) - len(names)))
   return tuple(
     name if size == other_size else None
