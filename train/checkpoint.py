@@ -10,7 +10,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from train import errors, workdir
-from train.distributed.processes import Processes
+from train.distributed import processes
 from train.state import TrainState, checksums
 
 # A killed run leaves these; Orbax ignores them, but they fill the disk.
@@ -25,6 +25,14 @@ class Unreadable(Damaged):
   """A checkpoint that this process cannot read; others may be able to."""
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves the question whether to stop to `SharedStop`, which counts."""
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run. The step is the position in the data, too."""
 
@@ -35,7 +43,6 @@ class Checkpoints:
     *,
     keep: int = 3,
     asynchronous: bool = True,
-    processes: Processes | None = None,
   ):
     """Opens the directory, or makes it.
 
@@ -45,14 +52,12 @@ class Checkpoints:
         `workdir.check_same`.
       keep: How many are kept.
       asynchronous: Whether files are written while training continues.
-      processes: Those that save together; None: this one alone.
     """
     self.directory = directory.absolute()
     self._description = description
-    self._processes = processes or Processes()
-    self._processes.share(self._remove_unfinished)
+    processes.first_does(self._remove_unfinished)
     latest = ocp.checkpoint_managers.LatestN(n=keep)
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=latest,
@@ -172,7 +177,7 @@ class Checkpoints:
       UserError: If they are of another run, none is intact, or one is damaged
         and `strict`.
     """
-    steps = self._processes.share(
+    steps = processes.first_does(
       lambda: sorted(self._manager.all_steps(), reverse=True)
     )
     damaged: list[tuple[int, Damaged]] = []
@@ -182,7 +187,7 @@ class Checkpoints:
       except Damaged as error:
         damaged.append((step, error))
         # Other processes may have read it, and not come to the next one.
-        alone = self._processes.count == 1
+        alone = not processes.several()
         if strict or not (alone or type(error) is Damaged):
           break
         continue
@@ -216,7 +221,7 @@ class Checkpoints:
         self.path(step).rename(target)
 
     if steps:
-      self._processes.share(move)
+      processes.first_does(move)
       self._manager.reload()
 
   @property

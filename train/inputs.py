@@ -13,9 +13,9 @@ import numpy as np
 
 from models import llama
 from train.config import Config, model_config
-from train.data import bundled, shards
+from train.data import bundled, loader, shards
 from train.data import tokenizer as tokenizer_lib
-from train.distributed.processes import Processes
+from train.distributed import processes
 from train.distributed.signals import Stop
 from train.errors import UserError
 from train.results import evaluate
@@ -96,12 +96,12 @@ def open_inputs(
   return Inputs(directory, manifest, tokenizer, train, validation)
 
 
-def open_together(config: Config, processes: Processes) -> Inputs:
+def open_together(config: Config, stop: Stop) -> Inputs:
   """Opens the data in all processes; only process 0 prepares or hashes it.
 
   Args:
     config: The configuration.
-    processes: Those that train.
+    stop: Ends the preparation early.
 
   Returns:
     The data.
@@ -110,13 +110,22 @@ def open_together(config: Config, processes: Processes) -> Inputs:
     UserError: As of `open_inputs`, or if a process does not see the data.
     Interrupted: As of `open_inputs`.
   """
-  stop = processes.stop
   opened: list[Inputs] = []
-  processes.share(
-    lambda: opened.append(open_inputs(config, stop, processes.say))
-  )
+
+  def open_here() -> None:
+    opened.append(open_inputs(config, stop, print))
+
+  processes.first_does(open_here, stop)
   processes.see(_directory(config) / shards.MANIFEST, 'the data')
-  return opened[0] if opened else open_inputs(config, stop, lambda _: None)
+
+  def finish() -> Inputs:
+    if not opened:
+      opened.append(open_inputs(config, Stop(), lambda _: None))
+    inputs, train = opened[0], config.train
+    loader.check_enough(inputs.train, train.seq_len, train.batch_size)
+    return inputs
+
+  return processes.together(finish)
 
 
 def _directory(config: Config) -> pathlib.Path:

@@ -13,9 +13,8 @@ from train import config as config_lib
 from train import workdir as workdir_lib
 from train.config import Config
 from train.data import loader
-from train.distributed import signals
-from train.distributed.processes import Processes
-from train.distributed.stop_consensus import Votes
+from train.distributed import processes
+from train.distributed.signals import SharedStop, Stop, catch
 from train.hf import pretrained
 from train.inputs import HASHES, open_together
 from train.results import evaluate, report
@@ -31,44 +30,41 @@ class NonFinite(Exception):
     super().__init__(f'{name} is {value} at step {step}')
 
 
-def run(config: Config, processes: Processes) -> int:
+def run(config: Config) -> int:
   """Trains, or resumes training, and reports.
 
   Args:
     config: The configuration, checked and completed.
-    processes: Those that train, all of which call this.
 
   Returns:
     The exit status; see `train.main`.
 
   Raises:
     UserError: If the input is bad; nothing was written over.
-    Interrupted: If `processes.stop` was set; the state has been saved.
   """
-  with signals.catch() as processes.stop, output.stops(processes.stop):
+  stop = SharedStop() if processes.several() else Stop()
+  with catch(stop), output.stops(stop):
     try:
-      return _run(config, processes)
-    except (errors.UserError, errors.Interrupted):
+      return _run(config, stop)
+    except errors.Interrupted:
+      processes.say('Stopped. Rerun the same command to resume.')
+      return stop.status
+    except errors.UserError:
       raise
     except Exception as error:
       raise errors.of_system(error) or error from error
 
 
-def _run(config: Config, processes: Processes) -> int:
+def _run(config: Config, stop: Stop) -> int:
   """As `run`, with signals caught."""
   workdir = pathlib.Path(config.workdir)
   settings = config_lib.settings(config).items()
   processes.check_same([f'config.{k}={v!r}' for k, v in settings])
-  compiled = program.build(config)
-  if config.init.path is not None:
-    pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
+  compiled = processes.together(lambda: _build(config))
   identity = program.describe(config, compiled)
-  if processes.share(lambda: _is_complete(workdir, identity)):
+  if processes.first_does(lambda: _is_complete(workdir, identity)):
     return 0
-  run = Run(config, compiled, open_together(config, processes))
-  loader.check_enough(
-    run.inputs.train, config.train.seq_len, config.train.batch_size
-  )
+  run = Run(config, compiled, open_together(config, stop))
   with contextlib.ExitStack() as stack:
 
     def claim() -> None:
@@ -77,17 +73,16 @@ def _run(config: Config, processes: Processes) -> int:
       if warning := workdir_lib.claim(workdir, run.identity, run.rounding):
         print(warning)
 
-    processes.share(claim)
+    processes.first_does(claim)
     processes.see(workdir / workdir_lib.RUN_FILE, 'the working directory')
     checkpoints = checkpoint.Checkpoints(
       workdir / workdir_lib.CHECKPOINTS,
       run.identity,
       keep=config.checkpoint.keep,
       asynchronous=config.checkpoint.async_,
-      processes=processes,
     )
     stack.callback(checkpoints.close)
-    trainer = Trainer(run, checkpoints, Votes(processes.stop), processes)
+    trainer = Trainer(run, checkpoints, stop)
     try:
       trainer.all()
     except NonFinite as error:
@@ -96,6 +91,13 @@ def _run(config: Config, processes: Processes) -> int:
     finally:
       trainer.close()
   return 0
+
+
+def _build(config: Config) -> program.Program:
+  compiled = program.build(config)
+  if config.init.path is not None:
+    pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
+  return compiled
 
 
 def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
@@ -123,18 +125,11 @@ class Trainer:
     step: The number of steps dispatched.
   """
 
-  def __init__(
-    self,
-    run: Run,
-    checkpoints: checkpoint.Checkpoints,
-    votes: Votes,
-    processes: Processes,
-  ):
+  def __init__(self, run: Run, checkpoints: checkpoint.Checkpoints, stop: Stop):
     self._run = run
     self._config = config = run.config
     self._program = run.program
-    self._votes = votes
-    self._processes = processes
+    self._stop = stop
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._checkpoints = checkpoints
     # Before anything else is written, because this may refuse.
@@ -144,7 +139,7 @@ class Trainer:
     self.step: int
     self.state: Any
     self.step, self.state = restored or (0, None)
-    self._recorder = Recorder(run, self.step, processes)
+    self._recorder = Recorder(run, self.step)
     self._sample, self._all = evaluate.windows(
       config.eval.max_windows,
       trained=run.windows,
@@ -164,13 +159,13 @@ class Trainer:
     except NonFinite:
       raise
     except Exception as error:
-      self._processes.fail(errors.of_system(error) or error)
+      processes.fail(errors.of_system(error) or error)
       raise
 
   def _explain(self) -> None:
     """Prints and saves what the optimizer does to each parameter."""
     table = self._program.explanation
-    if self._processes.first:
+    if processes.is_first():
       workdir = self._run.workdir
       files.write_text(workdir / 'optimizer.txt', f'{table}\n')
       files.write_text(workdir / 'optimizer.json', f'{table.to_json()}\n')
@@ -182,14 +177,14 @@ class Trainer:
     say = self._recorder.say
     if self.step:
       say(f'Resuming from the checkpoint of step {self.step}.')
-    self._votes.check()
+    self._stop.check()
     if self.step == self._config.train.steps:
       return
     began = time.monotonic()
     self._train_step = self._program.compile_train_step(
       self._config.train.batch_size, self._config.train.seq_len
     )
-    self._votes.check()
+    self._stop.check()
     if self.state is None:
       self.state = self._initial_state()
     say(f'Compiled in {time.monotonic() - began:.1f} s.')
@@ -217,13 +212,12 @@ class Trainer:
     self._recorder.begin(self.step)
     profile = self._recorder.profile
     while self.step < config.train.steps:
-      self._votes.obey()
+      self._stop.check()
       profile.before(self.step)
       batch = mesh.put_batch(
         next(batches), self._program.mesh, rows, batch_size
       )
       self.state, values = self._train_step(self.state, batch)
-      values |= self._votes.cast()
       self.step += 1
       # The next step runs on the devices while this one's values are read.
       previous, self._pending = self._pending, (self.step, values)
@@ -265,7 +259,6 @@ class Trainer:
     the parameters were before and are after the update.
     """
     found = {k: float(v) for k, v in jax.device_get(values).items()}
-    self._votes.count(found)
     bad = non_finite(found)
     self._recorder.train(step, found, always=bad is not None)
     if bad:
@@ -277,7 +270,7 @@ class Trainer:
       self._program.eval_step, self.state.params, self._program.mesh
     )
     return self._run.inputs.validation.score(
-      losses, max_windows, self._votes.check
+      losses, max_windows, self._stop.check
     )
 
   def _evaluate(self) -> dict[str, evaluate.Score] | None:
@@ -317,8 +310,7 @@ class Trainer:
       self.state.params,
       scores,
       max_windows=self._all,
-      processes=self._processes,
-      check=self._votes.check,
+      stop=self._stop,
     )
 
   def advice(self, error: NonFinite) -> str:

@@ -47,8 +47,7 @@ def _main(argv: list[str] | None) -> int:
     from train import config as config_lib
     from train import errors, loop
     from train.config import help as config_help
-    from train.distributed import cluster
-    from train.distributed import processes as processes_lib
+    from train.distributed import cluster, processes
   except ModuleNotFoundError as error:
     print(
       f'error: {sys.executable} has no module {error.name!r}: activate the '
@@ -72,11 +71,10 @@ def _main(argv: list[str] | None) -> int:
     config = config_lib.read_flag(flag_values)
     _set_up_jax(config)
     cluster.join(flag_values, config.train.platform)
-    processes = processes_lib.connected()
+    return processes.run(lambda: loop.run(config))
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  return processes.run(lambda: loop.run(config, processes))
 
 
 def _set_up_jax(config) -> None:

@@ -46,7 +46,7 @@ class _Stream:
     """The reader has gone (`| head`), or the disk of a log is full."""
     self._failed = True
     for stop in _stops:
-      stop.signum = stop.signum or signal.SIGPIPE
+      stop.receive(signal.SIGPIPE)
     # Else Python flushes what is left at its exit, and fails.
     with (
       contextlib.suppress(OSError, ValueError),

@@ -16,6 +16,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 
 import jax
@@ -23,25 +24,30 @@ import numpy as np
 
 from train import main, mesh, program
 from train.data import loader
-from train.distributed import signals
+from train.distributed import cluster, signals
 from train.results import evaluate, recorder
 
-_STOPS: list[signals.Stop] = []
+_received = threading.Event()
 _EVERY = 10  # checkpoint.every of the configuration
-
-
-class _Stop(signals.Stop):
-  """Known to `_send`."""
-
-  def __init__(self):
-    super().__init__()
-    _STOPS.append(self)
 
 
 def _send(number):
   os.kill(os.getpid(), number)
-  while not _STOPS[-1]():  # Never with SIGKILL.
-    time.sleep(0.001)
+  if jax.process_count() > 1:
+    # JAX looks for signals once a second, while steps take milliseconds.
+    _before(recorder.Recorder, 'train', lambda *_, **__: time.sleep(0.5))
+  else:
+    assert _received.wait(300)  # Never with SIGKILL.
+
+
+def _note_signals():
+  method = signals.Stop.receive
+
+  def receive(*args):
+    method(*args)
+    _received.set()
+
+  signals.Stop.receive = receive
 
 
 def _before(owner, name, action):
@@ -106,7 +112,8 @@ def _value(flags, name, default=None):
 
 
 def _main(moment, name, *flags):
-  signals.Stop = _Stop
+  _note_signals()
+  cluster.HEARTBEAT_SECONDS = 10
   number = signal.Signals[name]
   moment, _, index = moment.partition('@')
   if index == _value(flags, 'process_id', ''):

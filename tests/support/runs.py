@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -84,13 +85,28 @@ def start_all(args, count, devices, **kwargs):
   kwargs['xla'] = '--xla_backend_optimization_level=0'
   if count == 1:
     return [start(args, devices=devices, **kwargs)]
-  with socket.create_server(('127.0.0.1', 0)) as server:
-    port = server.getsockname()[1]
-  flags = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={count}']
+  address = f'127.0.0.1:{free_port()}'
+  flags = [f'--coordinator={address}', f'--num_processes={count}']
   return [
     start([*args, *flags, f'--process_id={i}'], devices=devices, **kwargs)
     for i in range(count)
   ]
+
+
+def free_port():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    return server.getsockname()[1]
+
+
+def without_gloo(text):
+  """Output without Gloo's lines, which several threads may interleave."""
+  text = re.sub(
+    r'\[Gloo\] Rank|\d+ is connected to \d+ peer ranks\.|'
+    r'Expected number of connected peer ranks is :',
+    '',
+    text,
+  )
+  return re.sub(r'^[ \d]*\n', '', text, flags=re.MULTILINE)
 
 
 def ends(processes, timeout=600):

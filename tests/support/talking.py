@@ -1,7 +1,7 @@
 """One of several processes that talk, without a run.
 
-python -m tests.support.talking DIRECTORY COUNT SCENARIO INDEX; SCENARIO is one
-of the functions below. DIRECTORY is where they meet.
+python -m tests.support.talking DIRECTORY COUNT SCENARIO PORT INDEX; SCENARIO is
+one of the functions below.
 """
 
 import os
@@ -10,99 +10,92 @@ import signal
 import sys
 import time
 
+import jax
+import pytest
+
 from train import errors
 from train.distributed import processes, signals
 
-
-def share(own, directory):
-  """All get what the first one makes, in order, even if it takes time."""
-  got = [own.share(lambda: {'a': [1, None]}), own.share(lambda: time.sleep(1))]
-  got.extend(own.share(lambda i=i: i) for i in range(1000))
-  assert got == [{'a': [1, None]}, None, *range(1000)]
-  (directory / 'file').write_text('x') if own.first else None
-  own.see(directory / 'file', 'the file')
-  return 7
+HEARTBEAT_SECONDS = 10
 
 
-def _die(own, index):
-  if own.index == index:
-    os.kill(os.getpid(), signal.SIGKILL)
-  time.sleep(100)
+def _index():
+  return jax.process_index()
 
 
-def first_dies(own, directory):
-  _die(own, 0)
+def _refuse(text, where=None):
+  if where is None or _index() == where:
+    raise errors.UserError(text)
 
 
-def last_dies(own, directory):
-  _die(own, own.count - 1)
+def agree(directory):
+  """What all of them find together, whichever it comes from."""
+  shared = [processes.first_does(lambda i=i: {'a': [i, None]}) for i in (1, 2)]
+  assert shared == [{'a': [1, None]}, {'a': [2, None]}]
+  assert processes.together(lambda: _index() + 5) == _index() + 5
 
+  steps = 10 if _index() == 1 else 20
+  with pytest.raises(
+    processes.Agreed, match=r'process 1 of 3 \(on .*\): it has b=10, and proc'
+  ):
+    processes.check_same(['a=1', f'b={steps}'])
 
-def one_refuses(own, directory):
-  if own.index == 1:
-    raise errors.UserError('no such data: make it')
-  own.share(lambda: time.sleep(100))
+  (directory / str(_index())).write_text(str(_index() // 2))
+  processes.see(directory / '0', 'the file')
+  processes.SEEN_SECONDS = 0.5
+  with pytest.raises(processes.Agreed, match=r'process 2 .* is not what proc'):
+    processes.see(directory / str(_index()), 'the file')
+  with pytest.raises(processes.Agreed, match=r'^no option$'):
+    processes.together(lambda: _refuse('no option'))
+  with pytest.raises(processes.Agreed, match=r'^no data$'):
+    processes.first_does(lambda: _refuse('no data'))
 
-
-def all_refuse(own, directory):
-  raise errors.UserError('no such option: leave it out')
-
-
-def one_fails(own, directory):
-  if own.index == 1:
-    raise OSError('no space left\non the disk')
-  try:
-    # As a collective does, whose connection the other has closed.
-    time.sleep(4)
-    raise RuntimeError('connection reset by peer')
-  except RuntimeError as error:
-    own.fail(error)
-
-
-def one_has_another_command(own, directory):
-  steps = 10 if own.index == 1 else 20
-  own.check_same(['config.name=a', f'config.train.steps={steps}'])
-  time.sleep(100)
-
-
-def one_does_not_see(own, directory):
-  processes.SEEN_SECONDS = 1
-  path = directory / f'file{own.index}'
-  path.write_text(str(own.index))
-  own.see(path, 'the working directory')
-  time.sleep(100)
-
-
-def one_is_signalled(own, directory):
-  with signals.catch() as own.stop:
-    own.share(lambda: None)
-    if own.index == 1:
-      os.kill(os.getpid(), signal.SIGTERM)
+  with signals.catch(signals.SharedStop()) as stop:
 
     def work():
-      while True:
-        own.stop.check()
+      # The number of calls in one process is not that of the others.
+      if _index() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+      while _index() == 0:
+        stop.check()
         time.sleep(0.01)
 
-    own.share(work)
+    assert not stop()
+    with pytest.raises(errors.Interrupted):
+      processes.together(work, stop)
+    assert stop.calls > 1
+    assert stop.status == 128 + signal.SIGTERM
+    with pytest.raises(errors.Interrupted):
+      stop.check()
+
+  processes.together(lambda: _refuse('no such data', where=1))
 
 
-def _main(directory, count, scenario, index):
-  directory = pathlib.Path(directory)
-  address = directory / 'address'
+def first_dies(directory):
+  if _index() == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+  processes.first_does(lambda: None)
 
-  def exchange(text):
-    if index == '0':
-      part = directory / 'part'
-      part.write_text(text)
-      part.rename(address)
-    while not address.exists():
-      time.sleep(0.01)
-    return address.read_text()
 
-  own = processes.Processes(int(index), int(count))
-  own.connect(exchange)
-  return own.run(lambda: globals()[scenario](own, directory))
+def all_refuse(directory):
+  _refuse('no checkpoint')
+
+
+def one_fails(directory):
+  if _index() == 1:
+    raise OSError('no space left\non the disk')
+  processes.first_does(lambda: time.sleep(100))
+
+
+def _main(directory, count, scenario, port, index):
+  jax.distributed.initialize(
+    f'127.0.0.1:{port}',
+    int(count),
+    int(index),
+    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    cluster_detection_method='deactivate',
+  )
+  return processes.run(lambda: globals()[scenario](pathlib.Path(directory)))
 
 
 if __name__ == '__main__':

@@ -63,7 +63,7 @@ def test_interrupted_runs_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     killed = number == signal.SIGKILL
     assert status == (-number if killed else 128 + number), out + err
     assert (err == '') == killed, err
-    assert ('The same command goes on' in out) != killed
+    assert ('Rerun the same command to resume' in out) != killed
     going_on = f'Resuming from the checkpoint of step {restored}.'
     assert (going_on in out) == (restored > 0), out
     assert 'rounding' not in out

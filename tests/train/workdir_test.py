@@ -86,15 +86,30 @@ def test_unwritable_place_is_a_user_error(tmp_path):
 def test_signal_sets_the_flag_and_handlers_return(number):
   before = signal.getsignal(number)
   with signals.catch() as stop:
-    assert list(stop.watch([1, 2])) == [1, 2]
+    assert list(signals.watch([1, 2], stop)) == [1, 2]
     os.kill(os.getpid(), number)
     deadline = time.monotonic() + 120
     while not stop() and time.monotonic() < deadline:
       time.sleep(0.01)
     assert stop.status == 128 + number
     with pytest.raises(errors.Interrupted):
-      list(stop.watch([1, 2]))
+      list(signals.watch([1, 2], stop))
   assert signal.getsignal(number) is before
+
+
+def test_where_ctrl_c_is_ignored_sigterm_is_not():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with signals.catch() as stop:
+      assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGTERM)
+      deadline = time.monotonic() + 100
+      while not stop() and time.monotonic() < deadline:
+        time.sleep(0.01)
+      assert stop.signum == signal.SIGTERM
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_second_ctrl_c_ends_a_process_inside_a_long_c_call():

@@ -3,12 +3,19 @@
 import importlib.util
 import os
 import pathlib
+import socket
+import sys
+import threading
 from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
 from train.errors import UserError
 
+HEARTBEAT_SECONDS = 30  # A process without one for so long counts as dead.
+REACH_SECONDS = 50  # For process 0 to answer.
+JOIN_SECONDS = 300  # For all processes to start.
 _ADVICE = (
   'give --coordinator=HOST:PORT --num_processes=N --process_id=I to each, or '
   '--nodistributed to run this one alone'
@@ -89,57 +96,90 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
     platform: Of the configuration.
 
   Raises:
-    UserError: If the flags are wrong, or the others do not come.
+    UserError: If the flags are wrong, or the others cannot be joined.
   """
-  given = {
-    'coordinator_address': flag_values['coordinator'].value,
-    'num_processes': flag_values['num_processes'].value,
-    'process_id': flag_values['process_id'].value,
+  names = {
+    'coordinator_address': 'coordinator',
+    'num_processes': 'num_processes',
+    'process_id': 'process_id',
+  }
+  given: dict[str, Any] = {
+    name: flag_values[flag].value for name, flag in names.items()
   }
   given = {name: value for name, value in given.items() if value is not None}
-  _check(given, flag_values['distributed'].value)
+  wanted = flag_values['distributed'].value
+  _check(given, wanted)
   environment = dict(os.environ)
   if platform == 'cpu':
     environment['JAX_PLATFORMS'] = 'cpu'
-  wanted = flag_values['distributed'].value
   found = None if given else detect(environment)
   if wanted is False or not (wanted or given or found):
     return
   import jax
 
-  # It would take SIGTERM, which the run itself listens to.
-  jax.config.update('jax_enable_preemption_service', False)
-  arguments: dict = dict(given)
   # JAX reads this variable itself, if the flag is not there.
   address = given.get('coordinator_address') or os.environ.get(
     'JAX_COORDINATOR_ADDRESS'
   )
   if address and {'num_processes', 'process_id'} <= set(given):
-    arguments['cluster_detection_method'] = 'deactivate'
+    given['cluster_detection_method'] = 'deactivate'
+  joined = threading.Event()
+  threading.Thread(target=_give_up, args=(joined, address), daemon=True).start()
   try:
-    jax.distributed.initialize(**arguments)
+    jax.distributed.initialize(
+      **given,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      initialization_timeout=JOIN_SECONDS + 60,
+    )
   except Exception as error:  # A library's, the network's or JAX's own.
     text = ' '.join(str(error).split())[:300]
     where = f' of {found}' if found else ''
     raise UserError(
       f'cannot join the other processes{where} ({text}): {_ADVICE}'
     ) from error
+  finally:
+    joined.set()
 
 
-def _check(given: Mapping[str, object], wanted: bool | None) -> None:
+def _give_up(joined: threading.Event, address: str | None) -> None:
+  """Ends the process with a line, where JAX would abort with a stack."""
+  reason = 'they did not all start'
+  waited = joined.wait(REACH_SECONDS)
+  if address and not waited and not _answers(address):
+    reason = f'nothing answers at {address}, where process 0 should be'
+  elif waited or joined.wait(JOIN_SECONDS - REACH_SECONDS):
+    return
+  print(
+    f'error: cannot join the other processes ({reason}): {_ADVICE}',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(2)
+
+
+def _answers(address: str) -> bool:
+  host, _, port = address.rpartition(':')
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), 5).close()
+  except (OSError, ValueError):
+    return False
+  return True
+
+
+def _check(given: dict[str, Any], wanted: bool | None) -> None:
   """Raises UserError if the flags contradict each other."""
   if given and wanted is False:
     raise UserError('--nodistributed and the flags of processes: leave one out')
-  address = str(given.get('coordinator_address', 'host:1'))
+  address = given.get('coordinator_address', 'host:1')
   host, _, port = address.rpartition(':')
-  if not (host and port.isdigit()):
-    raise UserError(f'--coordinator is {address!r}: give HOST:PORT')
-  count, index = given.get('num_processes'), given.get('process_id')
-  if isinstance(count, int) and count < 1:
+  if not (host and port.isdecimal() and 0 < int(port) < 65536):
+    raise UserError(
+      f'--coordinator is {address!r}: give HOST:PORT, with a PORT of 1 to 65535'
+    )
+  count, index = given.get('num_processes', 1), given.get('process_id', 0)
+  if count < 1:
     raise UserError(f'--num_processes is {count}: give at least 1')
-  if isinstance(index, int) and not 0 <= index < (
-    count if isinstance(count, int) else index + 1
-  ):
+  if index < 0 or ('num_processes' in given and index >= count):
     raise UserError(
       f'--process_id is {index}: give 0 to --num_processes - 1, another to '
       'each process'

@@ -1,119 +1,179 @@
-"""The processes of a run, of which the first prepares, writes and prints."""
+"""What the processes of a run do together, by JAX's coordination service.
 
-import contextlib
+A barrier of the service waits for hours if need be, and fails when a process
+dies; values and errors are gathered as arrays; JAX's preemption service agrees
+where to stop. docs/scale.md says what the engine does not give.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
 import pathlib
+import platform
+import re
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from train import errors
-from train.distributed import signals
-from train.distributed.peer_channel import Line
+from train.distributed import cluster
+from train.distributed.signals import SharedStop, Stop
 
+_T = TypeVar('_T')
+
+LOST = 3  # Exit status where another process failed or died.
 SEEN_SECONDS = 60.0
-_ADDRESS_BYTES = 1024
-_STOPPED = 'Stopped. The same command goes on.'
+_FOREVER = 10**11  # milliseconds
+_exchanges = itertools.count()
 
 
-class Processes:
-  """The processes of a run, of which this is one; maybe the only one.
+class Agreed(errors.UserError):
+  """A UserError that all processes raise; the first prints it."""
 
-  Attributes:
-    index: Which this is.
-    count: How many there are.
-    stop: The signals of this process; those of others are added in process 0.
+
+def several() -> bool:
+  """Whether this process is one of several."""
+  # Asking JAX for their number starts the backends, which takes seconds.
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that prepares, prints and writes."""
+  return not several() or jax.process_index() == 0
+
+
+def say(text: str) -> None:
+  """Prints, in the first process."""
+  if is_first():
+    print(text, flush=True)
+
+
+def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
+  """Runs an action in all processes; if it raises in one, all raise that.
+
+  Args:
+    action: Runs no collectives. The others wait for the slowest, for hours.
+    stop: What `action` asks whether to stop, if it does.
+
+  Returns:
+    What `action` returned in this process.
+
+  Raises:
+    UserError: The first that a process raised, with its name.
+    Interrupted: If a process raised it.
   """
+  return _together(action, stop)[0]
 
-  def __init__(self, index: int = 0, count: int = 1):
-    self.index = index
-    self.count = count
-    self._stop: signals.Stop | None = None
-    self._line: Line | None = None
 
-  @property
-  def stop(self) -> signals.Stop:
-    return self._stop or signals.Stop()
+def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
+  """Returns in all processes what `make` returns, or raises, in the first.
 
-  @stop.setter
-  def stop(self, stop: signals.Stop) -> None:
-    self._stop = stop
-    if self._line is not None:
-      self._line.stop = stop
+  Args:
+    make: Returns what can be written as JSON.
+    stop: As for `together`.
 
-  @property
-  def first(self) -> bool:
-    """Whether this is the one that writes and prints."""
-    return self.index == 0
+  Returns:
+    What it returned.
+  """
+  value, outcomes = _together(
+    lambda: make() if is_first() else None, stop, True
+  )
+  return outcomes[0]['value'] if outcomes else value
 
-  def connect(self, exchange: Callable[[str], str] | None = None) -> None:
-    """Connects process 0 with the others, if there are others.
 
-    Args:
-      exchange: Returns in every process the text that process 0 passes it; a
-        collective if None.
+def _together(
+  action: Callable[[], _T], stop: Stop | None, share: bool = False
+) -> tuple[_T, list[dict[str, Any]]]:
+  """As `together`; with `share` also what all processes returned."""
+  if not several():
+    return action(), []
+  value: Any = None
+  outcome: dict[str, Any] = {}
+  try:
+    value = action()
+  except errors.UserError as error:
+    outcome['error'] = str(error)
+  except errors.Interrupted:
+    outcome['interrupted'] = True
+  outcome |= {'value': value if share else None}
+  if isinstance(stop, SharedStop):
+    outcome |= {'calls': stop.calls, 'signum': stop.signum or 0}
+  outcomes = [json.loads(text) for text in _exchange(json.dumps(outcome))]
+  if isinstance(stop, SharedStop):
+    # The process with the most calls has met every number up to there.
+    stop.calls = max(outcome['calls'] for outcome in outcomes)
+    stop.signum = max(outcome['signum'] for outcome in outcomes) or None
+  for index, outcome in enumerate(outcomes):
+    if 'error' in outcome:
+      prefix = f'{_name(index)}: ' if index else ''
+      raise Agreed(prefix + outcome['error'])
+  if any('interrupted' in outcome for outcome in outcomes):
+    raise errors.Interrupted
+  return value, outcomes
 
-    Raises:
-      UserError: If process 0 cannot be reached.
-    """
-    if self.count > 1:
-      self._line = Line(self.index, self.count, exchange or _broadcast)
 
-  def say(self, text: str) -> None:
-    """Prints, in one process."""
-    if self.first:
-      print(text, flush=True)
+def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
+  """Waits for all processes, without a device collective."""
+  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
-  def share(self, make: Callable[[], Any]) -> Any:
-    """Calls `make` in process 0, and returns its result in all.
 
-    The others wait for as long as it takes, outside of any collective.
+def _exchange(text: str) -> list[str]:
+  """The texts of all processes, in all."""
+  _barrier(f'exchange {next(_exchanges)}')
+  gather = multihost_utils.process_allgather
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = gather(np.int32(data.size))
+  # Powers of two: few shapes to compile for.
+  padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
+  padded[: data.size] = data
+  rows = np.asarray(gather(padded), np.uint8)
+  return [
+    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+  ]
 
-    Args:
-      make: Returns what can be written as JSON.
 
-    Returns:
-      What it returned.
-    """
-    if self._line is None:
-      return make()
-    if self.first:
-      value = make()
-      self._line.tell_all({'share': value})
-      return value
-    return self._line.shared.get()
+def check_same(settings: Sequence[str]) -> None:
+  """Raises UserError if process 0 has other settings than this one."""
+  theirs = first_does(lambda: list(settings))
 
-  def check_same(self, settings: Sequence[str]) -> None:
-    """Raises UserError if process 0 has other settings than this one."""
-    theirs = self.share(lambda: list(settings))
+  def check() -> None:
     for ours, other in zip(settings, theirs, strict=False):
       if ours != other:
         raise errors.UserError(
-          f'process {self.index} has {ours}, and process 0 has {other}: start '
-          'all processes with the same command'
+          f'it has {ours}, and process 0 has {other}: start all processes with '
+          'the same command'
         )
 
-  def see(self, path: pathlib.Path, what: str) -> None:
-    """Checks that all processes have a file of process 0.
+  together(check)
 
-    Args:
-      path: The file, with text.
-      what: What it belongs to, for the message.
 
-    Raises:
-      UserError: If this one has none, or another.
-    """
-    content = self.share(path.read_text)
+def see(path: pathlib.Path, what: str) -> None:
+  """Raises UserError if a process does not see a file as process 0 does.
+
+  Args:
+    path: The file.
+    what: What it belongs to, for the message.
+  """
+
+  def content() -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+  wanted = first_does(content)
+
+  def check() -> None:
     # A network's file system may show a new file only after a while.
     end = time.monotonic() + SEEN_SECONDS
-    while not self.first:
-      with contextlib.suppress(OSError, ValueError):
-        if path.read_text() == content:
-          return
+    while not (path.exists() and content() == wanted):
       if time.monotonic() > end:
         raise errors.UserError(
           f'{path.absolute()} is not what process 0 has there: {what} must be '
@@ -121,69 +181,97 @@ class Processes:
         )
       time.sleep(0.2)
 
-  def run(self, action: Callable[[], int]) -> int:
-    """Runs the command, and ends all processes if one fails.
+  together(check)
 
-    Args:
-      action: Returns the exit status.
 
-    Returns:
-      The exit status; with several processes this does not return if one of
-      them fails: all of them end, with word of it.
-    """
-    try:
-      status = action()
-    except Exception as error:
-      self.fail(error)
-      if isinstance(error, errors.UserError):
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-      if isinstance(error, errors.Interrupted):
-        print(_STOPPED, flush=True)
-        return self.stop.status
-      raise
-    if self._line is not None:
-      self._line.tell_all({'bye': True})
-    return status
+@functools.cache
+def _hosts() -> list[str]:
+  return _exchange(platform.node())
 
-  def fail(self, error: Exception) -> None:
-    """Ends all processes because of an error; does nothing in one alone.
 
-    What comes after it may wait for the others, so this is to be called first.
+def _name(index: int) -> str:
+  return f'process {index} of {jax.process_count()} (on {_hosts()[index]})'
 
-    Args:
-      error: What happened here.
-    """
-    if self._line is None:
+
+def run(action: Callable[[], int]) -> int:
+  """Runs the command; if it fails in one process, ends all.
+
+  Args:
+    action: Returns the exit status.
+
+  Returns:
+    The exit status. Does not return if another process fails or dies.
+  """
+  if not several():
+    return action()
+  _hosts()
+  ended = threading.Event()
+  watcher = threading.Thread(target=_watch, args=(ended,), daemon=True)
+  watcher.start()
+  try:
+    status = action()
+  except Agreed as error:
+    status = 2
+    if is_first():
+      print(f'error: {error}', file=sys.stderr)
+  except BaseException as error:
+    fail(error)
+    raise
+  ended.set()
+  jax.distributed.shutdown()
+  watcher.join()
+  return status
+
+
+def fail(error: BaseException) -> None:
+  """Ends this process, and thereby all, if the error is its own.
+
+  What comes after an error may wait for the others: call this before.
+
+  Args:
+    error: Nothing is done if all processes raise it, or there is only one.
+  """
+  if not several() or isinstance(error, Agreed):
+    return
+  status, text = 1, ''.join(traceback.format_exception(error))
+  if isinstance(error, errors.UserError):
+    status, text = 2, f'error: {error}'
+  try:
+    _barrier('fail', 10_000)
+    # All fail, so the first reports; it runs the service, and ends last.
+    if not is_first():
+      os._exit(status)
+    time.sleep(1)
+  except jax.errors.JaxRuntimeError:
+    if status == 2:
+      text = f'error: {_name(jax.process_index())}: {error}'
+    elif isinstance(error, jax.errors.JaxRuntimeError) and (
+      'RESOURCE_EXHAUSTED' not in text
+    ):
+      # Another may have died, of which `_watch` or JAX will hear.
+      time.sleep(cluster.HEARTBEAT_SECONDS)
+  _exit(status, text)
+
+
+def _watch(ended: threading.Event) -> None:
+  """Waits at a barrier that is not reached, to learn of another's death."""
+  key = 'of the others' if is_first() else 'of the first'
+  try:
+    _barrier(key)
+  except jax.errors.JaxRuntimeError as error:
+    if ended.is_set():
       return
-    if isinstance(error, errors.UserError):
-      self._line.fail(2, str(error))
-    elif isinstance(error, errors.Interrupted):
-      self._line.fail(self.stop.status, _STOPPED)
-    else:
-      self._line.fail(1, _summary(error), error)
+    # No number: process 0, which runs the service, is gone.
+    found = re.search(r'(?:Task |task:)(\d+)', str(error))
+    _exit(
+      LOST,
+      f'error: {_name(int(found[1]) if found else 0)} ended or cannot be '
+      'reached. Rerun the same command in all processes to resume.',
+    )
 
 
-def _summary(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or ['']
-  return f'failed ({type(error).__name__}: {lines[0][:200]})'
-
-
-def _broadcast(text: str) -> str:
-  """Process 0's text, in all."""
-  data = np.zeros(_ADDRESS_BYTES, np.uint8)
-  encoded = np.frombuffer(text.encode(), np.uint8)
-  data[: len(encoded)] = encoded
-  data = np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8)
-  return data.tobytes().rstrip(b'\0').decode()
-
-
-def connected() -> Processes:
-  """The processes that JAX has joined, connected."""
-  # Asking for the number starts the backends, which a bad configuration need
-  # not wait for.
-  if not jax.distributed.is_initialized():
-    return Processes()
-  processes = Processes(jax.process_index(), jax.process_count())
-  processes.connect()
-  return processes
+def _exit(status: int, text: str) -> NoReturn:
+  """Ends the process at once: an orderly end would wait for the others."""
+  print(text, file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(status)

@@ -10,7 +10,6 @@ from typing import TypeVar
 from train import errors
 
 _T = TypeVar('_T')
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
@@ -19,6 +18,8 @@ class Stop:
   Attributes:
     signum: The first signal that came, or None.
   """
+
+  takes: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 
   def __init__(self) -> None:
     self.signum: int | None = None
@@ -29,26 +30,47 @@ class Stop:
   @property
   def status(self) -> int:
     """Exit status of a process that ends because of the signal."""
-    return 128 + (self.signum or 0)
+    return 128 + (self.signum or signal.SIGTERM)
+
+  def receive(self, number: int) -> None:
+    """Takes the first signal."""
+    self.signum = self.signum or number
 
   def check(self) -> None:
     """Raises `Interrupted` once the run was asked to stop."""
     if self():
       raise errors.Interrupted
 
-  def watch(self, iterable: Iterable[_T]) -> Iterator[_T]:
-    """Walks through `iterable`, with a `check` before each item and at the end.
 
-    Args:
-      iterable: Anything that takes long to walk through.
+class SharedStop(Stop):
+  """Whether any process was sent SIGTERM or Ctrl-C, the same in all.
 
-    Returns:
-      An iterator over its items.
+  JAX's preemption service numbers the calls, and agrees on one that no process
+  has reached. So all must call equally often, but within an action that is
+  passed with this object to `processes.first_does` or `together`.
 
-    Raises:
-      Interrupted: Once the run was asked to stop.
-    """
-    return watch(iterable, self)
+  Attributes:
+    calls: How often it was called.
+  """
+
+  takes = (signal.SIGINT,)  # JAX takes SIGTERM.
+
+  def __init__(self) -> None:
+    super().__init__()
+    self.calls = 0
+
+  def __call__(self) -> bool:
+    from jax.experimental import multihost_utils
+
+    if self.signum is None:
+      self.calls += 1
+      if multihost_utils.reached_preemption_sync_point(self.calls):
+        self.signum = signal.SIGTERM
+    return self.signum is not None
+
+  def receive(self, number: int) -> None:
+    del number
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def watch(
@@ -70,25 +92,28 @@ def quit_at_once() -> None:
 
 
 @contextlib.contextmanager
-def catch() -> Iterator[Stop]:
-  """Turns SIGTERM and Ctrl-C into a `Stop` while the context lasts.
+def catch(stop: Stop | None = None) -> Iterator[Stop]:
+  """Passes SIGTERM and Ctrl-C to a `Stop` while the context lasts.
 
   A Python signal handler waits for the running bytecode, which a compilation
   may hold for a minute. The C handler instead writes the signal's number to a
   pipe at once, and a thread reads it: so the message appears immediately and
   a second Ctrl-C ends the process even while XLA compiles.
 
+  Args:
+    stop: Where to; by default a new one of this process alone.
+
   Yields:
-    The flag.
+    It.
   """
-  stop = Stop()
+  stop = stop or Stop()
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   # A signal that was ignored (nohup, a shell's background job) stays ignored.
   old_handlers = {
     number: signal.signal(number, lambda *_: None)
-    for number in _SIGNALS
+    for number in stop.takes
     if signal.getsignal(number) is not signal.SIG_IGN
   }
   thread = threading.Thread(target=_listen, args=(reader, stop), daemon=True)
@@ -106,19 +131,18 @@ def catch() -> Iterator[Stop]:
 
 def _listen(reader: int, stop: Stop) -> None:
   """Reads signal numbers until the pipe is closed."""
+  first = True
   while byte := os.read(reader, 1):
     number = byte[0]
-    if number not in _SIGNALS:
+    if number not in stop.takes:
       continue
-    if stop.signum is None:
-      stop.signum = number
+    if first:
+      first = False
+      stop.receive(number)
       name = signal.Signals(number).name
-      _write(f'\n{name}: stopping cleanly (Ctrl-C now: exit at once)\n')
+      with contextlib.suppress(OSError):
+        text = f'\n{name}: stopping cleanly (Ctrl-C now: exit at once)\n'
+        os.write(2, text.encode())
     elif number == signal.SIGINT:
       # Only Ctrl-C: make and timeout may pass SIGTERM on a second time.
       os._exit(128 + number)
-
-
-def _write(text: str) -> None:
-  with contextlib.suppress(OSError):
-    os.write(2, text.encode())

@@ -1,7 +1,7 @@
 """Records a run; only the first of several processes writes."""
 
 from models import llama
-from train.distributed.processes import Processes
+from train.distributed import processes
 from train.results import evaluate, metrics
 from train.run import Run
 
@@ -13,27 +13,28 @@ class Recorder:
     evaluated: The last step that was evaluated, the same in all processes.
   """
 
-  def __init__(self, run: Run, step: int, processes: Processes):
+  def __init__(self, run: Run, step: int):
     """Opens the files, cut back to the restored step."""
     config, workdir = run.config, run.workdir
     self._config = config
     self._tokens = config.train.batch_size * config.train.seq_len
     self._log: metrics.JsonLines | None = None
-    if processes.first:
+    first = processes.is_first()
+    if first:
       self._log = metrics.JsonLines(workdir / metrics.FILE, step)
     board = workdir / 'tensorboard' if config.log.tensorboard else None
-    self._board = metrics.TensorBoard(board if processes.first else None, step)
+    self._board = metrics.TensorBoard(board if first else None, step)
     self._progress = metrics.Progress(
       config.train.steps,
       step,
-      show=config.log.progress and processes.first,
-      quiet=not processes.first,
+      show=config.log.progress and first,
+      quiet=not first,
     )
     self.profile = metrics.Profile(
       workdir / 'profile',
       step + config.log.profile_start,
       config.log.profile_steps,
-      traces=processes.first,
+      traces=first,
     )
     if self._log and not self._log.complete:
       self.say(
@@ -45,7 +46,9 @@ class Recorder:
     )
     self._peak = _peak_tokens_per_second(run)
     log = self._log
-    self.evaluated: int = processes.share(lambda: log.evaluated if log else 0)
+    self.evaluated: int = processes.first_does(
+      lambda: log.evaluated if log else 0
+    )
 
   def say(self, text: str) -> None:
     """Prints a line, once for all processes."""

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sage_optax
@@ -13,8 +13,8 @@ from train import config as config_lib
 from train import errors, files
 from train.config import Config
 from train.data import loader
-from train.distributed.processes import Processes
-from train.distributed.signals import Stop
+from train.distributed import processes
+from train.distributed.signals import Stop, watch
 from train.results import evaluate, metrics, ngram, plot, sample
 from train.run import Run
 
@@ -63,8 +63,7 @@ def write(
   scores: Mapping[str, evaluate.Score],
   *,
   max_windows: int,
-  processes: Processes,
-  check: Callable[[], None],
+  stop: Stop,
 ) -> None:
   """Writes the results of a run, results.json last, and prints them.
 
@@ -75,15 +74,15 @@ def write(
     params: The parameters at the end.
     scores: Scores on the validation split.
     max_windows: Largest number of windows evaluated.
-    processes: Those that train.
-    check: Called by all of them now and then; it may raise.
+    stop: Polled by all processes.
 
   Raises:
     Interrupted: If the run was asked to stop; it is then not complete.
   """
-  samples = sample.continue_validation(run, params, check)
-  stop = processes.stop
-  processes.share(lambda: _write(run, samples, scores, max_windows, stop))
+  samples = sample.continue_validation(run, params, stop.check)
+  processes.first_does(
+    lambda: _write(run, samples, scores, max_windows, stop), stop
+  )
 
 
 def _write(
@@ -219,9 +218,9 @@ def _baselines(
   )
   validation = inputs.validation.batches(max_windows)
   found = ngram.baselines(
-    stop.watch(seen),
+    watch(seen, stop),
     inputs.tokenizer.vocab_size,
-    ((tokens, weights) for _, tokens, weights in stop.watch(validation)),
+    ((tokens, weights) for _, tokens, weights in watch(validation, stop)),
   )
   windows = min(
     run.windows,

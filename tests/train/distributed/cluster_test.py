@@ -1,11 +1,14 @@
 """Several processes are found where there are several, and only there."""
 
 import importlib.util
+import subprocess
+import sys
 
 import jax
 import pytest
 from absl import flags
 
+from tests.support import runs
 from train import errors
 from train.distributed import cluster
 
@@ -54,7 +57,12 @@ def _join(monkeypatch, *args, environment=None, platform='auto', error=None):
   """The arguments that JAX is initialized with, or None."""
   calls = []
 
-  def initialize(**kwargs):
+  def initialize(
+    *, heartbeat_timeout_seconds, initialization_timeout, **kwargs
+  ):
+    # JAX's own timeout aborts the process: it must not come first.
+    assert initialization_timeout > cluster.JOIN_SECONDS
+    assert 0 < heartbeat_timeout_seconds < 60
     calls.append(kwargs)
     if error:
       raise error
@@ -99,6 +107,9 @@ def test_joins_what_is_given_or_found(monkeypatch):
   ('args', 'message'),
   [
     (('--coordinator=host',), "is 'host': give HOST:PORT"),
+    (('--coordinator=host:0',), 'PORT of 1 to 65535'),
+    (('--coordinator=host:65536',), 'PORT of 1 to 65535'),
+    (('--coordinator=:80',), "is ':80': give HOST:PORT"),
     (('--num_processes=0',), 'give at least 1'),
     (('--num_processes=2', '--process_id=2'), '--num_processes - 1'),
     (('--process_id=-1',), '--process_id is -1'),
@@ -108,6 +119,41 @@ def test_joins_what_is_given_or_found(monkeypatch):
 def test_flags_that_cannot_be(monkeypatch, args, message):
   with pytest.raises(errors.UserError, match=message):
     _join(monkeypatch, *args)
+
+
+_START = """
+import sys
+from train import main
+from train.distributed import cluster
+cluster.REACH_SECONDS = 1
+main.main(['main', *sys.argv[1:]])
+"""
+
+
+def test_coordinator_that_does_not_answer(tmp_path):
+  address = f'127.0.0.1:{runs.free_port()}'
+  addresses = [address, 'host.invalid:80']
+  command = [sys.executable, '-c', _START, '--num_processes=2']
+  command += ['--process_id=1', *runs.command(tmp_path, tmp_path / 'run')]
+  started = [
+    subprocess.Popen(
+      [*command, f'--coordinator={address}'],
+      cwd=runs.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for address in addresses
+  ]
+  statuses, outs, errs = runs.ends(started)
+  assert (statuses, outs) == ([2, 2], ['', ''])
+  for address, text in zip(addresses, errs, strict=True):
+    assert text.startswith(
+      f'error: cannot join the other processes (nothing answers at {address}, '
+    )
+    assert text.count('\n') == 1
+  assert cluster.REACH_SECONDS < 60
+  assert not (tmp_path / 'run').exists()
 
 
 def test_those_that_cannot_be_joined(monkeypatch):

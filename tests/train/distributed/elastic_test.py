@@ -26,7 +26,7 @@ def _train(args, count, devices, moment=None):
   started = runs.start_all(
     [*moment, *args], count, devices, module='tests.support.interrupted'
   )
-  return runs.ends(started, timeout=400)
+  return runs.ends(started, timeout=900)
 
 
 def _records(workdir):
@@ -62,30 +62,16 @@ def _assert_batches(directory, source, seed, seq_len, batch_size, steps):
     assert seen == set(range(batch_size)), step
 
 
-def test_several_processes_train_as_one(tmp_path):
-  source = runs.write_data(tmp_path / 'data')
-  options = ('train.steps=10', 'eval.every=5', 'optimizer.recipe=adamw')
-  for count in (1, 2, 4):
-    args = runs.command(source, tmp_path / str(count), *options)
-    # Four devices in all; the tensor axis lies within processes or across.
-    statuses, outs, errs = _train([*args, *_mesh(1, 2, 2)], count, 4 // count)
-    assert statuses == [0] * count, errs
-    assert 'is complete: 10 steps' in outs[0]
-    for text in outs[1:]:
-      assert all('[Gloo]' in line for line in text.splitlines()), text
-  wanted = _records(tmp_path / '1')
-  assert len(wanted) == 12
-  for count in ('2', '4'):
-    _assert_same(_records(tmp_path / count), wanted, 1e-5)
-    assert (tmp_path / count / report.RESULTS).exists()
-
-
 def test_goes_on_elsewhere_after_signals_and_deaths(tmp_path, monkeypatch):
   source = runs.write_data(tmp_path / 'data')
-  options = ('train.steps=50', 'train.dtype=float64')
+  options = (
+    'train.steps=40',
+    'train.dtype=float64',
+    'optimizer.recipe=adamw',
+  )
   whole, moved = tmp_path / 'whole', tmp_path / 'moved'
   args = runs.command(source, whole, *options)
-  statuses, _, errs = _train([*args, *_mesh(1, 8, 1)], 1, 8)
+  statuses, _, errs = _train([*args, *_mesh(1, 4, 1)], 1, 4)
   assert statuses == [0], errs
   (tmp_path / 'batches').mkdir()
   monkeypatch.setenv('BATCHES', str(tmp_path / 'batches'))
@@ -94,32 +80,31 @@ def test_goes_on_elsewhere_after_signals_and_deaths(tmp_path, monkeypatch):
   def go_on(count, devices, mesh, moment=None):
     return _train([*args, *_mesh(*mesh)], count, devices, moment)
 
-  # A signal to one of them stops all at the same step, with the state saved.
-  statuses, outs, _ = go_on(2, 4, (2, 2, 2), ('step:13@1', 'SIGTERM'))
-  assert statuses == [143] * 2
+  # A signal to one of them stops all after the same step, with the state saved.
+  statuses, outs, errs = go_on(4, 1, (1, 2, 2), ('step:13@1', 'SIGTERM'))
+  assert statuses == [143] * 4, errs
   saved = _records(moved)[-1]['step']
   assert f'The state of step {saved} is in' in outs[0]
-  # Read after 14 was dispatched, voted on with 15, and counted after 16.
-  assert saved == 16
+  assert 'Stopped. Rerun the same command' in outs[0]
+  assert 13 <= saved < 40
+  for text in outs[1:]:
+    assert not runs.without_gloo(text)
 
-  statuses, outs, errs = go_on(4, 1, (1, 2, 2), ('step:32@2', 'SIGKILL'))
+  # A death ends the other, which says who died; or JAX says it for it.
+  at = saved + 1
+  statuses, outs, errs = go_on(2, 1, (2, 1, 1), (f'step:{at}@1', 'SIGKILL'))
   assert f'Resuming from the checkpoint of step {saved}' in outs[0]
-  assert 'processes was 2 and is 4' in outs[0]
-  assert statuses == [3, 3, -signal.SIGKILL, 3]
-  for index in (0, 1, 3):
-    assert 'error: process 2 of 4 (on ' in errs[index]
+  assert 'processes was 4 and is 2' in outs[0]
+  assert statuses[1] == -signal.SIGKILL
+  assert statuses[0] in (3, -signal.SIGABRT)
+  assert 'error: process 1 of 2 (on ' in errs[0] or 'unhealthy' in errs[0]
 
-  statuses, outs, errs = go_on(2, 1, (2, 1, 1), ('step:43@0', 'SIGKILL'))
-  assert 'Resuming from the checkpoint of step 30.' in outs[0]
-  # JAX may end process 1 before it has spoken, and names the leader itself.
-  assert statuses[0] == -signal.SIGKILL
-  assert statuses[1] in (3, -signal.SIGABRT)
-  assert 'error: process 0 of 2 (on ' in errs[1] or 'leader' in errs[1]
-
-  statuses, outs, errs = go_on(1, 2, (1, 1, 2))
-  assert statuses == [0], errs
-  assert 'Resuming from the checkpoint of step 40' in outs[0]
+  statuses, outs, errs = go_on(2, 2, (1, 2, 2))
+  assert statuses == [0, 0], errs
+  assert f'Resuming from the checkpoint of step {saved}' in outs[0]
+  assert 'is complete: 40 steps' in outs[0]
+  assert (moved / report.RESULTS).exists()
   _assert_same(_records(moved), _records(whole), 1e-9)
   _assert_batches(
-    tmp_path / 'batches', source, seed=0, seq_len=32, batch_size=8, steps=50
+    tmp_path / 'batches', source, seed=0, seq_len=32, batch_size=8, steps=40
   )
