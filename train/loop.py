@@ -187,6 +187,8 @@ class Trainer:
     self._stop.check()
     if self.state is None:
       self.state = self._initial_state()
+    # On CPUs the first collective waits 30 s at most, compilation takes longer.
+    processes.together(lambda: jax.block_until_ready(self.state))
     say(f'Compiled in {time.monotonic() - began:.1f} s.')
 
   def _initial_state(self) -> TrainState:
