@@ -2,7 +2,7 @@
 
 A barrier of the service waits for hours if need be, and fails when a process
 dies; values and errors are gathered as arrays; JAX's preemption service agrees
-where to stop. docs/scale.md says what the engine does not give.
+where to stop. docs/hosts.md says what the engine does not give.
 """
 
 import functools
