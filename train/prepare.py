@@ -127,7 +127,9 @@ def prepare_files(
             f'(now {validation_fraction}).'
           )
       corpus_hash = stream.corpus_hash.value
-      writer.finish(corpus_hash=corpus_hash, settings=settings, versions={})
+      writer.finish(
+        should_stop, corpus_hash=corpus_hash, settings=settings, versions={}
+      )
     if stream.bad.count:
       log(f'Skipped {stream.bad.count} lines that hold no document.')
     if stream.holdout.dropped:

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shlex
+import shutil
 import sys
 
 import jax
@@ -13,7 +14,8 @@ from models import llama
 from tests.support import runs
 from train import config, loop, main
 from train import workdir as workdir_lib
-from train.results import metrics, ngram, report
+from train.data import ngram, shards
+from train.results import metrics, report
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +65,7 @@ def test_results(finished, data):
   assert math.isclose(
     total['bits_per_byte'], nats / math.log(2) / total['bytes'], rel_tol=1e-9
   )
+  assert results['baseline_tokens'].keys() == {'fitted', 'split'}
   assert math.isclose(total['perplexity'], math.exp(total['loss']))
   assert results['baselines']['bigram'] < results['baselines']['unigram']
   assert (
@@ -197,7 +200,13 @@ def test_known_chip_and_baselines_of_a_part(
   monkeypatch.setattr(
     ngram, 'baselines', functools.partial(ngram.baselines, max_tokens=300)
   )
-  args = runs.command(data, tmp_path / 'run', 'train.steps=4')
+  # As prepared before the baselines were in the manifest.
+  old = tmp_path / 'old'
+  shutil.copytree(data, old)
+  manifest = shards.read_manifest(old)
+  del manifest['baselines']
+  (old / shards.MANIFEST).write_text(json.dumps(manifest))
+  args = runs.command(old, tmp_path / 'run', 'train.steps=4')
   assert runs.call(*args) == 0
   # Arrays of 8 windows: two of them have more than 300.
   line = 'Unigram and bigram are fitted on 512 of 1,024 tokens seen.'

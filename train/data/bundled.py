@@ -126,6 +126,7 @@ def _write(
         corpus_hash.add(split, encoded)
         bar.update(encoded.num_bytes)
     writer.finish(
+      should_stop,
       corpus_hash=corpus_hash.value,
       settings=settings,
       versions=corpus.versions(),

@@ -9,7 +9,10 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from train.data import checksums, shards
 from train.data.tokenizer import Tokenizer
@@ -154,10 +157,13 @@ class Writer:
       if digest.hexdigest() != expected:
         raise Damaged(f'{self._directory / name} is corrupt')
 
-  def finish(self, **extra: Any) -> None:
+  def finish(
+    self, should_stop: Callable[[], bool] = lambda: False, **extra: Any
+  ) -> None:
     """Closes the shards and writes the tokenizer and the manifest.
 
     Args:
+      should_stop: Polled while the n-gram baselines are fitted.
       **extra: Other entries of the manifest: settings, hashes, versions.
     """
     for split, subset in list(self._open):
@@ -174,12 +180,43 @@ class Writer:
       'eot_id': tokenizer.eot_id,
       'tokenizer': {'file': name, 'fingerprint': tokenizer.fingerprint},
       **extra,
+      'baselines': self._baselines(should_stop),
       'splits': self.splits,
     }
     manifest['crc'] = shards.manifest_crc(json.loads(json.dumps(manifest)))
     text = json.dumps(manifest, indent=1) + '\n'
     _write(self._directory / shards.MANIFEST, text.encode())
     sync_directory(self._directory)
+
+  def _baselines(
+    self, should_stop: Callable[[], bool]
+  ) -> dict[str, float] | None:
+    """What `ngram.of_splits` finds; None without one of the splits."""
+    # Grain, which reads the shards, takes a second to import in each worker.
+    from train.data import ngram
+
+    streams = {
+      split: shards.TokenStream(
+        [
+          np.asarray(
+            np.memmap(self._directory / shard['file'], self._dtype, 'r')
+          )
+          for entry in subsets.values()
+          for shard in entry['shards']
+        ]
+      )
+      for split, subsets in self.splits.items()
+    }
+    if not {'train', 'validation'} <= set(streams):
+      return None
+    if streams['validation'].num_tokens < 2:
+      return None
+    return ngram.of_splits(
+      streams['train'],
+      streams['validation'],
+      self._tokenizer.vocab_size,
+      should_stop,
+    )._asdict()
 
   def counts(self) -> str:
     """The tokens of each split, in words."""

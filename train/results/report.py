@@ -12,10 +12,10 @@ from models import llama
 from train import config as config_lib
 from train import errors, files
 from train.config import Config
-from train.data import loader
+from train.data import loader, ngram
 from train.distributed import processes
 from train.distributed.signals import Stop, watch
-from train.results import evaluate, metrics, ngram, plot, sample
+from train.results import evaluate, metrics, plot, sample
 from train.run import Run
 
 RESULTS = 'results.json'
@@ -93,7 +93,7 @@ def _write(
   stop: Stop,
 ) -> None:
   """The part of `write` that is for one process."""
-  found, seen = _baselines(run, max_windows, stop)
+  found, fitted = _baselines(run, max_windows, stop)
   config, program, workdir = run.config, run.program, run.workdir
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
   records = list(metrics.read(workdir / metrics.FILE))
@@ -117,7 +117,7 @@ def _write(
     'validation': {name: score.as_dict() for name, score in scores.items()},
     'validation_tokens': run.inputs.validation.num_tokens,
     'baselines': baselines,
-    'baseline_tokens': {'fitted': found.train_tokens, 'seen': seen},
+    'baseline_tokens': fitted,
     'model_parameters': llama.num_params(program.model),
     'optimizer_state_bytes': program.explanation.totals['all'].state_bytes,
     'seconds': records[-1]['timing']['seconds'] if records else 0.0,
@@ -157,8 +157,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
     else f'of {results["validation_tokens"]:,}: at most as many as were '
     f'trained on, and about {evaluate.MAX_TOKENS:,}'
   )
-  fitted, seen = results['baseline_tokens'].values()
-  note = f'Unigram and bigram are fitted on {fitted:,} of {seen:,} tokens seen.'
+  note = _baseline_note(**results['baseline_tokens'])
   return '\n'.join(
     [
       f'{workdir} is complete: {results["steps"]} steps of '
@@ -170,7 +169,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       f'tokenizer {run["data.tokenizer"][:12]}).',
       '',
       *_table(results),
-      *([note] if fitted < seen else []),
+      *note,
       '',
       f'results     {workdir / RESULTS}',
       f'loss curve  {workdir / PLOT}',
@@ -181,6 +180,19 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       'To train again, give another --config.workdir or remove this one.',
     ]
   )
+
+
+def _baseline_note(
+  fitted: int, split: int | None = None, seen: int = 0
+) -> list[str]:
+  """What the baselines are fitted on, if not on the tokens that were seen."""
+  text = f'Unigram and bigram are fitted on {fitted:,} of '
+  if split is not None:
+    return [
+      f'{text}{split:,} tokens of the training split,',
+      'and measured on the whole validation split.',
+    ]
+  return [f'{text}{seen:,} tokens seen.'] if fitted < seen else []
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:
@@ -208,13 +220,21 @@ def _table(results: Mapping[str, Any]) -> list[str]:
 
 def _baselines(
   run: Run, max_windows: int, stop: Stop
-) -> tuple[ngram.Baselines, int]:
-  """N-gram models of the tokens that the run has seen, and their number."""
-  config, inputs = run.config, run.inputs
+) -> tuple[ngram.Baselines, dict[str, int]]:
+  """The n-gram models, and the numbers of tokens that they are fitted on.
+
+  They are in the manifest. Data that was prepared without them is read now: the
+  tokens that the run has seen.
+  """
+  inputs = run.inputs
+  if prepared := inputs.manifest.get('baselines'):
+    found = ngram.Baselines(**prepared)
+    return found, {
+      'fitted': found.train_tokens,
+      'split': inputs.train.num_tokens,
+    }
   seen = loader.seen_windows(
-    inputs.train,
-    **run.order,
-    steps=config.train.steps,
+    inputs.train, **run.order, steps=run.config.train.steps
   )
   validation = inputs.validation.batches(max_windows)
   found = ngram.baselines(
@@ -222,8 +242,6 @@ def _baselines(
     inputs.tokenizer.vocab_size,
     ((tokens, weights) for _, tokens, weights in watch(validation, stop)),
   )
-  windows = min(
-    run.windows,
-    loader.num_windows(inputs.train, config.train.seq_len),
-  )
-  return found, windows * config.train.seq_len
+  seq_len = run.config.train.seq_len
+  windows = min(run.windows, loader.num_windows(inputs.train, seq_len))
+  return found, {'fitted': found.train_tokens, 'seen': windows * seq_len}

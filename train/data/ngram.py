@@ -11,13 +11,18 @@ uniform distribution, so that no token has probability 0. The unigram is
 discounted in the same way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from train.data import loader
+from train.data.shards import TokenStream
+from train.distributed import signals
+
 # To fit the models on; more would take minutes and change little.
 MAX_TOKENS = 20_000_000
+_WINDOW = 256
 _MERGE_AT = 2**23  # Pairs collected before they are counted: 64 MiB.
 
 
@@ -148,6 +153,49 @@ def baselines(
     bigram=float(np.exp(bigram / total)),
     train_tokens=train_tokens,
     eval_tokens=round(total),
+  )
+
+
+def of_splits(
+  train: TokenStream,
+  validation: TokenStream,
+  vocab_size: int,
+  should_stop: Callable[[], bool],
+) -> Baselines:
+  """Fits on a training split, or MAX_TOKENS spread evenly over it.
+
+  Args:
+    train: The training split.
+    validation: The validation split; of it, too, MAX_TOKENS at most are used.
+    vocab_size: Of the tokens.
+    should_stop: Polled.
+
+  Returns:
+    The perplexities and the numbers of targets.
+
+  Raises:
+    Interrupted: If should_stop returned True.
+  """
+
+  def windows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if stream.num_tokens > 1:
+      yield from loader.eval_batches(
+        stream,
+        seq_len=_WINDOW,
+        batch_size=512,
+        max_windows=MAX_TOKENS // _WINDOW,
+      )
+
+  def whole() -> Iterator[np.ndarray]:
+    for tokens, weights in signals.watch(windows(train), should_stop):
+      full = weights.all(axis=1)
+      yield tokens[full]
+      for row, weight in zip(tokens[~full], weights[~full], strict=True):
+        if size := int(weight.sum()):
+          yield row[None, : size + 1]
+
+  return baselines(
+    whole(), vocab_size, signals.watch(windows(validation), should_stop)
   )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from train.results import ngram
+from train import errors
+from train.data import ngram, shards
 
 
 def _windows(seed, vocab_size, shape, used=None):
@@ -131,6 +132,29 @@ class NgramTest(parameterized.TestCase):
     self.assertEqual(result, ngram.baselines([train[:9]], 9, held))
     self.assertEqual(result.train_tokens, 36)
     self.assertLen(list(arrays), 7)
+
+  def test_splits(self):
+    train = _windows(0, 30, (1, 5000))[0]
+    held = _windows(1, 30, (1, 700))[0]
+    got = ngram.of_splits(
+      shards.TokenStream([train[:1234], train[1234:]]),
+      shards.TokenStream([held]),
+      30,
+      lambda: False,
+    )
+    # Every target once, each in the context of the token before it.
+    wanted = ngram.baselines(
+      [train[None]], 30, [(held[None], np.ones((1, 699), np.float32))]
+    )
+    self.assertEqual(got[2:], (4999, 699))
+    np.testing.assert_allclose(got[:2], wanted[:2], rtol=1e-12)
+    with self.assertRaises(errors.Interrupted):
+      ngram.of_splits(
+        shards.TokenStream([train]),
+        shards.TokenStream([held]),
+        30,
+        lambda: True,
+      )
 
   def test_no_training_text_is_uniform(self):
     held = _windows(1, 9, (4, 5))
