@@ -51,14 +51,7 @@ def detect(
   """What started several processes, if anything did.
 
   A Slurm allocation or a cluster's pod alone does not count: plain `python`
-  in one of them must not wait for others.
-
-  Args:
-    environment: The environment variables.
-    devices: Where a TPU VM has its chips.
-
-  Returns:
-    A name for people, or None.
+  in one of them must not wait for others. A TPU VM has its chips in `devices`.
   """
 
   def number(name: str) -> int:
@@ -98,13 +91,10 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
   Raises:
     UserError: If the flags are wrong, or the others cannot be joined.
   """
-  names = {
-    'coordinator_address': 'coordinator',
-    'num_processes': 'num_processes',
-    'process_id': 'process_id',
-  }
   given: dict[str, Any] = {
-    name: flag_values[flag].value for name, flag in names.items()
+    'coordinator_address': flag_values['coordinator'].value,
+    'num_processes': flag_values['num_processes'].value,
+    'process_id': flag_values['process_id'].value,
   }
   given = {name: value for name, value in given.items() if value is not None}
   wanted = flag_values['distributed'].value

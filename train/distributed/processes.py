@@ -59,53 +59,39 @@ def say(text: str) -> None:
 
 
 def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
-  """Runs an action in all processes; if it raises in one, all raise that.
+  """Runs an action in all processes; if one raises an error, all raise it.
 
   Args:
-    action: Runs no collectives. The others wait for the slowest, for hours.
-    stop: What `action` asks whether to stop, if it does.
+    action: Without collectives; it may take hours in one process.
+    stop: What `action` polls, if it does.
 
   Returns:
     What `action` returned in this process.
-
-  Raises:
-    UserError: The first that a process raised, with its name.
-    Interrupted: If a process raised it.
   """
   return _together(action, stop)[0]
 
 
 def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
-  """Returns in all processes what `make` returns, or raises, in the first.
-
-  Args:
-    make: Returns what can be written as JSON.
-    stop: As for `together`.
-
-  Returns:
-    What it returned.
-  """
-  value, outcomes = _together(
-    lambda: make() if is_first() else None, stop, True
-  )
-  return outcomes[0]['value'] if outcomes else value
+  """Returns, or raises, in all what `make` does in the first, as JSON."""
+  value, first = _together(lambda: make() if is_first() else None, stop, True)
+  return first['value'] if first else value
 
 
 def _together(
   action: Callable[[], _T], stop: Stop | None, share: bool = False
-) -> tuple[_T, list[dict[str, Any]]]:
-  """As `together`; with `share` also what all processes returned."""
+) -> tuple[_T, dict[str, Any]]:
+  """As `together`; with `share` also what the first process returned."""
   if not several():
-    return action(), []
+    return action(), {}
   value: Any = None
   outcome: dict[str, Any] = {}
   try:
     value = action()
+    outcome = {'value': value if share else None}
   except errors.UserError as error:
     outcome['error'] = str(error)
   except errors.Interrupted:
     outcome['interrupted'] = True
-  outcome |= {'value': value if share else None}
   if isinstance(stop, SharedStop):
     outcome |= {'calls': stop.calls, 'signum': stop.signum or 0}
   outcomes = [json.loads(text) for text in _exchange(json.dumps(outcome))]
@@ -119,7 +105,7 @@ def _together(
       raise Agreed(prefix + outcome['error'])
   if any('interrupted' in outcome for outcome in outcomes):
     raise errors.Interrupted
-  return value, outcomes
+  return value, outcomes[0]
 
 
 def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
@@ -158,12 +144,7 @@ def check_same(settings: Sequence[str]) -> None:
 
 
 def see(path: pathlib.Path, what: str) -> None:
-  """Raises UserError if a process does not see a file as process 0 does.
-
-  Args:
-    path: The file.
-    what: What it belongs to, for the message.
-  """
+  """Raises UserError if a process does not see a file as process 0 does."""
 
   def content() -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -194,14 +175,7 @@ def _name(index: int) -> str:
 
 
 def run(action: Callable[[], int]) -> int:
-  """Runs the command; if it fails in one process, ends all.
-
-  Args:
-    action: Returns the exit status.
-
-  Returns:
-    The exit status. Does not return if another process fails or dies.
-  """
+  """Returns the status of `action`; if it fails in one process, ends all."""
   if not several():
     return action()
   _hosts()
@@ -224,12 +198,9 @@ def run(action: Callable[[], int]) -> int:
 
 
 def fail(error: BaseException) -> None:
-  """Ends this process, and thereby all, if the error is its own.
+  """Ends this process, and thereby all, unless all agree on the error.
 
   What comes after an error may wait for the others: call this before.
-
-  Args:
-    error: Nothing is done if all processes raise it, or there is only one.
   """
   if not several() or isinstance(error, Agreed):
     return

@@ -13,11 +13,7 @@ _T = TypeVar('_T')
 
 
 class Stop:
-  """Whether the run was asked to stop; call it to know.
-
-  Attributes:
-    signum: The first signal that came, or None.
-  """
+  """Whether the run was asked to stop, by the signal `signum`."""
 
   takes: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,9 +44,6 @@ class SharedStop(Stop):
   JAX's preemption service numbers the calls, and agrees on one that no process
   has reached. So all must call equally often, but within an action that is
   passed with this object to `processes.first_does` or `together`.
-
-  Attributes:
-    calls: How often it was called.
   """
 
   takes = (signal.SIGINT,)  # JAX takes SIGTERM.
@@ -99,12 +92,6 @@ def catch(stop: Stop | None = None) -> Iterator[Stop]:
   may hold for a minute. The C handler instead writes the signal's number to a
   pipe at once, and a thread reads it: so the message appears immediately and
   a second Ctrl-C ends the process even while XLA compiles.
-
-  Args:
-    stop: Where to; by default a new one of this process alone.
-
-  Yields:
-    It.
   """
   stop = stop or Stop()
   reader, writer = os.pipe()
