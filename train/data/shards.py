@@ -53,6 +53,13 @@ class _TokenizerFile(msgspec.Struct):
   fingerprint: str
 
 
+class _Baselines(msgspec.Struct, forbid_unknown_fields=True):
+  unigram: Annotated[float, msgspec.Meta(ge=1)]
+  bigram: Annotated[float, msgspec.Meta(ge=1)]
+  train_tokens: _Count
+  eval_tokens: _Count
+
+
 class _Manifest(msgspec.Struct):
   """What `read_manifest` accepts."""
 
@@ -64,6 +71,7 @@ class _Manifest(msgspec.Struct):
   corpus_hash: str
   splits: dict[Literal['train', 'validation'], dict[str, _Subset]]
   settings: dict[str, Any] = {}
+  baselines: _Baselines | None = None
 
 
 class TokenStream:
