@@ -132,7 +132,7 @@ def test_signals_keep_what_is_done(inputs, expected, tmp_path):
   for name, status in (('SIGTERM', 143), ('SIGINT', 130)):
     found, error = _command(inputs, output, 'commit:4', name, 2)
     assert found == status
-    assert 'rerun the same command to resume from out.partial' in error
+    assert f'rerun the same command to resume from {output}.partial' in error
   assert not output.exists()
   place = json.loads((tmp_path / 'out.partial' / 'progress.json').read_text())
   assert place['text'] > 8 * interrupted_prepare.BLOCK / 3
