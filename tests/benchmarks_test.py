@@ -36,7 +36,7 @@ class _Racer:
 
   def __init__(self, name, *turns):
     self.name = name
-    self._turns = iter(rounds)
+    self._turns = iter(turns)
 
   def turn(self, steps, seconds):
     del steps, seconds

@@ -74,7 +74,9 @@ class InterpretedTest(parameterized.TestCase):
       out_specs=(P(*spec[:2], None), P(spec[0], None, out_name)),
       check_vma=False,
     )
-    want = sinkhorn.apply(x, sinkhorn_lib.plain(x, 4, 1e-8, False))
+    want = sinkhorn.apply(
+      x, sinkhorn_lib.plain(x, sinkhorn_lib.Options(4, 1e-8))
+    )
     got = sinkhorn.apply(x, jax.jit(find)(x))
     np.testing.assert_allclose(got, want, 1e-5, 1e-6)
 

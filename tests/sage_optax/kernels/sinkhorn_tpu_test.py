@@ -116,7 +116,9 @@ class MeshTest(parameterized.TestCase):
       out_specs=(P(*spec[:2], None), P(spec[0], None, spec[2])),
       check_vma=False,
     )
-    want = sinkhorn.apply(x, sinkhorn_lib.plain(x, 4, 1e-8, False))
+    want = sinkhorn.apply(
+      x, sinkhorn_lib.plain(x, sinkhorn_lib.Options(4, 1e-8))
+    )
     np.testing.assert_allclose(
       sinkhorn.apply(x, jax.jit(find)(x)), want, 1e-5, 1e-6
     )

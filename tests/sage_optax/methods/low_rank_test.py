@@ -249,7 +249,9 @@ class CompositionTest(parameterized.TestCase):
   @parameterized.parameters('apollo', 'apollo_mini', 'galore', 'fira')
   def test_other_kinds_through_the_recipe(self, name):
     params = {'layers': {'proj': {'kernel': jnp.ones((2, 8, 6))}}}
-    tx = getattr(sage_optax, name)(0.1, rank=3, projector='subspace')
+    tx = getattr(sage_optax, name)(
+      0.1, rank=3, projector='subspace', stacked='layers'
+    )
     state = tx.init(params)
     inner = state.inner_states['matrix'].inner_state[0]
     projector = inner.projector['layers']['proj']['kernel']

@@ -223,6 +223,10 @@ class StateDtypeTest(parameterized.TestCase):
       ]
     )(grads)
     np.testing.assert_array_equal(wide, default)
+    if case.method in ('lion', 'sage'):
+      # A sign whose argument is nearly zero may turn.
+      self.assertLess(np.mean(np.abs(wide - narrow) > 0.05), 0.01)
+      return
     apart = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
     self.assertLess(apart, 0.05)
 
