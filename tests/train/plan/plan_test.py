@@ -505,7 +505,7 @@ class OutputTest(parameterized.TestCase):
     lion = next(x for x in text.splitlines() if x.startswith('lion '))
     self.assertRegex(lion, r' 10 c +\d+$')
     flat = ' '.join(text.split())
-    self.assertIn('an estimate', flat)
+    self.assertIn('a lower bound', flat)
     self.assertIn('! adamw does not fit: it needs 17.82 GiB of 16.0', flat)
     self.assertIn(
       'These would fit: one of lion; --config.train.microbatch=', flat
