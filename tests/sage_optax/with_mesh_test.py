@@ -131,7 +131,7 @@ class WithMeshTest(parameterized.TestCase):
   @parameterized.parameters('sage', 'lion', 'sinkgd_pure', 'scale', 'adamw')
   def test_others_are_as_they_were(self, name):
     roles = {'kernel': 'matrix'}
-    plain = sage_optax.recipe(name, 1e-3, roles=roles)
+    plain = sage_optax.recipe(name, 1e-3, roles=roles, stacked='kernel')
     specs = {'kernel': P(None, 'fsdp', 'tensor')}
     tx = sage_optax.sharding.with_mesh(plain, _mesh(), specs)
     grads = _grads((8, 64, 32))
@@ -185,14 +185,14 @@ class WithMeshTest(parameterized.TestCase):
     # Masked trees keep their paths; other leaves are left alone.
     mesh = _mesh()
     params = {
-      'embed': {'embedding': jnp.ones((16, 8))},
+      'embed': {'embedding': jnp.ones((32, 8))},
       'proj': {'kernel': jnp.ones((8, 16, 8))},
     }
     specs = {
       'embed': {'embedding': P('tensor', 'fsdp')},
       'proj': {'kernel': P(None, 'fsdp', 'tensor')},
     }
-    plain = sage_optax.muon(0.1)
+    plain = sage_optax.muon(0.1, stacked='proj/')
     tx = sage_optax.sharding.with_mesh(plain, mesh, specs)
     grads = jax.tree.map(
       lambda p: jnp.asarray(

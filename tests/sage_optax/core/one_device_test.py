@@ -152,7 +152,9 @@ class TemporariesTest(parameterized.TestCase):
       name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()
     }
     roles = {'embed': 'embedding', 'head': 'head', 'up': 'matrix'}
-    tx = sage_optax.recipe(recipe, 1e-3, roles=roles, weight_decay=0.1)
+    tx = sage_optax.recipe(
+      recipe, 1e-3, roles=roles, stacked='up', weight_decay=0.1
+    )
     tx = _on_one_cpu(tx, params)
 
     def step(params, state, grads):

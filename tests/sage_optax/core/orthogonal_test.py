@@ -197,7 +197,8 @@ class MuonTest(parameterized.TestCase):
       theirs['kernel'], adam['layers']['proj']['kernel'], rtol=1e-5
     )
     # So a stack trains otherwise than its layers there, and not here.
-    ours = update(sage_optax.muon(0.1), stacked)['layers']['proj']['kernel']
+    muon = sage_optax.muon(0.1, stacked='layers/')
+    ours = update(muon, stacked)['layers']['proj']['kernel']
     layers = update(sage_optax.muon(0.1), single)
     theirs_single = update(optax.contrib.muon(0.1), single)
     for i in range(3):
