@@ -95,6 +95,7 @@ def _run(config: Config, stop: Stop) -> int:
 
 def _build(config: Config) -> program.Program:
   compiled = program.build(config)
+  program.check_memory(config, compiled)
   if config.init.path is not None:
     pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
   return compiled

@@ -20,8 +20,10 @@ Data and working directory must be on a file system that they share;
 docs/hosts.md has scripts.
 """
 
+import functools
 import os
 import pathlib
+import subprocess
 import sys
 
 from train import output
@@ -70,7 +72,9 @@ def _main(argv: list[str] | None) -> int:
       )
     config = config_lib.read_flag(flag_values)
     _set_up_jax(config)
+    check_xla_flags()
     cluster.join(flag_values, config.train.platform)
+    check_platforms()
     return processes.run(lambda: loop.run(config))
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
@@ -91,6 +95,56 @@ def _set_up_jax(config) -> None:
     cache = str(pathlib.Path(home) / 'sage_optax' / 'jax')
   if cache:
     jax.config.update('jax_compilation_cache_dir', cache)
+
+
+def check_xla_flags() -> None:
+  """Raises UserError if XLA does not accept XLA_FLAGS.
+
+  XLA ends the process at an unknown flag, so another process tries them first.
+  """
+  if flags := os.environ.get('XLA_FLAGS'):
+    _check_xla_flags(flags)
+
+
+@functools.cache
+def _check_xla_flags(flags: str) -> None:
+  from train import errors
+
+  code = 'from jaxlib import xla_client; xla_client.make_cpu_client()'
+  tried = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    errors='replace',
+  )
+  if tried.returncode:
+    # Such as 'F1124 21:51:00.804531 30388 x.cc:234] Unknown flag ...'.
+    lines = [
+      line.partition('] ')[2]
+      for line in tried.stderr.splitlines()
+      if line[:1] in ('E', 'F') and '] ' in line
+    ]
+    reason = next(iter(lines), 'XLA ends with it')
+    raise errors.UserError(
+      f'XLA_FLAGS is {flags!r}: {reason}; correct or unset it'
+    )
+
+
+def check_platforms() -> None:
+  """Raises UserError if JAX has no device where it is asked to run."""
+  import jax
+
+  from train import errors
+
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    reason = (str(error).splitlines() or ['no such device'])[0]
+    reason = reason.partition(' (set JAX_PLATFORMS')[0].rstrip('.')
+    raise errors.UserError(
+      f'JAX_PLATFORMS is {asked!r}: {reason}; correct or unset it'
+    ) from error
 
 
 if __name__ == '__main__':

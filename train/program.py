@@ -1,6 +1,9 @@
 """The compiled parts of a run, and the description that identifies it."""
 
 import dataclasses
+import math
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +20,12 @@ from train import state as state_lib
 from train import step as step_lib
 from train.config import Config, model_config
 from train.errors import UserError
+
+# Of a container; it is larger than the machine's memory if there is no limit.
+_CGROUP_LIMITS = (
+  '/sys/fs/cgroup/memory.max',
+  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +214,52 @@ def describe(config: Config, program: Program) -> dict[str, Any]:
   for name, value in optimizer_lib.recipe_options(config).items():
     description[f'optimizer.{name}'] = value
   return description | optimizer_lib.resolved_parts(config)
+
+
+def sharded_bytes(tree: Any) -> int:
+  """Returns the bytes of abstract arrays on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def batch_bytes(config: Config, program: Program) -> int:
+  """Returns the bytes of a batch of tokens on one device."""
+  shape = (config.train.batch_size, config.train.seq_len + 1)
+  return 4 * math.prod(mesh_lib.batch_sharding(program.mesh).shard_shape(shape))
+
+
+def check_memory(config: Config, program: Program) -> None:
+  """Raises UserError if the state and a batch cannot fit the devices.
+
+  A step takes more than that, so this refuses only what is hopeless, before
+  anything is allocated.
+
+  Args:
+    config: The configuration.
+    program: What is about to run on devices of this machine.
+  """
+  state = sharded_bytes(program.abstract)
+  batch = batch_bytes(config, program)
+  device = program.mesh.local_devices[0]
+  there = (device.memory_stats() or {}).get('bytes_limit')
+  sharing = 1
+  if there is None:  # Devices on CPU share the machine's memory.
+    there, sharing = _host_bytes(), len(program.mesh.local_devices)
+  if (state + batch) * sharing > there:
+    gib = [f'{x / 2**30:,.1f} GiB' for x in (state, batch, there / sharing)]
+    raise UserError(
+      f'each device needs {gib[0]} for parameters and optimizer state and '
+      f'{gib[1]} for a batch, and has {gib[2]}: take a smaller model or batch, '
+      'more devices (config.mesh.fsdp), or a recipe with less state'
+    )
+
+
+def _host_bytes() -> int:
+  limits = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+  for path in map(pathlib.Path, _CGROUP_LIMITS):
+    text = path.read_text().strip() if path.is_file() else ''
+    if text.isdigit():  # 'max' is no limit.
+      limits.append(int(text))
+  return min(limits)

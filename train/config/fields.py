@@ -80,8 +80,7 @@ class Choices:
     return value in self.words
 
   def __str__(self) -> str:
-    *most, last = (repr(word) for word in self.words)
-    return f'{", ".join(most)} or {last}'
+    return f'one of {", ".join(repr(word) for word in self.words)}'
 
 
 class Path:

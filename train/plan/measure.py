@@ -13,12 +13,12 @@ import jax
 import sage_optax
 from models import llama
 from sage_optax import recipes
-from train import mesh as mesh_lib
 from train import optimizer as optimizer_lib
 from train import program as program_lib
 from train.config import Config
 from train.errors import UserError
 from train.plan import cost, hbm_bytes, hlo, targets
+from train.program import batch_bytes, sharded_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def measure(
   began = time.monotonic()
   train = config.train
   lowered = program.lower_train_step(train.batch_size, train.seq_len)
-  batch = _batch_bytes(config, program)
+  batch = batch_bytes(config, program)
   taken = sharded_bytes(program.abstract) + batch
   options = compiler_options(config, target, quick=quick)
   if options:
@@ -249,14 +249,6 @@ def _bytes(text: str) -> int:
   return round(float(text.rstrip('KMGT')) * 1024**power)
 
 
-def sharded_bytes(tree: Any) -> int:
-  """Bytes of abstract arrays on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
-
-
 def replicated(program: program_lib.Program) -> list[str]:
   """Reports the parameters that the mesh does not divide."""
   rows = [row for row in program.explanation.rows if row.replicated]
@@ -272,11 +264,6 @@ def versions(target: targets.Target) -> dict[str, str]:
   compiler = {'tpu': 'libtpu', 'gpu': 'jax-cuda13-plugin', 'cpu': 'jaxlib'}
   names = ('jax', compiler[target.chip.platform])
   return {name: importlib.metadata.version(name) for name in names}
-
-
-def _batch_bytes(config: Config, program: program_lib.Program) -> int:
-  shape = (config.train.batch_size, config.train.seq_len + 1)
-  return 4 * math.prod(mesh_lib.batch_sharding(program.mesh).shard_shape(shape))
 
 
 def uncounted(module: hlo.Module) -> list[str]:
