@@ -52,12 +52,12 @@ def message(leaves: Sequence[Any], vocabularies: Mapping[int, str]) -> str:
   if any(_is_weight(leaf, leaf.role) for leaf in leaves):
     parts.append(
       'For weights that are [out, in] pass preset=sage_optax.layout.TORCH '
-      '(or EQUINOX, HALIAX). Or say it leaf by leaf:'
+      '(or EQUINOX, HALIAX), or describe each leaf:'
     )
   elif rules or axes:
     parts.append(
-      'Say it by these arguments. They are a guess: correct roles and axes '
-      '(fan_in, fan_out), the other axes are a batch.'
+      'Pass these arguments. They are a guess: correct the roles and the axes '
+      '(fan_in, fan_out); all other axes are a batch.'
     )
   if rules:
     parts += ['rules=[', *rules, '],']
