@@ -95,8 +95,8 @@ MUTATIONS = (
   Mutation(
     'sinkgd_vectors_by_rms',
     'sage_optax/methods/sinkgd.py',
-    'x = x / (linalg.norm(x, axes) + eps)',
-    'x = x / (linalg.rms(x, axes) + eps)',
+    'x = x / (linalg.safe_norm(x, axes) + eps)',
+    'x = x / (linalg.safe_norm(x, axes) / x.shape[-1] ** 0.5 + eps)',
     _METHODS,
     _ORACLE + 'sinkgd',
   ),
@@ -196,8 +196,8 @@ MUTATIONS = (
   ),
   Mutation(
     'layout_is_not_undone',
-    'sage_optax/layout.py',
-    '      _apply(_View.from_matrix, seen, updates),\n',
+    'sage_optax/leaves/views.py',
+    '      _apply(View.from_matrix, seen, updates),\n',
     '      updates,\n',
     'tests/sage_optax/layout_test.py',
     'test_vmap or test_function_of_the_path',
@@ -222,8 +222,8 @@ MUTATIONS = (
   Mutation(
     'the_same_noise_for_every_leaf',
     'sage_optax/rounding.py',
-    'return jax.random.fold_in(key, zlib.crc32(name.encode()))',
-    'return jax.random.fold_in(key, len(name))',
+    'return jax.random.fold_in(key, number)',
+    'return jax.random.fold_in(key, 0)',
     'tests/sage_optax/rounding_test.py',
     'noise or leaf',
   ),
@@ -373,7 +373,7 @@ MUTATIONS = (
   # Checkpoints and resuming.
   Mutation(
     'another_run_is_resumed',
-    'train/checkpoint.py',
+    'train/workdir.py',
     '    if saved.get(name) != now.get(name)\n',
     '    if name in saved and saved.get(name) != now.get(name)\n',
     'tests/train/main_test.py tests/train/checkpoint_test.py',
