@@ -10,6 +10,7 @@ from sage_optax.hybrids import (
   scale,
   sinkgd,
 )
+from sage_optax.hyperball import hyperball
 from sage_optax.layout import with_matrix_axes
 from sage_optax.low_rank import apollo, apollo_mini, fira, galore
 from sage_optax.methods.adafactor import (
@@ -24,7 +25,6 @@ from sage_optax.methods.adam_mini import (
 from sage_optax.methods.apollo import ScaleByApolloState, scale_by_apollo
 from sage_optax.methods.fira import ScaleByFiraState, scale_by_fira
 from sage_optax.methods.galore import ScaleByGaloreState, scale_by_galore
-from sage_optax.methods.hyperball import hyperball
 from sage_optax.methods.lion import ScaleByLionState, scale_by_lion
 from sage_optax.methods.multi_norm import scale_by_multi_norm
 from sage_optax.methods.muon import ScaleByMuonState, scale_by_muon
