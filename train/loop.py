@@ -96,7 +96,11 @@ def _run(config: Config, stop: Stop) -> int:
 def _build(config: Config) -> program.Program:
   compiled = program.build(config)
   program.check_memory(config, compiled)
-  if config.init.path is not None:
+  started = workdir_lib.checkpoints(
+    pathlib.Path(config.workdir, workdir_lib.CHECKPOINTS)
+  )
+  # A run that has a checkpoint no longer needs the weights it began with.
+  if config.init.path is not None and not started:
     pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
   return compiled
 

@@ -63,6 +63,15 @@ def test_a_run_starts_from_what_another_exported(exported, tmp_path, capsys):
   args = [f'--config={path}', *(f'--config.{o}' for o in overrides)]
   assert runs.call(*args) == 0
   assert f'Starting from the weights of {directory}' in capsys.readouterr().out
+  # The weights are not needed again.
+  (tmp_path / 'next' / 'results.json').unlink()
+  weights = directory / 'model.safetensors'
+  weights.rename(tmp_path / weights.name)
+  (directory / 'config.json').rename(tmp_path / 'config.json')
+  assert runs.call(*args) == 0
+  assert 'Resuming from the checkpoint of step 1' in capsys.readouterr().out
+  (tmp_path / weights.name).rename(weights)
+  (tmp_path / 'config.json').rename(directory / 'config.json')
 
 
 def test_exported_configuration_and_tokenizer(exported):
