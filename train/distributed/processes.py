@@ -33,6 +33,7 @@ _T = TypeVar('_T')
 
 LOST = 3  # Exit status where another process failed or died.
 SEEN_SECONDS = 60.0
+LAST_SECONDS = 5.0  # For the others to hear of a death before process 0 ends.
 _FOREVER = 10**11  # milliseconds
 _exchanges = itertools.count()
 
@@ -234,15 +235,24 @@ def _watch(ended: threading.Event) -> None:
       return
     # No number: process 0, which runs the service, is gone.
     found = re.search(r'(?:Task |task:)(\d+)', str(error))
+    # With process 0 ends the service, by which the others learn who died.
     _exit(
       LOST,
       f'error: {_name(int(found[1]) if found else 0)} ended or cannot be '
       'reached. Rerun the same command in all processes to resume.',
+      seconds=LAST_SECONDS if is_first() else 0,
     )
 
 
-def _exit(status: int, text: str) -> NoReturn:
-  """Ends the process at once: an orderly end would wait for the others."""
+def _exit(status: int, text: str, seconds: float = 0) -> NoReturn:
+  """Ends the process, since an orderly end would wait for the others.
+
+  Args:
+    status: Its exit status.
+    text: What is printed at once.
+    seconds: How long the process lives on.
+  """
   print(text, file=sys.stderr, flush=True)
   sys.stdout.flush()
+  time.sleep(seconds)
   os._exit(status)
