@@ -34,6 +34,15 @@ def read_text(path: str | os.PathLike[str]) -> str:
   return read_bytes(path).decode()
 
 
+def sync_directory(directory: pathlib.Path) -> None:
+  """Returns when the names in a directory are on disk."""
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Replaces a text file; a kill leaves the old one or the new one."""
   part = path.with_name(f'{path.name}.part')

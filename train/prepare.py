@@ -22,15 +22,11 @@ from typing import Any
 import tqdm
 
 from train import errors, output
-from train.data import (
-  atomic_dir,
-  bundled,
-  holdout,
-  readers,
-  resume_state,
-  streaming,
-)
+from train.data import atomic_dir, bundled, documents, readers
 from train.data import tokenizer as tokenizer_lib
+from train.data.source import Source, identities
+from train.data.streaming import Stream
+from train.data.writer import Writer
 from train.distributed import signals
 from train.errors import Interrupted, UserError
 
@@ -41,12 +37,9 @@ _MOST_WORKERS_PER_CPU = 16
 
 def prepare_files(
   output: str | pathlib.Path,
-  pattern: str,
+  source: Source,
   tokenizer: str | pathlib.Path,
   *,
-  validation_pattern: str | None = None,
-  validation_fraction: float = 0.02,
-  max_bad_lines: int = 1000,
   workers: int = 0,
   should_stop: ShouldStop = lambda: False,
   log: Log = print,
@@ -58,13 +51,8 @@ def prepare_files(
 
   Args:
     output: Directory to make.
-    pattern: Glob of files whose suffix is one of `readers.SUFFIXES`.
+    source: The files.
     tokenizer: A tokenizer.json or SentencePiece model.
-    validation_pattern: Glob of the validation files. They, and copies of their
-      documents, are not trained on even if `pattern` matches them.
-    validation_fraction: Without a validation_pattern, the approximate share of
-      documents to hold out, chosen by hash, up to `holdout.MAX_BYTES`.
-    max_bad_lines: Number of lines without a document to skip.
     workers: Number of processes that encode; 0 encodes in this one. Workers
       start a new Python, so the script needs `if __name__ == '__main__'`.
     should_stop: Polled; preparation ends when it returns True.
@@ -80,52 +68,28 @@ def prepare_files(
     Interrupted: If should_stop returned True; output then does not exist, and
       what is done is kept.
   """
-  if not 0 < validation_fraction < 1:
-    raise UserError(
-      f'--validation_fraction is {validation_fraction}, but must be between 0 '
-      'and 1.'
-    )
+  source.check()
   most = _MOST_WORKERS_PER_CPU * _usable_cpus()
   if not 0 <= workers <= most:
     raise UserError(
       f'--workers is {workers}: give 0 to {most}, which is '
       f'{_MOST_WORKERS_PER_CPU} for each usable CPU.'
     )
-  if max_bad_lines < 0:
-    raise UserError(
-      f'--max_bad_lines is {max_bad_lines}, but must not be negative.'
-    )
-  held_out = readers.find(validation_pattern) if validation_pattern else []
-  files = readers.without(readers.find(pattern), held_out, log)
+  held_out, files = source.find(log)
   model = tokenizer_lib.load(tokenizer)
   settings = {
     'source': 'files',
-    'files': readers.identities(files),
-    'validation': readers.identities(held_out) or validation_fraction,
+    'files': identities(files),
+    'validation': identities(held_out) or source.validation_fraction,
     'tokenizer': model.fingerprint,
   }
 
   def build(directory: pathlib.Path) -> None:
     start = time.monotonic()
-    stream = streaming.Stream(
-      directory,
-      model,
-      [*held_out, *files],
-      num_held_out=len(held_out),
-      validation_fraction=validation_fraction,
-      max_bad_lines=max_bad_lines,
-      log=log,
-    )
+    stream = Stream(directory, model, source, held_out, files, log)
     with contextlib.closing(stream.writer) as writer:
       stream.run(workers, should_stop)
-      for split in ('train', 'validation'):
-        if split not in writer.splits:
-          (directory.parent / resume_state.FILE).unlink(missing_ok=True)
-          raise UserError(
-            f'The input gives no document for the {split} split: pass more '
-            'text, --validation FILES, or another --validation_fraction '
-            f'(now {validation_fraction}).'
-          )
+      _check_splits(writer, source, directory)
       corpus_hash = stream.corpus_hash.value
       writer.finish(
         should_stop, corpus_hash=corpus_hash, settings=settings, versions={}
@@ -138,6 +102,20 @@ def prepare_files(
 
   output = pathlib.Path(output)
   return atomic_dir.prepare(output, settings, build, resumes=True)
+
+
+def _check_splits(
+  writer: Writer, source: Source, directory: pathlib.Path
+) -> None:
+  """Raises UserError if a split is empty; rerunning then starts afresh."""
+  for split in ('train', 'validation'):
+    if split not in writer.splits:
+      (directory.parent / atomic_dir.RESUME_STATE).unlink(missing_ok=True)
+      raise UserError(
+        f'The input gives no document for the {split} split: pass more text, '
+        '--validation FILES, or another --validation_fraction (now '
+        f'{source.validation_fraction}).'
+      )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,7 +140,7 @@ def _main(argv: list[str] | None) -> int:
   except Interrupted:
     partial = atomic_dir.partial_of(pathlib.Path(args.output))
     kept = 'nothing was kept'
-    if (partial / resume_state.FILE).exists():
+    if (partial / atomic_dir.RESUME_STATE).exists():
       kept = f'rerun the same command to resume from {partial}'
     print(f'stopped; {kept}', file=sys.stderr)
     return stop.status
@@ -185,15 +163,15 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--validation_fraction',
     type=float,
-    default=0.02,
+    default=Source.validation_fraction,
     help='without --validation: share of documents to hold out, chosen by '
-    f'hash, up to {holdout.MAX_BYTES // 10**6} MB of text (default '
+    f'hash, up to {documents.MAX_HELD_OUT_BYTES // 10**6} MB of text (default '
     '%(default)s)',
   )
   parser.add_argument(
     '--max_bad_lines',
     type=int,
-    default=1000,
+    default=Source.max_bad_lines,
     help='number of lines without a document to skip (default %(default)s)',
   )
   parser.add_argument('--tokenizer', help='tokenizer.json or .model')
@@ -231,11 +209,13 @@ def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
       raise UserError('--input also needs --tokenizer FILE.')
     prepare_files(
       args.output,
-      args.input,
+      Source(
+        args.input,
+        args.validation,
+        args.validation_fraction,
+        args.max_bad_lines,
+      ),
       args.tokenizer,
-      validation_pattern=args.validation,
-      validation_fraction=args.validation_fraction,
-      max_bad_lines=args.max_bad_lines,
       workers=args.workers,
       should_stop=stop,
       log=tqdm.tqdm.write,  # Leaves the bar whole.

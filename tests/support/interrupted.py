@@ -1,6 +1,7 @@
-"""Trains, and sends itself a signal at a certain moment.
+"""Runs a command, and sends it a signal at a certain moment.
 
-python -m tests.support.interrupted MOMENT SIGNAL FLAGS..., where MOMENT is
+python -m tests.support.interrupted train MOMENT SIGNAL FLAGS..., with flags of
+train.main, where MOMENT is
 
   compile     when the training step is about to be compiled,
   step:N      when step N is logged, and the checkpoint due before it is there,
@@ -10,6 +11,14 @@ python -m tests.support.interrupted MOMENT SIGNAL FLAGS..., where MOMENT is
 
 and MOMENT@I is so in process I of several only. With BATCHES in the
 environment, a directory, each batch that a process places is written there.
+
+python -m tests.support.interrupted prepare MOMENT SIGNAL FLAGS..., with flags
+of train.prepare. Blocks are small, and each is committed. MOMENT is
+
+  commit:N  when the N-th commit of the process is complete,
+  add:N     when the N-th document is in its shard, on the disk,
+  rename    when the output is complete, but for its name,
+  never.
 """
 
 import os
@@ -19,25 +28,11 @@ import sys
 import threading
 import time
 
-import jax
-import numpy as np
+from train.distributed import signals
 
-from train import main, mesh, program
-from train.data import loader
-from train.distributed import cluster, signals
-from train.results import evaluate, recorder
-
+BLOCK = 300  # Bytes of a block of `prepare`.
+_EVERY = 10  # checkpoint.every of the configuration.
 _received = threading.Event()
-_EVERY = 10  # checkpoint.every of the configuration
-
-
-def _send(number):
-  os.kill(os.getpid(), number)
-  if jax.process_count() > 1:
-    # JAX looks for signals once a second, while steps take milliseconds.
-    _before(recorder.Recorder, 'train', lambda *_, **__: time.sleep(0.5))
-  else:
-    assert _received.wait(300)  # Never with SIGKILL.
 
 
 def _note_signals():
@@ -50,18 +45,43 @@ def _note_signals():
   signals.Stop.receive = receive
 
 
-def _before(owner, name, action):
-  """Makes a method call `action` first, with its own arguments."""
-  method = getattr(owner, name)
+def _wrap(owner, name, before=None, after=None):
+  """Makes a function call others before or after, with its own arguments."""
+  function = getattr(owner, name)
 
-  def both(*args, **kwargs):
-    action(*args, **kwargs)
-    return method(*args, **kwargs)
+  def wrapped(*args, **kwargs):
+    if before:
+      before(*args, **kwargs)
+    result = function(*args, **kwargs)
+    if after:
+      after(*args, **kwargs)
+    return result
 
-  setattr(owner, name, both)
+  setattr(owner, name, wrapped)
 
 
-def _plan(moment, number, checkpoints):
+def _kill_and_wait(number):
+  os.kill(os.getpid(), number)
+  assert _received.wait(300)  # Never with SIGKILL.
+
+
+def _send(number):
+  import jax
+
+  from train.results import recorder
+
+  if jax.process_count() == 1:
+    _kill_and_wait(number)
+    return
+  os.kill(os.getpid(), number)
+  # JAX looks for signals once a second, while steps take milliseconds.
+  _wrap(recorder.Recorder, 'train', lambda *_, **__: time.sleep(0.5))
+
+
+def _plan_training(moment, number, checkpoints):
+  from train import program
+  from train.results import evaluate, recorder
+
   name, _, count = moment.partition(':')
   calls = []
 
@@ -82,17 +102,23 @@ def _plan(moment, number, checkpoints):
       _send(number)
 
   if name == 'compile':
-    _before(program.Program, 'compile_train_step', lambda *_: _send(number))
+    _wrap(program.Program, 'compile_train_step', lambda *_: _send(number))
   elif name == 'step':
-    _before(recorder.Recorder, 'train', at_record)
+    _wrap(recorder.Recorder, 'train', at_record)
   elif name == 'save':
     sys.addaudithook(at_rename)
   elif name == 'evaluate':
-    _before(evaluate.Validation, 'score', at_evaluation)
+    _wrap(evaluate.Validation, 'score', at_evaluation)
 
 
 def _write_batches(directory):
   """Writes down which rows of which step this process gives the devices."""
+  import jax
+  import numpy as np
+
+  from train import mesh
+  from train.data import loader
+
   steps = []
 
   def at_batch(iterator):
@@ -102,8 +128,8 @@ def _write_batches(directory):
     path = directory / f'{steps[-1]}-{jax.process_index()}.npz'
     np.savez(path, batch=batch, rows=rows, batch_size=batch_size)
 
-  _before(loader.TrainIterator, '__next__', at_batch)
-  _before(mesh, 'put_batch', at_placing)
+  _wrap(loader.TrainIterator, '__next__', at_batch)
+  _wrap(mesh, 'put_batch', at_placing)
 
 
 def _value(flags, name, default=None):
@@ -111,17 +137,52 @@ def _value(flags, name, default=None):
   return next((f[len(start) :] for f in flags if f.startswith(start)), default)
 
 
-def _main(moment, name, *flags):
-  _note_signals()
+def _train(moment, number, flags):
+  from train import main
+  from train.distributed import cluster
+
   cluster.HEARTBEAT_SECONDS = 10
-  number = signal.Signals[name]
   moment, _, index = moment.partition('@')
   if index == _value(flags, 'process_id', ''):
     workdir = pathlib.Path(_value(flags, 'config.workdir'))
-    _plan(moment, number, workdir / 'checkpoints')
+    _plan_training(moment, number, workdir / 'checkpoints')
   if 'BATCHES' in os.environ:
     _write_batches(pathlib.Path(os.environ['BATCHES']))
   return main.main(['main', *flags])
+
+
+def _prepare(moment, number, flags):
+  from train import prepare
+  from train.data import atomic_dir, readers, streaming, writer
+
+  readers._BLOCK = BLOCK
+  streaming._COMMIT_SECONDS = 0
+  kind, _, count = moment.partition(':')
+  calls = []
+
+  def send(*_):
+    calls.append(1)
+    if kind == 'rename' or len(calls) == int(count):
+      _kill_and_wait(number)
+
+  def at_rename(event, args):
+    if event == 'os.rename' and str(args[0]).endswith('partial/data'):
+      send()
+
+  if kind == 'commit':
+    _wrap(atomic_dir, 'save_state', after=send)
+  elif kind == 'add':
+    _wrap(writer.Writer, 'add', after=lambda w, *_: w.sync())
+    _wrap(writer.Writer, 'add', after=send)
+  elif kind == 'rename':
+    sys.addaudithook(at_rename)
+  return prepare.main(flags)
+
+
+def _main(command, moment, name, *flags):
+  _note_signals()
+  run = {'train': _train, 'prepare': _prepare}[command]
+  return run(moment, signal.Signals[name], list(flags))
 
 
 if __name__ == '__main__':

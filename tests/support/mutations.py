@@ -361,7 +361,7 @@ MUTATIONS = (
   ),
   Mutation(
     'held_out_text_is_trained_on',
-    'train/data/holdout.py',
+    'train/data/documents.py',
     """    if key in self._keys:
       self.dropped += 1
       return None

@@ -57,7 +57,7 @@ def test_interrupted_runs_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
   def stop(moment, number, restored):
     """Returns what a run said that had to stop there; checks what it left."""
     process = runs.start(
-      [moment, number.name, *args], module='tests.support.interrupted'
+      ['train', moment, number.name, *args], module='tests.support.interrupted'
     )
     status, out, err = _end(process)
     killed = number == signal.SIGKILL

@@ -1,7 +1,12 @@
-"""Creates a directory of shards atomically: complete, or not at all."""
+"""Creates a directory of shards atomically: complete, or not at all.
+
+The shards are written in `<output>.partial/data` and renamed at the end. Beside
+them, `progress.json` has the resume state of an interrupted preparation.
+"""
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import shutil
@@ -9,9 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train import files
-from train.data import resume_state, shards
+from train.data import shards
 from train.errors import UserError
 
+RESUME_STATE = 'progress.json'
+_FORMAT = 1
 # A directory with another lock, or with files but no lock, is not ours.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
@@ -35,9 +42,9 @@ def prepare(
     output: The directory.
     settings: The settings of the preparation, recorded in the manifest.
     build: Fills a directory with shards and their manifest. The directory is
-      empty, or has a record (`resume_state`) beside it and is as an interrupted
-      build left it.
-    resumes: Whether build can resume from such a record.
+      empty, or has a resume state beside it and is as an interrupted build
+      left it.
+    resumes: Whether build can resume.
 
   Returns:
     The manifest.
@@ -56,15 +63,53 @@ def prepare(
     if _exists(output):  # Finished by another before we had the lock.
       return _check_same(output, settings)
     work = partial / 'data'
-    if not (partial / resume_state.FILE).exists():
+    if not (partial / RESUME_STATE).exists():
       shutil.rmtree(work, ignore_errors=True)  # From a killed preparation.
     elif not resumes:
-      raise resume_state.unusable(partial, 'it is of other text')
+      raise cannot_resume(partial, 'it is of other text')
     work.mkdir(parents=True, exist_ok=True)
     build(work)
     work.rename(output)
-    (partial / resume_state.FILE).unlink(missing_ok=True)
+    (partial / RESUME_STATE).unlink(missing_ok=True)
   return shards.read_manifest(output)
+
+
+def save_state(partial: pathlib.Path, state: dict[str, Any]) -> None:
+  """Replaces the resume state; a kill leaves the old or the new.
+
+  Args:
+    partial: As of `partial_of`.
+    state: JSON.
+  """
+  text = json.dumps({'format': _FORMAT, **state})
+  files.write_text(partial / RESUME_STATE, text)
+  files.sync_directory(partial)
+
+
+def load_state(partial: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the resume state, if any; raises UserError if it is unreadable."""
+  try:
+    state = json.loads(files.read_text(partial / RESUME_STATE))
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, RecursionError) as error:
+    raise cannot_resume(
+      partial, f'its {RESUME_STATE} cannot be read ({error})'
+    ) from error
+  if not isinstance(state, dict) or state.get('format') != _FORMAT:
+    raise cannot_resume(
+      partial, f'its {RESUME_STATE} is not of format {_FORMAT}'
+    )
+  return state
+
+
+def cannot_resume(partial: pathlib.Path, reason: str) -> UserError:
+  """An error for an unfinished preparation that cannot be resumed."""
+  return UserError(
+    f'{partial} holds an unfinished preparation that cannot be resumed: '
+    f'{reason}. Pass what it started with, delete it to start afresh, or '
+    'choose another --output.'
+  )
 
 
 @contextlib.contextmanager
@@ -95,7 +140,7 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
     try:
       yield
     finally:
-      if not (partial / resume_state.FILE).exists():
+      if not (partial / RESUME_STATE).exists():
         _remove(partial)
 
 
@@ -103,7 +148,7 @@ def _remove(partial: pathlib.Path) -> None:
   """Removes the lock last, so that after a kill the rest is known as ours."""
   shutil.rmtree(partial / 'data', ignore_errors=True)
   with contextlib.suppress(OSError):
-    (partial / f'{resume_state.FILE}.new').unlink(missing_ok=True)
+    (partial / f'{RESUME_STATE}.part').unlink(missing_ok=True)
   shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ _SAY_FROM = 10**9  # Bytes to hash that take long enough for a message.
 Stamps = dict[str, list]
 
 
-class Damaged(Exception):
+class DamagedFile(Exception):
   """A file is damaged; the message names it and the damage."""
 
 
@@ -37,7 +37,7 @@ def verify(
     say: Receives a line if that takes long.
 
   Raises:
-    Damaged: If a file is missing, has another size or another hash.
+    DamagedFile: If a file is missing, has another size or another hash.
     Interrupted: If should_stop returned True.
   """
   stamps: Stamps = {}
@@ -48,7 +48,7 @@ def verify(
     with _readable(root / name):
       found = stamp(root / name, sha256)
     if found[1] != size:
-      raise Damaged(f'{root / name} has {found[1]} bytes, expected {size}')
+      raise DamagedFile(f'{root / name} has {found[1]} bytes, expected {size}')
     if stamps.get(name) != found:
       unknown[name] = found
   total = sum(files[name][0] for name in unknown)
@@ -59,7 +59,7 @@ def verify(
       with _readable(root / name):
         sha256 = _hash(root / name, should_stop)
       if sha256 != files[name][1]:
-        raise Damaged(f'{root / name} is corrupt (its checksum differs)')
+        raise DamagedFile(f'{root / name} is corrupt (its checksum differs)')
       stamps[name] = found
   finally:
     if unknown:  # Remember the files that were valid before an error.
@@ -96,4 +96,4 @@ def _readable(path: pathlib.Path):
   try:
     yield
   except OSError as error:
-    raise Damaged(f'{path} cannot be read ({error.strerror})') from error
+    raise DamagedFile(f'{path} cannot be read ({error.strerror})') from error

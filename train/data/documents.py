@@ -1,12 +1,22 @@
-"""Splits blocks of the input into documents; runs in the worker processes."""
+"""Splits blocks of the input into documents, and holds some of them out.
+
+`parse` runs in the worker processes. What depends on the order of the documents
+(`BadLines`, `Holdout`) runs in the main process.
+"""
 
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from train.data.writer import Encoded
+from train.errors import UserError
 
 DEFAULT_SUBSET = 'text'
 SUBSET_FIELD = 'pile_set_name'
 _NO_TEXT = 'no string "text"'
+_SHOWN_BAD_LINES = 5
+MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
 
 # Whole lines of JSON; or rows of (subset, text), if they are strings; or None
 # for a line that is too long to read.
@@ -80,3 +90,80 @@ def _row(row: tuple[Any, Any]) -> tuple[str, str]:
   if not isinstance(text, str):
     raise ValueError(_NO_TEXT)
   return subset if isinstance(subset, str) else DEFAULT_SUBSET, text
+
+
+class BadLines:
+  """Counts lines without a document, up to a limit.
+
+  Attributes:
+    count: Lines skipped so far.
+  """
+
+  def __init__(self, limit: int, log: Callable[[str], None]):
+    self.count = 0
+    self._limit = limit
+    self._log = log
+
+  def add(self, path: pathlib.Path, number: int, reason: str) -> None:
+    """Counts a line; raises UserError that names it if above the limit."""
+    if self.count >= self._limit:
+      raise UserError(
+        f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
+        'Expected one JSON object per line with a string "text"; correct the '
+        'files or raise --max_bad_lines.'
+      )
+    self.count += 1
+    if self.count <= _SHOWN_BAD_LINES:
+      more = ' (more are only counted)' * (self.count == _SHOWN_BAD_LINES)
+      self._log(f'Skipped {path}, line {number}: {reason}{more}.')
+
+
+class Holdout:
+  """Chooses the split of each document; no text is in both splits.
+
+  A document goes to validation if the hash of its text falls below `fraction`
+  and it fits into the rest of MAX_HELD_OUT_BYTES. The choice depends on the
+  previous texts, and equal texts always get the same split.
+
+  Attributes:
+    dropped: Documents left out because validation already has the same text.
+  """
+
+  def __init__(self, fraction: float):
+    """Starts with nothing held out.
+
+    Args:
+      fraction: Share of the documents to hold out; 0 holds out only those that
+        are added.
+    """
+    self.dropped = 0
+    self._fraction = fraction
+    self._left = MAX_HELD_OUT_BYTES
+    self._keys: set[bytes] = set()
+
+  def add(self, document: Encoded) -> None:
+    """Holds a document out, independent of its hash and size."""
+    self._keys.add(document.digest[:16])
+
+  def split(self, document: Encoded) -> str | None:
+    """Returns 'train', 'validation', or None for a copy to leave out."""
+    key = document.digest[:16]
+    if key in self._keys:
+      self.dropped += 1
+      return None
+    share = int.from_bytes(key[:8], 'little') / 2**64
+    if share >= self._fraction or document.num_bytes > self._left:
+      return 'train'
+    self._left -= document.num_bytes
+    self._keys.add(key)
+    return 'validation'
+
+  def state(self) -> dict[str, Any]:
+    """The argument of `restore`, as JSON."""
+    keys = sorted(key.hex() for key in self._keys)
+    return {'dropped': self.dropped, 'left': self._left, 'keys': keys}
+
+  def restore(self, state: dict[str, Any]) -> None:
+    """Restores a new object to the state when `state` was called."""
+    self.dropped, self._left = state['dropped'], state['left']
+    self._keys = {bytes.fromhex(key) for key in state['keys']}

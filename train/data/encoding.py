@@ -16,7 +16,7 @@ _PIECE_CHARACTERS = 2**20
 _T = TypeVar('_T')
 
 
-class Block(NamedTuple):
+class EncodedBlock(NamedTuple):
   """An encoded block of the input; as `documents.Parsed`."""
 
   lines: int
@@ -37,10 +37,12 @@ class Encoder:
     self._dtype = shards.dtype(model.vocab_size)
     self._token_bytes = model.token_bytes()
 
-  def encode_block(self, content: documents.Content) -> Block:
+  def encode_block(self, content: documents.Content) -> EncodedBlock:
     """Returns the encoded documents of a block from `readers`."""
     parsed = documents.parse(content)
-    return Block(parsed.lines, parsed.bad, list(self.encode(parsed.texts)))
+    return EncodedBlock(
+      parsed.lines, parsed.bad, list(self.encode(parsed.texts))
+    )
 
   def encode(self, texts: Iterable[tuple[str, str]]) -> Iterator[Encoded]:
     """Yields the documents of pairs of a subset and a text, in order."""

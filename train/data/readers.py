@@ -1,17 +1,15 @@
-"""Streams input files: finds, decompresses and cuts them into blocks.
+"""Streams input files: decompresses them and cuts them into blocks.
 
 The blocks of a file depend only on its content, so preparation can resume from
 the number of blocks done.
 """
 
 import contextlib
-import glob
 import gzip
-import importlib.util
 import io
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import zstandard
@@ -22,72 +20,13 @@ from train.errors import UserError
 
 # C4 calls its JSON lines .json.gz.
 _JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
-_PARQUET = '.parquet'
-SUFFIXES = ('.txt', *_JSON, _PARQUET)
+PARQUET = '.parquet'
+SUFFIXES = ('.txt', *_JSON, PARQUET)
 _BLOCK = 2**20  # Bytes of lines, or characters of rows.
 _MAX_LINE = 2**26  # A line needs some twenty times its size in memory.
 _COMPRESSED = 2**14  # Small, since it may hold a thousand times as much text.
 _TXT_CHARACTERS = 2**14
 _PARQUET_ROWS = 64
-
-
-def find(pattern: str) -> list[pathlib.Path]:
-  """Returns the files that match a pattern, sorted.
-
-  Args:
-    pattern: A glob.
-
-  Returns:
-    The files.
-
-  Raises:
-    UserError: If no file matches, or a file has an unknown type.
-  """
-  files = sorted(
-    path
-    for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
-    if (path := pathlib.Path(name)).is_file()
-  )
-  if not files:
-    raise UserError(
-      f'No file matches {pattern!r}: quote the pattern and check the path.'
-    )
-  for path in files:
-    if not path.name.endswith(SUFFIXES):
-      raise UserError(
-        f'{path} has an unknown type; expected {", ".join(SUFFIXES)}.'
-      )
-    if path.name.endswith(_PARQUET) and not importlib.util.find_spec('pyarrow'):
-      raise UserError(
-        f"To read {path} install pyarrow: pip install -e '.[train,parquet]'."
-      )
-  return files
-
-
-def without(
-  files: list[pathlib.Path],
-  held_out: list[pathlib.Path],
-  log: Callable[[str], None],
-) -> list[pathlib.Path]:
-  """Returns the files that are not held out; UserError if none remains."""
-  unwanted = {path.resolve() for path in held_out}
-  kept = [path for path in files if path.resolve() not in unwanted]
-  if not kept:
-    raise UserError(
-      '--validation matches every file of --input: nothing is left to train on.'
-    )
-  if len(kept) < len(files):
-    log(
-      f'{len(files) - len(kept)} files that --input matches are held out for '
-      'validation.'
-    )
-  return kept
-
-
-def identities(files: list[pathlib.Path]) -> list[list[str | int]]:
-  """Returns properties of files that change when they are edited."""
-  stats = [(f.name, f.stat()) for f in files]
-  return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
 
 
 def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
@@ -108,7 +47,7 @@ def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
     UserError: If the file cannot be read or is truncated.
   """
   try:
-    if path.name.endswith(_PARQUET):
+    if path.name.endswith(PARQUET):
       yield from _gather(_parquet_rows(path))
     elif path.name.endswith('.txt'):
       yield from _gather(_text_rows(path))

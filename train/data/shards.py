@@ -280,7 +280,7 @@ def open_split(
   }
   try:
     checksums.verify(root, files, should_stop=should_stop, say=say)
-  except checksums.Damaged as error:
+  except checksums.DamagedFile as error:
     raise UserError(
       f'The shard {error}: delete {root} and make it again with '
       f'{_PREPARE.format(root)}.'

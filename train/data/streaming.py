@@ -14,42 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from train.data import encoding, readers, resume_state, workers
-from train.data.holdout import Holdout
-from train.data.progress import Progress
+import tqdm
+
+from train.data import atomic_dir, encoding, readers, workers
+from train.data.checksums import DamagedFile
+from train.data.documents import BadLines, Holdout
+from train.data.source import Source, identities
 from train.data.tokenizer import Tokenizer
 from train.data.workers import Block
-from train.data.writer import Damaged, Writer
+from train.data.writer import Writer
 from train.errors import Interrupted, UserError
 
 _COMMIT_SECONDS = 15
-_SHOWN_BAD_LINES = 5
-
-
-class BadLines:
-  """Counts lines without a document, up to a limit.
-
-  Attributes:
-    count: Lines skipped so far.
-  """
-
-  def __init__(self, limit: int, log: Callable[[str], None]):
-    self.count = 0
-    self._limit = limit
-    self._log = log
-
-  def add(self, path: pathlib.Path, number: int, reason: str) -> None:
-    """Counts a line; raises UserError that names it if above the limit."""
-    if self.count >= self._limit:
-      raise UserError(
-        f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
-        'Expected one JSON object per line with a string "text"; correct the '
-        'files or raise --max_bad_lines.'
-      )
-    self.count += 1
-    if self.count <= _SHOWN_BAD_LINES:
-      more = ' (more are only counted)' * (self.count == _SHOWN_BAD_LINES)
-      self._log(f'Skipped {path}, line {number}: {reason}{more}.')
+_LINE_SECONDS = 30
 
 
 class Stream:
@@ -66,11 +43,9 @@ class Stream:
     self,
     directory: pathlib.Path,
     model: Tokenizer,
+    source: Source,
+    held_out: list[pathlib.Path],
     files: list[pathlib.Path],
-    *,
-    num_held_out: int,
-    validation_fraction: float,
-    max_bad_lines: int,
     log: Callable[[str], None],
   ):
     """Restores the resume state beside the directory, if there is one.
@@ -78,10 +53,9 @@ class Stream:
     Args:
       directory: An existing directory to write to.
       model: The tokenizer.
-      files: The input files, in this order.
-      num_held_out: Number of files at the front that are for validation.
-      validation_fraction: Share of the other files' documents to hold out.
-      max_bad_lines: Number of lines without a document to skip.
+      source: Where the text comes from.
+      held_out: Its validation files.
+      files: Its other files.
       log: Receives messages.
 
     Raises:
@@ -89,15 +63,15 @@ class Stream:
     """
     self._partial = directory.parent
     self._model = model
-    self._files = files
-    self._num_held_out = num_held_out
+    self._files = [*held_out, *files]
+    self._num_held_out = len(held_out)
     self._log = log
     self._identities = [
-      [i < num_held_out, *identity]
-      for i, identity in enumerate(readers.identities(files))
+      [i < len(held_out), *identity]
+      for i, identity in enumerate(identities(self._files))
     ]
     self._settings = {
-      'validation': num_held_out or validation_fraction,
+      'validation': len(held_out) or source.validation_fraction,
       'tokenizer': model.fingerprint,
       # Other versions may encode differently.
       'tokenizers': importlib.metadata.version('tokenizers'),
@@ -105,12 +79,12 @@ class Stream:
     }
     self.writer = Writer(directory, model)
     self.corpus_hash = encoding.CorpusHash()
-    self.holdout = Holdout(0 if num_held_out else validation_fraction)
-    self.bad = BadLines(max_bad_lines, log)
+    self.holdout = Holdout(0 if held_out else source.validation_fraction)
+    self.bad = BadLines(source.max_bad_lines, log)
     # The position: blocks done of a file, their checksum, lines, bytes read.
     self._place = {'file': 0, 'blocks': 0, 'checksum': 0, 'line': 0, 'read': 0}
     self._text = 0
-    if state := resume_state.load(self._partial):
+    if state := atomic_dir.load_state(self._partial):
       self._restore(state)
 
   def run(self, num_workers: int, should_stop: Callable[[], bool]) -> None:
@@ -126,7 +100,7 @@ class Stream:
         worker died.
     """
     sizes = [path.stat().st_size for path in self._files]
-    progress = Progress(
+    progress = _Progress(
       sum(sizes), self._log, done=self._bytes_done(sizes), text=self._text
     )
     committed = time.monotonic()
@@ -151,7 +125,7 @@ class Stream:
   def commit(self) -> None:
     """Writes the resume state, so that a kill loses none of the work."""
     self.writer.sync()
-    resume_state.save(
+    atomic_dir.save_state(
       self._partial,
       {
         'settings': self._settings,
@@ -169,23 +143,23 @@ class Stream:
     for name, value in self._settings.items():
       was = state['settings'].get(name)
       if was != value:
-        raise resume_state.unusable(
+        raise atomic_dir.cannot_resume(
           self._partial, f'{name} was {was}, not {value}'
         )
     # Only files done: those to come may still be repaired, or more be found.
     done = state['files']
     for was, now in zip(done, self._identities, strict=False):
       if was != now:
-        raise resume_state.unusable(
+        raise atomic_dir.cannot_resume(
           self._partial, f'{was[1]} was the next file and is another now'
         )
     if len(done) >= len(self._files):
-      raise resume_state.unusable(self._partial, 'files have gone')
+      raise atomic_dir.cannot_resume(self._partial, 'files have gone')
     try:
       self.writer.restore(state['writer'])
-    except Damaged as error:
+    except DamagedFile as error:
       self.writer.close()
-      raise resume_state.unusable(self._partial, str(error)) from error
+      raise atomic_dir.cannot_resume(self._partial, str(error)) from error
     self._place, self._text = state['place'], state['text']
     self.bad.count = state['bad']
     self.corpus_hash.value = state['corpus_hash']
@@ -214,11 +188,11 @@ class Stream:
         raise self._changed(file)
 
   def _changed(self, file: int) -> UserError:
-    return resume_state.unusable(
+    return atomic_dir.cannot_resume(
       self._partial, f'{self._files[file]} has changed'
     )
 
-  def _apply(self, block: Block, encoded: encoding.Block) -> None:
+  def _apply(self, block: Block, encoded: encoding.EncodedBlock) -> None:
     line = self._place['line'] if block.file == self._place['file'] else 0
     for number, reason in encoded.bad:
       self.bad.add(self._files[block.file], line + number, reason)
@@ -242,3 +216,63 @@ class Stream:
 
   def _bytes_done(self, sizes: list[int]) -> int:
     return sum(sizes[: self._place['file']]) + self._place['read']
+
+
+class _Progress:
+  """Shows the share of the input done, the rate and the time left."""
+
+  def __init__(
+    self,
+    total: int,
+    log: Callable[[str], None],
+    *,
+    done: int = 0,
+    text: int = 0,
+  ):
+    """Starts the clock.
+
+    Args:
+      total: Bytes of the input files, as stored.
+      log: Receives lines if standard error is not a terminal.
+      done: Bytes of them that were done before.
+      text: Bytes of text in them.
+    """
+    self._total = max(1, total)
+    self._log = log
+    self._done, self._text = done, text
+    self._start = self._last = time.monotonic()
+    # disable=None: no bar where there is no terminal.
+    self._bar = tqdm.tqdm(
+      total=self._total,
+      initial=done,
+      disable=None,
+      bar_format='{percentage:3.0f}% |{bar}| {postfix}, {remaining} left',
+    )
+
+  def update(self, done: int, text: int, bad: int) -> None:
+    """Shows the progress.
+
+    Args:
+      done: Bytes of the input files done.
+      text: Bytes of text in them.
+      bad: Lines skipped.
+    """
+    now = time.monotonic()
+    seconds = max(now - self._start, 1e-9)
+    rate = (text - self._text) / seconds
+    state = f'{text / 1e6:,.0f} MB of text, {rate / 1e6:.1f} MB/s'
+    if bad:
+      state += f', {bad} bad lines'
+    self._bar.set_postfix_str(state, refresh=False)
+    self._bar.update(done - self._bar.n)
+    if self._bar.disable and now - self._last >= _LINE_SECONDS:
+      self._last = now
+      left = seconds * (self._total - done) / max(1, done - self._done)
+      self._log(
+        f'{done / self._total:.1%} of the input, {state}, '
+        f'{tqdm.tqdm.format_interval(left)} left'
+      )
+
+  def close(self) -> None:
+    """Ends the bar."""
+    self._bar.close()

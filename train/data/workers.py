@@ -55,7 +55,7 @@ def encode(
   model: tokenizer_lib.Tokenizer,
   count: int,
   should_stop: Callable[[], bool],
-) -> Generator[tuple[Block, encoding.Block], None, None]:
+) -> Generator[tuple[Block, encoding.EncodedBlock], None, None]:
   """Encodes blocks, in memory that does not grow with their number.
 
   Args:
@@ -82,7 +82,7 @@ def encode(
 
 def _in_order(blocks, pool: '_Pool', should_stop):
   waiting: dict[int, Block] = {}
-  done: dict[int, encoding.Block] = {}
+  done: dict[int, encoding.EncodedBlock] = {}
   sent = given = 0
   more = True
   while True:
@@ -131,7 +131,7 @@ class _Worker:
       raise self._death() from None
     self.pending += 1
 
-  def receive(self) -> tuple[int, encoding.Block]:
+  def receive(self) -> tuple[int, encoding.EncodedBlock]:
     try:
       result = self.connection.recv()
     except (EOFError, OSError):
@@ -173,7 +173,7 @@ class _Pool:
     worker = min(self._workers.values(), key=lambda w: w.pending)
     return worker if worker.pending < _AT_ONCE else None
 
-  def receive(self, timeout: float) -> list[tuple[int, encoding.Block]]:
+  def receive(self, timeout: float) -> list[tuple[int, encoding.EncodedBlock]]:
     """The blocks encoded so far, with their serial numbers."""
     ready: list[Any] = multiprocessing.connection.wait(self._workers, timeout)
     return [self._workers[connection].receive() for connection in ready]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from train import files
 from train.data import checksums, shards
 from train.data.tokenizer import Tokenizer
 from train.errors import UserError
@@ -39,10 +40,6 @@ class Encoded(NamedTuple):
   token_bytes: int
   digest: bytes
   data: bytes
-
-
-class Damaged(Exception):
-  """A shard changed since the last `sync`; the message names it."""
 
 
 class Writer:
@@ -107,7 +104,7 @@ class Writer:
     """Returns when all added documents are on disk."""
     for file, _ in self._open.values():
       _sync(file)
-    sync_directory(self._directory)
+    files.sync_directory(self._directory)
 
   def state(self) -> dict[str, Any]:
     """The argument of `restore`, as JSON; shared with the writer."""
@@ -127,7 +124,7 @@ class Writer:
       state: State of the killed writer, taken before a `sync`.
 
     Raises:
-      Damaged: If a shard is missing, too short or corrupt.
+      DamagedFile: If a shard is missing, too short or corrupt.
     """
     self.splits, self._stamps = state['splits'], state['stamps']
     sizes = {
@@ -142,9 +139,9 @@ class Writer:
     for name, size in sizes.items():
       path = self._directory / name
       if not path.exists() or path.stat().st_size < size:
-        raise Damaged(f'{path} is missing or too short')
+        raise checksums.DamagedFile(f'{path} is missing or too short')
       if name in self._stamps and path.stat().st_size > size:
-        raise Damaged(f'{path} has changed')
+        raise checksums.DamagedFile(f'{path} has changed')
     for split, subset, expected in state['open']:
       name = self.splits[split][subset]['shards'][-1]['file']
       file: BinaryIO = open(self._directory / name, 'r+b')  # noqa: SIM115
@@ -155,7 +152,7 @@ class Writer:
         digest.update(data)
       self._open[split, subset] = file, digest
       if digest.hexdigest() != expected:
-        raise Damaged(f'{self._directory / name} is corrupt')
+        raise checksums.DamagedFile(f'{self._directory / name} is corrupt')
 
   def finish(
     self, should_stop: Callable[[], bool] = lambda: False, **extra: Any
@@ -186,7 +183,7 @@ class Writer:
     manifest['crc'] = shards.manifest_crc(json.loads(json.dumps(manifest)))
     text = json.dumps(manifest, indent=1) + '\n'
     _write(self._directory / shards.MANIFEST, text.encode())
-    sync_directory(self._directory)
+    files.sync_directory(self._directory)
 
   def _baselines(
     self, should_stop: Callable[[], bool]
@@ -229,15 +226,6 @@ class Writer:
     """Closes the files; without `finish` there is no manifest."""
     for file, _ in self._open.values():
       file.close()
-
-
-def sync_directory(directory: pathlib.Path) -> None:
-  """Returns when the names in a directory are on disk."""
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _sync(file: BinaryIO) -> None:

@@ -9,10 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.support import corpora, interrupted_prepare, runs
+from tests.support import corpora, interrupted, runs
 from train import prepare
-from train.data import encoding, readers, resume_state, streaming, workers
+from train.data import encoding, readers, streaming, workers
 from train.data import tokenizer as tokenizer_lib
+from train.data.source import Source
 from train.errors import Interrupted, UserError
 
 
@@ -34,7 +35,7 @@ def _inputs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-  monkeypatch.setattr(readers, '_BLOCK', interrupted_prepare.BLOCK)
+  monkeypatch.setattr(readers, '_BLOCK', interrupted.BLOCK)
 
 
 @pytest.fixture(name='commits')
@@ -43,17 +44,16 @@ def _commits(monkeypatch):
   monkeypatch.setattr(streaming, '_COMMIT_SECONDS', 0)
 
 
-def _prepare(inputs, output, num_workers=0, said=None, **kwargs):
+def _prepare(
+  inputs, output, num_workers=0, said=None, should_stop=None, **kwargs
+):
   prepare.prepare_files(
     output,
-    f'{inputs}/*.*',
+    Source(f'{inputs}/*.*', **{'validation_fraction': 0.2, **kwargs}),
     inputs / 'tokenizer',
     workers=num_workers,
-    **{
-      'validation_fraction': 0.2,
-      'log': ([] if said is None else said).append,
-      **kwargs,
-    },
+    should_stop=should_stop or (lambda: False),
+    log=([] if said is None else said).append,
   )
   return corpora.files(output)
 
@@ -88,6 +88,7 @@ def test_neither_do_commits(commits, inputs, expected, tmp_path):
 def _command(inputs, output, moment, name, num_workers):
   process = runs.start(
     [
+      'prepare',
       moment,
       name,
       f'--input={inputs}/*.*',
@@ -96,7 +97,7 @@ def _command(inputs, output, moment, name, num_workers):
       f'--workers={num_workers}',
       '--validation_fraction=0.2',
     ],
-    module='tests.support.interrupted_prepare',
+    module='tests.support.interrupted',
   )
   # Comes back when the last process that holds the pipes has ended, and
   # workers hold them, too.
@@ -135,7 +136,7 @@ def test_signals_keep_what_is_done(inputs, expected, tmp_path):
     assert f'rerun the same command to resume from {output}.partial' in error
   assert not output.exists()
   place = json.loads((tmp_path / 'out.partial' / 'progress.json').read_text())
-  assert place['text'] > 8 * interrupted_prepare.BLOCK / 3
+  assert place['text'] > 8 * interrupted.BLOCK / 3
   assert _prepare(inputs, output) == expected
 
 
@@ -237,7 +238,7 @@ def _begun(commits, inputs, tmp_path):
   for path in inputs.iterdir():
     (copy / path.name).write_bytes(path.read_bytes())
   done = []
-  place = tmp_path / 'out.partial' / resume_state.FILE
+  place = tmp_path / 'out.partial' / 'progress.json'
 
   def should_stop():
     if place.exists():
@@ -322,7 +323,7 @@ def test_more_bad_lines_are_allowed_later(commits, inputs, expected, tmp_path):
 
 
 def test_lines_of_progress(inputs, tmp_path, monkeypatch):
-  monkeypatch.setattr('train.data.progress._LINE_SECONDS', 0)
+  monkeypatch.setattr(streaming, '_LINE_SECONDS', 0)
   said = []
   _prepare(inputs, tmp_path / 'out', 0, said)
   lines = [line for line in said if ' of the input, ' in line]

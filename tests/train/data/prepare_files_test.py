@@ -7,7 +7,8 @@ import tokenizers
 
 from tests.support import corpora
 from train import prepare
-from train.data import encoding, holdout
+from train.data import documents, encoding
+from train.data.source import Source
 from train.errors import UserError
 
 
@@ -26,9 +27,10 @@ def test_exact_counts_of_each_subset(bpe, tmp_path):
   (tmp_path / 'val.jsonl').write_bytes(corpora.lines(records[:10]))
   manifest = prepare.prepare_files(
     tmp_path / 'out',
-    str(tmp_path / 'a.jsonl'),
+    Source(
+      str(tmp_path / 'a.jsonl'), validation_pattern=str(tmp_path / 'val.jsonl')
+    ),
     bpe,
-    validation_pattern=str(tmp_path / 'val.jsonl'),
     log=_quiet,
   )
   model = tokenizers.Tokenizer.from_file(str(bpe))
@@ -54,7 +56,7 @@ def test_json_lines_of_each_kind(name, kind, bpe, tmp_path):
     path.write_bytes(corpora.compress(kind, corpora.lines(part)))
   out = tmp_path / 'out'
   manifest = prepare.prepare_files(
-    out, f'{tmp_path}/*.json*', bpe, validation_fraction=0.2, log=_quiet
+    out, Source(f'{tmp_path}/*.json*', validation_fraction=0.2), bpe, log=_quiet
   )
   found = {}
   for subset in ('Books', 'Code (C)'):
@@ -76,10 +78,12 @@ def test_validation_files(bpe, tmp_path):
   (tmp_path / 'val.jsonl').write_bytes(corpora.lines([{'text': 'held out'}]))
   manifest = prepare.prepare_files(
     tmp_path / 'out',
-    str(tmp_path / 'train.jsonl'),
+    Source(
+      str(tmp_path / 'train.jsonl'),
+      validation_pattern=str(tmp_path / 'val.jsonl'),
+      validation_fraction=0.9,
+    ),
     bpe,
-    validation_pattern=str(tmp_path / 'val.jsonl'),
-    validation_fraction=0.9,
     log=_quiet,
   )
   assert corpora.texts(tmp_path / 'out', 'validation', 'text') == ['held out']
@@ -96,9 +100,8 @@ def test_what_is_held_out_is_not_trained_on(bpe, tmp_path):
   said = []
   prepare.prepare_files(
     tmp_path / 'out',
-    f'{tmp_path}/*.jsonl',
+    Source(f'{tmp_path}/*.jsonl', validation_pattern=f'{tmp_path}/val.jsonl'),
     bpe,
-    validation_pattern=f'{tmp_path}/val.jsonl',
     log=said.append,
   )
   assert corpora.texts(tmp_path / 'out', 'train', 'text') == ['one', 'two']
@@ -109,21 +112,21 @@ def test_what_is_held_out_is_not_trained_on(bpe, tmp_path):
   with pytest.raises(UserError, match='nothing is left to train on'):
     prepare.prepare_files(
       tmp_path / 'none',
-      f'{tmp_path}/val.jsonl',
+      Source(
+        f'{tmp_path}/val.jsonl', validation_pattern=f'{tmp_path}/val.jsonl'
+      ),
       bpe,
-      validation_pattern=f'{tmp_path}/val.jsonl',
     )
 
 
 def test_held_out_text_is_limited(bpe, tmp_path, monkeypatch):
-  monkeypatch.setattr(holdout, 'MAX_BYTES', 300)
+  monkeypatch.setattr(documents, 'MAX_HELD_OUT_BYTES', 300)
   records = corpora.records(200)
   (tmp_path / 'a.jsonl').write_bytes(corpora.lines(records + records))
   manifest = prepare.prepare_files(
     tmp_path / 'out',
-    f'{tmp_path}/a.jsonl',
+    Source(f'{tmp_path}/a.jsonl', validation_fraction=0.5),
     bpe,
-    validation_fraction=0.5,
     log=_quiet,
   )
   size = {
@@ -141,9 +144,8 @@ def test_the_fraction_changes_the_corpus_hash(bpe, tmp_path):
   hashes = {
     prepare.prepare_files(
       tmp_path / f'out-{fraction}',
-      f'{tmp_path}/a.jsonl',
+      Source(f'{tmp_path}/a.jsonl', validation_fraction=fraction),
       bpe,
-      validation_fraction=fraction,
       log=_quiet,
     )['corpus_hash']
     for fraction in (0.1, 0.5)
@@ -157,7 +159,10 @@ def test_an_edited_file_is_not_done(bpe, tmp_path):
 
   def run():
     prepare.prepare_files(
-      tmp_path / 'out', str(path), bpe, validation_fraction=0.5, log=_quiet
+      tmp_path / 'out',
+      Source(str(path), validation_fraction=0.5),
+      bpe,
+      log=_quiet,
     )
 
   run()
@@ -173,7 +178,7 @@ def test_copies_of_a_document_are_in_one_split(bpe, tmp_path):
     (tmp_path / f'{name}.jsonl').write_bytes(corpora.lines(corpora.records(40)))
   out = tmp_path / 'out'
   prepare.prepare_files(
-    out, f'{tmp_path}/*.jsonl', bpe, validation_fraction=0.5, log=_quiet
+    out, Source(f'{tmp_path}/*.jsonl', validation_fraction=0.5), bpe, log=_quiet
   )
   found = [
     {
@@ -191,7 +196,10 @@ def test_copies_of_a_document_are_in_one_split(bpe, tmp_path):
 def test_bad_input_of_files(bpe, tmp_path):
   def run(pattern, **kwargs):
     prepare.prepare_files(
-      tmp_path / 'out', str(tmp_path / pattern), bpe, log=_quiet, **kwargs
+      tmp_path / 'out',
+      Source(str(tmp_path / pattern), **kwargs),
+      bpe,
+      log=_quiet,
     )
 
   with pytest.raises(UserError, match='No file matches'):
@@ -222,10 +230,10 @@ def test_bad_lines_are_shown_and_counted_up_to_the_limit(bpe, tmp_path):
   def run(limit):
     prepare.prepare_files(
       tmp_path / 'out',
-      f'{tmp_path}/*.jsonl',
+      Source(
+        f'{tmp_path}/*.jsonl', validation_fraction=0.5, max_bad_lines=limit
+      ),
       bpe,
-      validation_fraction=0.5,
-      max_bad_lines=limit,
       log=said.append,
     )
 
@@ -249,9 +257,10 @@ def test_encoding_is_batched_and_keeps_the_order(bpe, tmp_path, monkeypatch):
   (tmp_path / 'val.jsonl').write_bytes(corpora.lines([{'text': 'held out'}]))
   prepare.prepare_files(
     tmp_path / 'out',
-    str(tmp_path / 'a.jsonl'),
+    Source(
+      str(tmp_path / 'a.jsonl'), validation_pattern=str(tmp_path / 'val.jsonl')
+    ),
     bpe,
-    validation_pattern=str(tmp_path / 'val.jsonl'),
     log=_quiet,
   )
   books = [r['text'] for r in corpora.records(30)[1::2]]

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.support import corpora
-from train.data import documents, encoding, readers, tokenizer
+from train.data import documents, encoding, readers, source, tokenizer
 from train.errors import UserError
 
 
@@ -155,10 +155,10 @@ def test_bad_parquet(tmp_path, monkeypatch):
   pyarrow.parquet.write_table(pyarrow.table({'content': ['x']}), path)
   with pytest.raises(UserError, match='no column "text", only content'):
     _read(path)
-  assert readers.find(str(path)) == [path]
+  assert source.find(str(path)) == [path]
   monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(UserError, match='install pyarrow'):
-    readers.find(str(path))
+    source.find(str(path))
 
 
 def test_a_long_document_has_the_tokens_of_one_piece(tmp_path, monkeypatch):

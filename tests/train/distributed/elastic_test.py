@@ -24,7 +24,10 @@ def _train(args, count, devices, moment=None):
   if moment is None:
     moment = ('never', 'SIGTERM')
   started = runs.start_all(
-    [*moment, *args], count, devices, module='tests.support.interrupted'
+    ['train', *moment, *args],
+    count,
+    devices,
+    module='tests.support.interrupted',
   )
   return runs.ends(started, timeout=900)
 
