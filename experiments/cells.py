@@ -81,19 +81,28 @@ def _toy(vocab_size, per_row=0.5, name=None):
   )
 
 
-def _llama(name, vocab_size, width, layers, seq_len, tokens, steps, **kwargs):
-  return Cell(
-    name,
-    kind='llama',
-    vocab_size=vocab_size,
-    width=width,
-    layers=layers,
-    seq_len=seq_len,
-    tokens=tokens,
-    steps=steps,
-    **kwargs,
-  )
-
+_SMALL = Cell(
+  'small_tied',
+  kind='llama',
+  vocab_size=4096,
+  width=64,
+  tokens=2048,
+  steps=1000,
+  layers=2,
+  seq_len=128,
+  microbatch=4,
+)
+_MEDIUM = Cell(
+  'medium_tied',
+  kind='llama',
+  vocab_size=8192,
+  width=128,
+  tokens=4096,
+  steps=1500,
+  layers=4,
+  seq_len=256,
+  microbatch=2,
+)
 
 CELLS = {
   cell.name: cell
@@ -103,10 +112,8 @@ CELLS = {
       _toy(1024, per_row, f'toy_v1024_t{per_row:g}')
       for per_row in (0.125, 2, 8)
     ),
-    _llama('small_tied', 4096, 64, 2, 128, 2048, 1000, microbatch=4),
-    _llama(
-      'small_untied', 4096, 64, 2, 128, 2048, 1000, microbatch=4, tied=False
-    ),
-    _llama('medium_tied', 8192, 128, 4, 256, 4096, 1500, microbatch=2),
+    _SMALL,
+    dataclasses.replace(_SMALL, name='small_untied', tied=False),
+    _MEDIUM,
   )
 }

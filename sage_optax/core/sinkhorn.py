@@ -81,10 +81,11 @@ def _kernels(
   mesh, spec, _ = place
   spec = jax.P(*spec, *(None,) * (x.ndim - len(spec)))
   shape = jax.sharding.NamedSharding(mesh, spec).shard_shape(x.shape)
-  names = tuple(
+  in_names, out_names = (
     tuple(name for name in side if mesh.shape[name] > 1)
     for side in placement.matrix_names(spec, x.ndim)
   )
+  names = in_names, out_names
   scales: Callable[..., Scales]
   if platform == 'tpu':  # Both are slow to import, and rarely needed.
     from sage_optax.kernels import sinkhorn_tpu
@@ -105,10 +106,7 @@ def _kernels(
     return None
 
   def function(x):
-    in_names, out_names = names
-    return scales(
-      x, *options[:3], in_names=in_names, out_names=out_names, how=how
-    )
+    return scales(x, options, names, how)
 
   if mesh.size == 1:
     return function

@@ -144,7 +144,7 @@ def renew(
 
     def new(leaf_key, count, grad, old):
       grad = linalg.as_stat(grad)
-      drawn = draw(kind, rank, leaf_key, count, grad, old, place)
+      drawn = _draw(kind, leaf_key, count, grad, old, place)
       return drawn.astype(old.dtype)
 
     new = linalg.in_auto_axes(new, old)
@@ -171,9 +171,8 @@ def renew(
   return placement.tree_map(function, placements, grads, numbers, old)
 
 
-def draw(
+def _draw(
   kind: Projector,
-  rank: int,
   key: jax.Array,
   count: jax.Array,
   grad: jax.Array,
@@ -184,11 +183,11 @@ def draw(
 
   Args:
     kind: which projectors.
-    rank: their rank; the smaller side where that is less.
     key: a key of this leaf and refresh.
     count: int32 scalar, updates before this one.
     grad: gradients [..., fan_in, fan_out], float32 or wider.
-    old: the projectors so far, where 'subspace' starts.
+    old: the projectors so far, where 'subspace' starts; new ones have their
+      shape.
     place: where the gradients lie, if that is known.
 
   Raises:
@@ -197,9 +196,9 @@ def draw(
   if 0 in old.shape:
     return old
   if kind == 'gaussian':
-    return _gaussian(key, grad.shape, rank)
+    return _gaussian(key, old.shape)
   if kind in ('svd', 'subspace'):
-    first = _gaussian(key, grad.shape, rank).astype(old.dtype)
+    first = _gaussian(key, old.shape).astype(old.dtype)
     # A little of other directions, for one that a gradient once lacked would
     # never come back.
     used, side = sorted(first.shape[-2:])
@@ -207,13 +206,12 @@ def draw(
     start = jnp.where(count == 0, first, old + other)
     find = _singular_vectors if kind == 'svd' else _orthogonal_iteration
     return placement.whole_matrices(find, place, grad, start)
-  return _called(kind, rank, key, count, grad)
+  return _called(kind, key, count, grad, old)
 
 
-def _gaussian(key, shape, rank):
-  """Entries N(0, 1/rank), the rank being the one that is really used."""
-  drawn = jax.random.normal(key, projector_shape(shape, rank), jnp.float32)
-  return drawn / min(rank, *shape[-2:]) ** 0.5
+def _gaussian(key, shape):
+  """Entries N(0, 1/rank); the rank is the smaller side of the projector."""
+  return jax.random.normal(key, shape, jnp.float32) / min(shape[-2:]) ** 0.5
 
 
 def _singular_vectors(grad, start):
@@ -259,14 +257,13 @@ def _unless_zero(grad, basis, start, shape):
   return basis if projects_fan_in(shape) else basis.mT
 
 
-def _called(function, rank, key, count, grad):
+def _called(function, key, count, grad, old):
   *batch, fan_in, fan_out = grad.shape
   units = math.prod(batch)
   new = jax.vmap(function, (0, 0, None))(
     jax.random.split(key, units), grad.reshape(units, fan_in, fan_out), count
   )
-  smaller = min(fan_in, fan_out)
-  expected = (min(rank, smaller), smaller)
+  expected = tuple(sorted(old.shape[-2:]))
   if new.shape[1:] != expected:
     raise ValueError(
       f'The projector must return {list(expected)} ([rank, smaller side]) for '

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from sage_optax.core.sinkhorn_scales import Options, Scales
 from sage_optax.kernels import sinkhorn_reads as _reads
 
 # An H100 has 132 processors with 256 KiB of cache each, and 50 MiB together.
@@ -101,37 +102,31 @@ def plan(
 
 def scales(
   x: jax.Array,
-  num_iters: jax.typing.ArrayLike,
-  eps: jax.typing.ArrayLike,
-  unit_norm: bool,
-  *,
+  options: Options,
+  names: _reads.Names,
   how: Plan,
-  in_names: tuple[str, ...] = (),
-  out_names: tuple[str, ...] = (),
+  *,
   interpret: Any = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> Scales:
   """The scales of `x * in_scale * out_scale`, normalised along both axes.
 
   Args:
     x: [..., fan_in, fan_out]; inside `shard_map` (with check_vma=False) the
       local block.
-    num_iters: at least 1; may be traced.
-    eps: added to every norm; may be traced.
-    unit_norm: norms become 1, not the roots of their lengths.
+    options: numbers may be traced.
+    names: mesh axes that shard fan_in, for rows only, or fan_out, for columns
+      only.
     how: what `plan` chose.
-    in_names: mesh axes that shard fan_in: for rows only.
-    out_names: mesh axes that shard fan_out: for columns only.
     interpret: as `pallas_call` takes it.
 
   Returns:
     in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
   """
   *batch, m, n = x.shape
-  norms = _reads.targets(x, unit_norm, in_names, out_names)
+  norms = _reads.targets(x, options.unit_norm, names)
   read = functools.partial(_one_read, how=how, interpret=interpret)
-  names = in_names or out_names
   x = x.reshape(-1, m, n)
-  r, c = _reads.scales(x, num_iters, eps, norms, read, how.form, names)
+  r, c = _reads.scales(x, options, norms, read, how.form, names)
   return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
 
 
@@ -157,13 +152,12 @@ def hbm_bytes(
   return math.prod(batch) * total
 
 
-def _one_read(x, r, c, scalars, *, how, interpret):
+def _one_read(x, scales, scalars, *, how, interpret):
   """Rescales one scale, and sums squares for the other.
 
   Args:
     x: [units, m, n].
-    r: scale of fan_in, [units, 1, m].
-    c: scale of fan_out, [units, 1, n].
+    scales: of fan_in, [units, 1, m], and of fan_out, [units, 1, n].
     scalars: of `_reads.scalars`.
     how: the plan.
     interpret: as `pallas_call` takes it.
@@ -172,6 +166,7 @@ def _one_read(x, r, c, scalars, *, how, interpret):
     The new scale, and the sums of squares for the other with it.
   """
   rows = how.form == 'rows'
+  ours, other = scales if rows else scales[::-1]
   units, m, n = x.shape
   divided, length = (m, n) if rows else (n, m)
   blocks, size = pl.cdiv(divided, how.size), how.size
@@ -228,5 +223,5 @@ def _one_read(x, r, c, scalars, *, how, interpret):
     compiler_params=triton.CompilerParams(num_warps=_WARPS),
     interpret=interpret,
     name=f'sinkhorn_{how.form}',
-  )(x, *((r[:, 0], c[:, 0]) if rows else (c[:, 0], r[:, 0])), scalars)
+  )(x, ours[:, 0], other[:, 0], scalars)
   return new[:, None], jnp.sum(sums, axis=1, keepdims=True)

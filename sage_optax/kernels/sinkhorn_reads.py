@@ -12,66 +12,64 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# (x, r, c, scalars) -> the new scale, and the sums of squares for the other.
-Read = Callable[..., tuple[jax.Array, jax.Array]]
+from sage_optax.core.sinkhorn_scales import Options, Scales
+
+# (x, (r, c), scalars) -> the new scale, and the sums of squares for the other.
+Read = Callable[[jax.Array, Scales, jax.Array], tuple[jax.Array, jax.Array]]
+
+# The mesh axes that shard fan_in, and those that shard fan_out.
+Names = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def targets(
-  x: jax.Array,
-  unit_norm: bool,
-  in_names: tuple[str, ...],
-  out_names: tuple[str, ...],
-) -> tuple[float, float]:
+def targets(x: jax.Array, unit_norm: bool, names: Names) -> tuple[float, float]:
   """The norms of slices over fan_in and fan_out, of which `x` is a shard."""
   *_, m, n = x.shape
   return (
-    1.0 if unit_norm else math.sqrt(m * lax.axis_size(in_names)),
-    1.0 if unit_norm else math.sqrt(n * lax.axis_size(out_names)),
+    1.0 if unit_norm else math.sqrt(m * lax.axis_size(names[0])),
+    1.0 if unit_norm else math.sqrt(n * lax.axis_size(names[1])),
   )
 
 
 def scales(
   x: jax.Array,
-  num_iters: jax.typing.ArrayLike,
-  eps: jax.typing.ArrayLike,
+  options: Options,
   norms: tuple[float, float],
   read: Read,
   form: str,
-  names: tuple[str, ...],
-) -> tuple[jax.Array, jax.Array]:
+  names: Names,
+) -> Scales:
   """Reads `x` once per iteration; blocks of rows want one read before.
 
   Args:
     x: [..., m, n].
-    num_iters: at least 1; may be traced.
-    eps: added to every norm; may be traced.
+    options: numbers may be traced.
     norms: of `targets`.
     read: the kernel; its scalars are the arguments of `rescale` that follow
       the first two.
     form: 'columns' if it takes slices over fan_in, 'rows' if over fan_out.
-    names: mesh axes that shard the other axis.
+    names: mesh axes that shard the other axis of the matrices.
 
   Returns:
     r [units, 1, m] and c [units, 1, n].
   """
-  columns = form == 'columns'
+  columns, others = form == 'columns', names[0] or names[1]
   units = math.prod(x.shape[:-2])
   r, c = (jnp.ones((units, 1, size), jnp.float32) for size in x.shape[-2:])
 
   def iterate(k, carry):
     r, c, sums = carry
-    ours, theirs = (scalars(eps, norm, k == 0) for norm in norms)
+    ours, theirs = (scalars(options.eps, norm, k == 0) for norm in norms)
     if columns:
-      c, sums = read(x, r, c, ours)
-      return rescale(r, lax.psum(sums, names), *theirs), c, sums
-    c = rescale(c, lax.psum(sums, names), *ours)
-    r, sums = read(x, r, c, theirs)
+      c, sums = read(x, (r, c), ours)
+      return rescale(r, lax.psum(sums, others), *theirs), c, sums
+    c = rescale(c, lax.psum(sums, others), *ours)
+    r, sums = read(x, (r, c), theirs)
     return r, c, sums
 
   sums = jnp.zeros_like(r)
   if not columns:
     sums = jnp.sum(jnp.square(x.astype(jnp.float32)), -2).reshape(c.shape)
-  return lax.fori_loop(0, num_iters, iterate, (r, c, sums))[:2]
+  return lax.fori_loop(0, options.num_iters, iterate, (r, c, sums))[:2]
 
 
 def scalars(eps: Any, target: Any, first: Any) -> jax.Array:

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from sage_optax.core.sinkhorn_scales import Options, Scales
 from sage_optax.kernels import sinkhorn_reads as _reads
 from sage_optax.kernels import sinkhorn_tpu_pallas as _kernels
 from sage_optax.kernels.sinkhorn_tpu_pallas import Chip, Plan
+from sage_optax.kernels.sinkhorn_tpu_tiles import TILE
 
 _LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
 
@@ -64,11 +66,11 @@ def plan(
     if order != _order(shape, jnp.float32):
       continue  # A copy of all layers: XLA's form, which needs none, is better.
     divided, other = (n, m) if form == 'columns' else (m, n)
-    least = _bytes(other, _kernels.TILE, dtype)
+    least = _bytes(other, TILE, dtype)
     if 2 * least <= room:
-      tiles = pl.cdiv(divided, _kernels.TILE)
+      tiles = pl.cdiv(divided, TILE)
       most = max(min(room // 2, _LARGE_BLOCK) // least, 1)
-      size = pl.cdiv(tiles, pl.cdiv(tiles, most)) * _kernels.TILE
+      size = pl.cdiv(tiles, pl.cdiv(tiles, most)) * TILE
       return Plan(form, order, min(size, divided))
   return None
 
@@ -102,25 +104,19 @@ def chip_of(x: jax.Array) -> Chip:
 
 def scales(
   x: jax.Array,
-  num_iters: jax.typing.ArrayLike,
-  eps: jax.typing.ArrayLike,
-  unit_norm: bool,
-  *,
-  in_names: tuple[str, ...] = (),
-  out_names: tuple[str, ...] = (),
+  options: Options,
+  names: _reads.Names = ((), ()),
   how: Plan | None = None,
+  *,
   interpret: Any = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> Scales:
   """The scales of `x * in_scale * out_scale`, normalised along both axes.
 
   Args:
     x: [..., fan_in, fan_out], float32 or bfloat16; inside `shard_map` (with
       check_vma=False) the local block.
-    num_iters: at least 1; may be traced.
-    eps: added to every norm; may be traced.
-    unit_norm: norms become 1, not the roots of their lengths.
-    in_names: mesh axes that shard fan_in.
-    out_names: mesh axes that shard fan_out; not both.
+    options: numbers may be traced.
+    names: mesh axes that shard fan_in or fan_out; not both.
     how: None: what `plan` chooses.
     interpret: as `pallas_call` takes it.
 
@@ -130,24 +126,21 @@ def scales(
   Raises:
     ValueError: both axes are sharded, or `plan` finds none.
   """
-  if in_names and out_names:
+  if all(names):
     raise ValueError(
-      f'fan_in is sharded by {in_names} and fan_out by {out_names}: one of '
+      f'fan_in is sharded by {names[0]} and fan_out by {names[1]}: one of '
       'them must be whole; use the plain form.'
     )
-  how = how or _planned(x, forms(in_names, out_names))
+  how = how or _planned(x, forms(*names))
   *batch, m, n = x.shape
-  norms = _reads.targets(x, unit_norm, in_names, out_names)
+  norms = _reads.targets(x, options.unit_norm, names)
   if how.form == 'resident':
-    r, c = _kernels.resident(
-      x, num_iters, eps, norms, how, chip_of(x), interpret
-    )
+    r, c = _kernels.resident(x, options, norms, how, chip_of(x), interpret)
   else:
     read = functools.partial(
       _kernels.one_read, how=how, chip=chip_of(x), interpret=interpret
     )
-    names = in_names or out_names
-    r, c = _reads.scales(x, num_iters, eps, norms, read, how.form, names)
+    r, c = _reads.scales(x, options, norms, read, how.form, names)
   return r.reshape(*batch, m, 1), c.reshape(*batch, 1, n)
 
 
@@ -202,7 +195,7 @@ def _order(shape, dtype, interleaved=True):
   return min(_ORDERS[: 4 if interleaved else 2], key=padded)
 
 
-def _up(size, multiple=_kernels.TILE):
+def _up(size, multiple=TILE):
   return pl.cdiv(size, multiple) * multiple
 
 

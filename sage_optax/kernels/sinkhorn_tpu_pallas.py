@@ -1,9 +1,4 @@
-"""Pallas kernels for TPUs that find the scales of SinkGD.
-
-All scales and sums lie along lanes, [1, :]. The work is done in tiles of
-128 x 128, so that a tile, its scale and a sum stay in registers; a tile at the
-edge is smaller, nothing is padded.
-"""
+"""Pallas kernels for TPUs that find the scales of SinkGD."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,9 +9,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from sage_optax.core.sinkhorn_scales import Options, Scales
 from sage_optax.kernels.sinkhorn_reads import rescale
-
-TILE = 128
+from sage_optax.kernels.sinkhorn_tpu_tiles import add_squares
 
 
 class Chip(NamedTuple):
@@ -53,19 +48,17 @@ class Plan(NamedTuple):
 
 def resident(
   x: jax.Array,
-  num_iters: jax.typing.ArrayLike,
-  eps: jax.typing.ArrayLike,
+  options: Options,
   targets: tuple[float, float],
   how: Plan,
   chip: Chip,
   interpret: Any,
-) -> tuple[jax.Array, jax.Array]:
+) -> Scales:
   """Reads `x` once; all iterations are on the chip.
 
   Args:
     x: [..., m, n], one unit after the other.
-    num_iters: number of iterations.
-    eps: added to the norms.
+    options: numbers may be traced.
     targets: the norms of slices over fan_in and over fan_out.
     how: of form 'resident'.
     chip: what it runs on.
@@ -95,7 +88,7 @@ def resident(
     def normalise(axis, target, k):
       scale, sums = ((flat, flat_sums), (up, up_sums))[axis]
       sums[...] = jnp.zeros_like(sums)
-      _add_squares(block, up, flat, sums, axis, (rows, lanes))
+      add_squares(block, up, flat, sums, axis, (rows, lanes))
       floor = jnp.where(k == 0, -1.0, 0.0)
       scale[...] = rescale(scale[...], sums[...], scalars[0], target, floor)
 
@@ -134,8 +127,8 @@ def resident(
     interpret=interpret,
     name='sinkhorn_resident',
   )(
-    jnp.asarray(num_iters, jnp.int32).reshape(1),
-    jnp.asarray(eps, jnp.float32).reshape(1),
+    jnp.asarray(options.num_iters, jnp.int32).reshape(1),
+    jnp.asarray(options.eps, jnp.float32).reshape(1),
     x,
   )
   return found[::-1] if how.turned else found
@@ -143,8 +136,7 @@ def resident(
 
 def one_read(
   x: jax.Array,
-  r: jax.Array,
-  c: jax.Array,
+  scales: Scales,
   scalars: jax.Array,
   *,
   how: Plan,
@@ -155,8 +147,7 @@ def one_read(
 
   Args:
     x: [..., m, n], one unit after the other.
-    r: scale of fan_in, [units, 1, m].
-    c: scale of fan_out, [units, 1, n].
+    scales: r of fan_in, [units, 1, m], and c of fan_out, [units, 1, n].
     scalars: the arguments of `rescale` that follow the first two.
     how: of form 'columns', which rescales c, or 'rows', which rescales r.
     chip: what it runs on.
@@ -166,7 +157,7 @@ def one_read(
     The new scale, and the sums of squares for the other with it.
   """
   x = _view(x, how.order)
-  scales = (c, r) if how.turned else (r, c)  # up, flat
+  up_and_flat = scales[::-1] if how.turned else scales
   split = int((how.form == 'columns') != how.turned)  # of rows and lanes
   units, *shape = x.shape
   blocks = pl.cdiv(shape[split], how.size)
@@ -182,11 +173,11 @@ def one_read(
     def work(size):
       extent = [shape[0], size] if split else [size, shape[1]]
       own[...] = jnp.zeros_like(own)
-      _add_squares(x_ref, up, flat, own, 1 - split, extent)
+      add_squares(x_ref, up, flat, own, 1 - split, extent)
       old = flat if split else up
       new[...] = rescale(old[...], own[...], *(scalars[i] for i in range(3)))
       pair = (up, new) if split else (new, flat)
-      _add_squares(x_ref, *pair, sums, split, extent)
+      add_squares(x_ref, *pair, sums, split, extent)
 
     # What the last block has beyond the edge is never looked at.
     if last < how.size:
@@ -214,7 +205,7 @@ def one_read(
     compiler_params=_params(chip, ('parallel', 'arbitrary')),
     interpret=interpret,
     name=f'sinkhorn_{how.form}',
-  )(scalars, x, *scales)
+  )(scalars, x, *up_and_flat)
 
 
 def _vectors(units, size):
@@ -225,84 +216,6 @@ def _params(chip, semantics):
   return pltpu.CompilerParams(
     dimension_semantics=semantics, vmem_limit_bytes=chip.vmem
   )
-
-
-def _add_squares(x, up, flat, sums, axis, extent):
-  """Adds the sums of (x * up * flat)^2 over `axis` to `sums`.
-
-  Args:
-    x: reference [rows, lanes] or larger.
-    up: reference [1, rows], the rows' scale.
-    flat: reference [1, lanes], the lanes' scale.
-    sums: reference [1, lanes] for axis 0, [1, rows] for axis 1.
-    axis: 0 or 1.
-    extent: how many rows and lanes are looked at.
-  """
-  rows, lanes = extent
-
-  def band(top, height):
-    above = pl.ds(top, height)
-    scale = _upright(up[:, above])
-
-    def squares(left, width):
-      at = pl.ds(left, width)
-      tile = x[above, at].astype(jnp.float32)
-      return jnp.square(tile * scale[:, :width] * flat[:, at])
-
-    if axis == 0:
-
-      def add(left, width):
-        total = jnp.sum(squares(left, width), axis=0, keepdims=True)
-        sums[:, pl.ds(left, width)] += total
-
-      _each_tile(lanes, add)
-      return
-    total = jnp.zeros((height, 1), jnp.float32)
-    if whole := lanes // TILE:
-      # Summed tile upon tile first: adding up lanes is slower.
-      tiles = lax.fori_loop(
-        0,
-        whole,
-        lambda i, acc: acc + squares(pl.multiple_of(i * TILE, TILE), TILE),
-        jnp.zeros((height, TILE), jnp.float32),
-      )
-      total += jnp.sum(tiles, axis=1, keepdims=True)
-    if rest := lanes % TILE:
-      edge = squares(lanes - rest, rest)
-      total += jnp.sum(edge, axis=1, keepdims=True)
-    sums[:, above] += _lying(total)
-
-  _each_tile(rows, band)
-
-
-def _each_tile(length, body):
-  """Calls `body(start, size)` for the tiles along an axis."""
-
-  def step(i, _):
-    body(pl.multiple_of(i * TILE, TILE), TILE)
-
-  if whole := length // TILE:
-    lax.fori_loop(0, whole, step, None)
-  if rest := length % TILE:
-    body(length - rest, rest)
-
-
-def _upright(vector):
-  """[1, size] -> [size, TILE], the same in all lanes."""
-  spread = jnp.where(_diagonal(vector.shape[1]), vector, 0.0)
-  total = jnp.sum(spread, axis=1, keepdims=True)
-  return jnp.broadcast_to(total, (vector.shape[1], TILE))
-
-
-def _lying(vector):
-  """[size, 1] -> [1, size]."""
-  spread = jnp.where(_diagonal(vector.shape[0]), vector, 0.0)
-  return jnp.sum(spread, axis=0, keepdims=True)
-
-
-def _diagonal(size):
-  row = lax.broadcasted_iota(jnp.int32, (size, size), 0)
-  return row == lax.broadcasted_iota(jnp.int32, (size, size), 1)
 
 
 def _view(x, order):

@@ -1,7 +1,5 @@
 """What the tests of SinkGD's kernels share."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +32,13 @@ def check(find, plans, x, num_iters=3, eps=1e-8, unit_norm=False):
   assert np.isfinite(want).all()
   for how in plans:
     interpreted = jax.jit(
-      functools.partial(find, unit_norm=unit_norm, how=how, interpret=True)
+      lambda x, num_iters, eps, how=how: find(
+        x,
+        sinkhorn.Options(num_iters, eps, unit_norm),
+        ((), ()),
+        how,
+        interpret=True,
+      )
     )
     scales = interpreted(x, num_iters, eps)
     for scale in scales:

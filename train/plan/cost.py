@@ -196,35 +196,52 @@ def _convolution(
     def field(name, default, i=i):
       return fields[name][i] if name in fields else default
 
-    total *= _positions(
-      size_in=left.shape[lhs.index(label)],
-      size_out=result.shape[out.index(label)],
+    axis = _WindowAxis(
       size=int(field('size', '1')),
       stride=int(field('stride', '1')),
       low=int(field('pad', '0_0').split('_')[0]),
       lhs_dilate=int(field('lhs_dilate', '1')),
       rhs_dilate=int(field('rhs_dilate', '1')),
     )
+    total *= axis.positions(
+      left.shape[lhs.index(label)], result.shape[out.index(label)]
+    )
   return total
 
 
-def _positions(
-  *, size_in, size_out, size, stride, low, lhs_dilate, rhs_dilate
-) -> int:
-  """Returns the pairs of output and kernel places that meet an input."""
-  end = (size_in - 1) * lhs_dilate
-  count = 0
-  for k in range(size):
-    # Input position o * stride - low + k * rhs_dilate: inside, and not a hole.
-    offset = k * rhs_dilate - low
-    if lhs_dilate == 1:
-      first = max(-(offset // stride), 0)
-      last = min((end - offset) // stride, size_out - 1)
-      count += max(last - first + 1, 0)
-    else:
-      places = (o * stride + offset for o in range(size_out))
-      count += sum(0 <= p <= end and p % lhs_dilate == 0 for p in places)
-  return count
+@dataclasses.dataclass(frozen=True)
+class _WindowAxis:
+  """One axis of a convolution's window; names as in HLO.
+
+  Attributes:
+    size: Size of the kernel.
+    stride: Distance of two output positions in the input.
+    low: Padding before the input.
+    lhs_dilate: Distance of two elements of the input, with zeros between.
+    rhs_dilate: The same of the kernel.
+  """
+
+  size: int
+  stride: int
+  low: int
+  lhs_dilate: int
+  rhs_dilate: int
+
+  def positions(self, size_in: int, size_out: int) -> int:
+    """Returns the pairs of output and kernel positions that meet an input."""
+    end = (size_in - 1) * self.lhs_dilate
+    count = 0
+    for k in range(self.size):
+      # Input position o * stride + offset: inside, and not a hole.
+      offset = k * self.rhs_dilate - self.low
+      if self.lhs_dilate == 1:
+        first = max(-(offset // self.stride), 0)
+        last = min((end - offset) // self.stride, size_out - 1)
+        count += max(last - first + 1, 0)
+      else:
+        places = (o * self.stride + offset for o in range(size_out))
+        count += sum(0 <= p <= end and p % self.lhs_dilate == 0 for p in places)
+    return count
 
 
 _COUNTS = {'dot': _dot, 'convolution': _convolution}

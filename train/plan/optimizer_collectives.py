@@ -81,7 +81,8 @@ def rows(config: Config, target: targets.Target) -> list[Row]:
     if kind in seen:
       continue
     seen.add(kind)
-    found = _collectives(config, target, mesh, path, leaf, names, spec)
+    alone = (_nest(path, value) for value in (leaf, names, spec))
+    found = _collectives(config, target, mesh, *alone)
     counts: dict[str, int] = collections.Counter()
     for c in found:
       counts[c.kind] += c.times
@@ -109,13 +110,11 @@ def _collectives(
   config: Config,
   target: targets.Target,
   mesh: Any,
-  path: Any,
-  leaf: Any,
-  names: Any,
-  spec: Any,
+  params: Any,
+  axes: Any,
+  specs: Any,
 ) -> list[cost.Collective]:
-  """Compiles the update of one parameter."""
-  params, axes, specs = (_nest(path, x) for x in (leaf, names, spec))
+  """Compiles the update of the parameters."""
   tx = optimizer_lib.make(config, params, axes).tx
   tx = sage_optax.sharding.with_mesh(tx, mesh, specs)
   shardings = state_lib.state_shardings(tx, params, specs, mesh)

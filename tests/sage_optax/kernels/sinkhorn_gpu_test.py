@@ -58,12 +58,9 @@ class InterpretedTest(parameterized.TestCase):
     def local(x):
       return gpu.scales(
         x,
-        4,
-        1e-8,
-        False,
-        how=gpu.Plan(form, 16),
-        in_names=names[0],
-        out_names=names[1],
+        sinkhorn_lib.Options(4, 1e-8),
+        names,
+        gpu.Plan(form, 16),
         interpret=True,
       )
 

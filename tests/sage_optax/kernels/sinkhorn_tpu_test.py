@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from sage_optax.core import sinkhorn as sinkhorn_lib
 from sage_optax.kernels import sinkhorn_tpu as tpu
 from sage_optax.kernels import sinkhorn_tpu_pallas as kernels
+from sage_optax.kernels.sinkhorn_tpu_tiles import TILE
 from tests.support import sinkhorn
 from train.plan import hbm_bytes, hlo, targets
 
@@ -44,7 +45,7 @@ def _some_plans(shape):
 
 def _tiled(form, shape, order):
   length = shape[-1 if form == 'columns' else -2]
-  return tpu.Plan(form, order, min(length, kernels.TILE))
+  return tpu.Plan(form, order, min(length, TILE))
 
 
 class InterpretedTest(parameterized.TestCase):
@@ -100,12 +101,9 @@ class MeshTest(parameterized.TestCase):
     def local(x):
       return tpu.scales(
         x,
-        4,
-        1e-8,
-        False,
-        in_names=('x',) if spec[1] else (),
-        out_names=('x',) if spec[2] else (),
-        how=how,
+        sinkhorn_lib.Options(4, 1e-8),
+        (('x',) if spec[1] else (), ('x',) if spec[2] else ()),
+        how,
         interpret=True,
       )
 
@@ -131,7 +129,7 @@ class MeshTest(parameterized.TestCase):
   def test_both_axes_sharded(self):
     with self.assertRaisesRegex(ValueError, 'plain form'):
       tpu.scales(
-        jnp.ones((2, 2)), 1, 0.0, False, in_names=('a',), out_names=('b',)
+        jnp.ones((2, 2)), sinkhorn_lib.Options(1, 0.0), (('a',), ('b',))
       )
 
 
@@ -153,7 +151,7 @@ class PlanTest(parameterized.TestCase):
     self.assertIsNone(tpu.plan((10**6, 10**6), jnp.float32))
     self.assertIsNone(tpu.plan((8, 8), jnp.float64))
     with self.assertRaisesRegex(ValueError, 'plain form'):
-      tpu.scales(jnp.ones((8, 8), jnp.float16), 1, 0.0, False)
+      tpu.scales(jnp.ones((8, 8), jnp.float16), sinkhorn_lib.Options(1, 0.0))
 
   @parameterized.parameters('resident', 'columns', 'rows')
   def test_bytes_are_those_of_the_block_specs(self, form):
@@ -178,7 +176,9 @@ class PlanTest(parameterized.TestCase):
       mock.patch.object(tpu, 'plan', return_value=how),
     ):
       jax.eval_shape(
-        lambda x: tpu.scales(x, num_iters, 1e-8, False, interpret=True),
+        lambda x: tpu.scales(
+          x, sinkhorn_lib.Options(num_iters, 1e-8), interpret=True
+        ),
         jax.ShapeDtypeStruct(shape, jnp.float32),
       )
       want = tpu.hbm_bytes(shape, jnp.float32, num_iters)
@@ -255,7 +255,7 @@ class CompiledTest(parameterized.TestCase):
     number = jax.ShapeDtypeStruct((), jnp.float32)
 
     def step(p, g, eps):
-      in_scale, out_scale = tpu.scales(g, 5, eps, False)
+      in_scale, out_scale = tpu.scales(g, sinkhorn_lib.Options(5, eps))
       update = g.astype(jnp.float32) * in_scale * out_scale
       return p - 1e-3 * (update + 0.1 * p)
 
