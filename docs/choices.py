@@ -31,8 +31,8 @@ CHOICES: dict[str, tuple[str, str, str]] = {
   ),
   'scale': (
     'division by the L2 norm',
-    'division by the rms, at least 1e-8',
-    'the code; `unit_norm=True` for the paper',
+    'by the rms, at least 1e-8; the symmetry-compatible one adds 1e-8',
+    'by the rms, at least 1e-8; `unit_norm=True` for the L2 norm',
   ),
   'swan': (
     'exact inverse root of the Gram matrix',

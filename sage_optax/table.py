@@ -82,6 +82,7 @@ class Recipe(NamedTuple):
 _SAGE_EMBEDDING = Part('sage', {'axis': -2})
 _SAGE_DENSE = Part('sage', {'axis': -1})
 _ADAMW = Part('adamw')
+_UNIT_MOMENTUM = {'momentum': 0.95, 'unit_norm': True}
 
 
 def _uniform(summary: str, method: str) -> Recipe:
@@ -190,6 +191,24 @@ RECIPES: dict[str, Recipe] = {
     Part('adam_mini', {'axis': -1}),
     _ADAMW,
     _ADAMW,
+  ),
+  'rmnp': Recipe(
+    'RMNP on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part(
+      'scale',
+      {**_UNIT_MOMENTUM, 'nesterov': True, 'shape_factor': True},
+    ),
+    _ADAMW,
+  ),
+  # Factors from the rates at Qwen3 0.6B: 0.5, 5e-3, 0.02 (matrices) and 0.05.
+  'symmetric': Recipe(
+    'Unit norm per token, Muon on matrices, AdamW on vectors.',
+    Part('scale', {**_UNIT_MOMENTUM, 'axis': -1}, lr_scale=25.0),
+    Part('scale', {**_UNIT_MOMENTUM, 'center': True}, lr_scale=0.25),
+    Part('muon'),
+    Part('adamw', {'b2': 0.95}, lr_scale=2.5),
   ),
   'sage_muon': Recipe(
     'SAGE on embedding, head and vectors, Muon on matrices: a combination that '

@@ -70,7 +70,7 @@ def scale_by_muon(
     ns_steps: number of iterations, at least 1.
     nesterov: mix the gradient into the momentum once more.
     consistent_rms: root mean square of the entries of an update, about; None:
-      the factor above.
+      the factor is sqrt(max(1, fan_out / fan_in)).
     equilibrate: before orthogonalising divide by the norm of each fan-out unit
       over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
       ('fan_in'), by the product of the two ('both'), or by nothing (None).

@@ -1,5 +1,6 @@
 """SCALE: gradients normalised per fan-out unit, momentum where it pays."""
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -30,6 +31,9 @@ def scale_by_column_norm(
   unit_norm: bool = False,
   state_dtype: jax.typing.DTypeLike | None = None,
   axis: int = -2,
+  nesterov: bool = False,
+  center: bool = False,
+  shape_factor: bool = False,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
   r"""Divides each slice over one axis of a matrix by its rms.
@@ -52,12 +56,21 @@ def scale_by_column_norm(
   at zero and do not correct its bias, which the division hides.
 
   With `axis=-1` slices run along the other axis: every token of an embedding
-  moves by the same amount, frequent or rare. With momentum this is the row
-  norm that arXiv 2605.18106 uses on embeddings, but for a floor where that
-  code adds eps.
+  moves by the same amount, frequent or rare.
+
+  Symmetry-compatible updates (recipe `symmetric`) take momentum 0.95 and
+  `unit_norm=True`, with `axis=-1` on embeddings and `axis=-2` on heads and on
+  routers [feature, expert]. Adding one number to all logits changes no
+  probability, so `center=True` removes the mean over vocabulary or experts,
+  before the division and after it. Their code adds eps where this has a floor.
+
+  RMNP (recipe `rmnp`) takes momentum 0.95, `nesterov`, `unit_norm` and
+  `shape_factor` on hidden matrices.
 
   Learning rates:
     Published: 1e-3 up to 350M parameters, 2e-4 at 1B (C4), for the rms form.
+    Symmetry-compatible, embedding and head: 0.5 and 5e-3 (Qwen3 0.6B, OLMoE),
+    2.5e-3 and 2.5e-3 (Gemma3 1B); routers 7.5e-4. RMNP: 5e-3 and 1e-3.
 
   Args:
     momentum: decay of the momentum; None: no momentum, no state.
@@ -68,6 +81,10 @@ def scale_by_column_norm(
     axis: the axis that slices run along in matrices, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token).
+    nesterov: mix the gradient into the momentum once more.
+    center: subtract from matrices the mean over the other axis, before and
+      after the division.
+    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)).
     core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
       which are divided by their one rms; all axes before are a batch. None:
       min(ndim, 2).
@@ -78,8 +95,8 @@ def scale_by_column_norm(
     matrix [m, n], d per vector [d].
 
   Raises:
-    ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does
-      not fit.
+    ValueError: `axis` is neither -2 nor -1 or is traced, `core_ndim` does not
+      fit, or `nesterov` without `momentum`.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -93,21 +110,37 @@ def scale_by_column_norm(
   References:
     Glentis et al., Memory-Efficient LLM Pretraining via Minimalist Optimizer
     Design, arXiv 2506.16659, 2025.
+
+    Lau and Su, symmetry-compatible updates, arXiv 2605.18106, 2026 (`center`).
+
+    RMNP, arXiv 2603.20527, 2026 (`shape_factor`).
   """
   linalg.check_static('axis', axis, (linalg.FAN_IN, linalg.FAN_OUT))
   axis = operator.index(axis)
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+  if nesterov and momentum is None:
+    raise ValueError('nesterov=True needs a momentum, got None.')
 
-  def normalize(place, x):
-    axes = linalg.unit_axes(jnp.ndim(x), core_ndim)
-    if not axes:
-      mean_square = jnp.square(linalg.as_stat(x))
-    else:
-      along = axis if len(axes) == 2 else linalg.FAN_OUT
+  def divided(place, x, along):
+    """`x` over the size of its slices, in float32 or wider."""
+    if jnp.ndim(x):
       mean_square = blocks.mean(jnp.square, x, along, place)
       if unit_norm:
         mean_square = mean_square * x.shape[along]
+    else:
+      mean_square = jnp.square(linalg.as_stat(x))
     return linalg.as_stat(x) / jnp.maximum(jnp.sqrt(mean_square), eps)
+
+  def normalize(place, x):
+    if len(linalg.unit_axes(jnp.ndim(x), core_ndim)) < 2:
+      return divided(place, x, linalg.FAN_OUT)
+    if not center:
+      update = divided(place, x, axis)
+    else:
+      update = _centered(divided(place, _centered(x, axis), axis), axis)
+    fan_in, fan_out = x.shape[-2:]
+    factor = max(1.0, fan_out / max(fan_in, 1)) ** 0.5 if shape_factor else 1.0
+    return update * factor
 
   def memoryless_update_fn(
     updates, state, params=None, *, placements=None, **extra_args
@@ -122,13 +155,12 @@ def scale_by_column_norm(
 
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
-    mu = jax.tree.map(
-      lambda g, m: moments.ema(linalg.as_stat(g), m, momentum),
-      updates,
-      state.mu,
-    )
+    grads = jax.tree.map(linalg.as_stat, updates)
+    average = functools.partial(moments.ema, decay=momentum)
+    mu = jax.tree.map(average, grads, state.mu)
     count = optax.safe_increment(state.count)
-    scaled = placement.tree_map(normalize, placements, mu)
+    mixed = jax.tree.map(average, grads, mu) if nesterov else mu
+    scaled = placement.tree_map(normalize, placements, mixed)
     new_state = ScaleByColumnNormState(count, mu)
     return optax.tree.cast_like(scaled, updates), new_state
 
@@ -141,3 +173,10 @@ def scale_by_column_norm(
     )
   tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
   return boxes.opened(rounding.low_precision_state(tx, state_dtype))
+
+
+def _centered(x: jax.Array, axis: int) -> jax.Array:
+  """`x` less its mean over the matrix axis that is not `axis`."""
+  x = linalg.as_stat(x)
+  other = linalg.FAN_OUT if axis == linalg.FAN_IN else linalg.FAN_IN
+  return x - blocks.plain_mean(lambda x: x, x, other)

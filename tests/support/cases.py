@@ -136,6 +136,41 @@ CASES = (
     lambda d: d,
   ),
   Case(
+    'scale_symmetric_head',
+    'scale',
+    _make(
+      sage_optax.scale_by_column_norm,
+      momentum=0.95,
+      unit_norm=True,
+      center=True,
+    ),
+    functools.partial(
+      oracles.scale, momentum=0.95, unit_norm=True, center=True
+    ),
+    lambda m, n: m * n,
+    lambda d: d,
+  ),
+  Case(
+    'scale_rmnp',
+    'scale',
+    _make(
+      sage_optax.scale_by_column_norm,
+      momentum=0.95,
+      unit_norm=True,
+      nesterov=True,
+      shape_factor=True,
+    ),
+    functools.partial(
+      oracles.scale,
+      momentum=0.95,
+      unit_norm=True,
+      nesterov=True,
+      shape_factor=True,
+    ),
+    lambda m, n: m * n,
+    lambda d: d,
+  ),
+  Case(
     'swan',
     'swan',
     _make(sage_optax.scale_by_swan),

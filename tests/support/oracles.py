@@ -68,18 +68,32 @@ def adamw(grads, b1=0.9, b2=0.999, eps=1e-8):
   return updates
 
 
-def scale(grads, momentum=None, eps=1e-8, unit_norm=False, axis=-2):
-  if axis == -1 and grads[0].ndim == 2:
-    turned = scale([g.T for g in grads], momentum, eps, unit_norm)
-    return [update.T for update in turned]
+def scale(
+  grads,
+  momentum=None,
+  eps=1e-8,
+  unit_norm=False,
+  axis=-2,
+  nesterov=False,
+  center=False,
+  shape_factor=False,
+):
   mu, updates = np.zeros_like(grads[0]), []
   for g in grads:
     mu = g if momentum is None else momentum * mu + (1 - momentum) * g
-    x = mu.reshape(len(g), -1).copy()  # a vector is one column
+    x = momentum * mu + (1 - momentum) * g if nesterov else mu.copy()
+    turned = axis == -1 and g.ndim == 2
+    x = x.T.copy() if turned else x.reshape(len(g), -1).copy()
+    if center and g.ndim == 2:
+      x -= x.mean(1, keepdims=True)
     for j in range(x.shape[1]):
       size = np.linalg.norm(x[:, j]) if unit_norm else _rms(x[:, j])
       x[:, j] /= max(size, eps)
-    updates.append(x.reshape(g.shape))
+    if center and g.ndim == 2:
+      x -= x.mean(1, keepdims=True)
+    if shape_factor and g.ndim == 2:
+      x *= np.sqrt(max(1, g.shape[1] / g.shape[0]))
+    updates.append(x.T if turned else x.reshape(g.shape))
   return updates
 
 

@@ -73,7 +73,28 @@ class ColumnNormTest(parameterized.TestCase):
     state = sage_optax.scale(1e-3).init(params)
     self.assertFalse([leaf for leaf in jax.tree.leaves(state) if leaf.ndim])
 
+  def test_symmetric_head_ignores_a_shift_of_all_logits(self):
+    grads = _grads((8, 16))
+    center = {'momentum': 0.95, 'unit_norm': True, 'center': True}
+    shift = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(
+      _first(grads + shift, **center), _first(grads, **center), atol=1e-4
+    )
+    np.testing.assert_allclose(_first(grads, **center).mean(1), 0, atol=1e-6)
+
+  def test_row_norm_commutes_with_rotations_of_the_features(self):
+    grads = _grads((16, 8))
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))
+    row = {'momentum': 0.95, 'unit_norm': True, 'axis': -1}
+    np.testing.assert_allclose(
+      _first(grads @ rotation.astype(np.float32), **row),
+      _first(grads, **row) @ rotation,
+      atol=1e-5,
+    )
+
   def test_wrong_arguments(self):
+    with self.assertRaisesRegex(ValueError, 'nesterov=True needs a momentum'):
+      sage_optax.scale_by_column_norm(nesterov=True)
     with self.assertRaisesRegex(ValueError, 'core_ndim must be one of None, 1'):
       sage_optax.scale_by_column_norm(core_ndim=3)
     tx = sage_optax.scale_by_column_norm(core_ndim=2)
