@@ -167,4 +167,4 @@ def beta_name(arm: str) -> str:
   found = ARMS[arm]
   if found.table is None:
     return found.beta_name
-  return 'b2' if 0.99 in found.betas else 'momentum'
+  return 'b2' if 0.999 in found.betas else 'momentum'

@@ -28,7 +28,7 @@ class Arm:
     name: of the arm.
     start: where the search begins: 'embedding_rate', 'matrix_rate',
       'weight_decay' and, if the arm has one to tune, 'beta'.
-    betas: values of 'beta' to try.
+    betas: values of 'beta', in order; the search walks along them.
     table: beta -> the rule of the table [vocab, feature]; the head, if any,
       has the same rule. None for a whole recipe.
     recipe: name of a recipe of `sage_optax`, or of one of Optax's optimizers.
@@ -158,8 +158,10 @@ def _optax_arm(arm, options, schedule, roles):
   )
 
 
-_B2 = (0.95, 0.99, 0.999)
-_MOMENTUM = (0.8, 0.9, 0.95)
+_B2 = (0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
+_MOMENTUM = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+# The searches start from these.
+_START = {_B2: 0.99, _MOMENTUM: 0.9, (): None}
 
 
 def _start(embedding_rate, matrix_rate, beta=None):
@@ -172,7 +174,7 @@ def _start(embedding_rate, matrix_rate, beta=None):
 
 
 def _table(name, rate, table, betas=()):
-  start = _start(rate, 2e-3, betas[1] if betas else None)
+  start = _start(rate, 2e-3, _START[betas])
   return Arm(name, start, betas, table)
 
 
@@ -212,7 +214,7 @@ TABLE_ARMS: tuple[Arm, ...] = (
 def _recipe(
   name, rate, matrix_rate, betas=(), beta_name='b2', recipe=None, **kw
 ):
-  start = _start(rate, matrix_rate, betas[1] if betas else None)
+  start = _start(rate, matrix_rate, _START[betas])
   return Arm(
     f'recipe_{name}', start, betas, None, recipe or name, beta_name, kw
   )
@@ -240,7 +242,7 @@ RECIPE_ARMS: tuple[Arm, ...] = (
   _recipe('fira', 8e-3, 16e-3, _B2, **_LOW_RANK),
   _recipe('stable_spam', 4e-3, 4e-3, _B2),
   _recipe('spam', 4e-3, 4e-3, _B2),
-  _recipe('sgd_sai', 8e-3, 8e-3, (0.8, 0.9, 0.95), 'momentum'),
+  _recipe('sgd_sai', 8e-3, 8e-3, _MOMENTUM, 'momentum'),
   _recipe('optax_adafactor', 16e-3, 16e-3),
   _recipe('optax_muon', 8e-3, 4e-3, _B2),
   _recipe('coupled_adam', 4e-3, 4e-3, _B2),

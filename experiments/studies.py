@@ -11,7 +11,17 @@ from experiments.trial import Trial
 
 _TABLE = tuple(arm.name for arm in TABLE_ARMS)
 _RECIPES = tuple(arm.name for arm in RECIPE_ARMS)
+# The arms that decide the questions: those of the larger toys, and the first
+# of every other cell.
+_FIRST = (
+  'adamw', 'sage', 'sinkgd', 'lion', 'lion_mean_h', 'sage_shuffled', 'row_rms',
+  'factored',
+)  # fmt: skip
 _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
+_RECIPES_FIRST = tuple(
+  f'recipe_{name}'
+  for name in ('adamw', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon')
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +43,13 @@ class Study:
   start: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+def _by_importance(
+  cell: str, first: tuple[str, ...], arms: tuple[str, ...]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+  """All arms in one cell, some of them before the others."""
+  return ((cell, (*first, *(name for name in arms if name not in first))),)
+
+
 # The toy has larger rates: few steps, and rows of norm 1.
 _TOY_START = {'embedding_rate': 16e-3, 'matrix_rate': 4e-3}
 _TWENTY = tuple(range(1, 21))
@@ -43,24 +60,29 @@ STUDIES = {
   for study in (
     Study(
       'toy',
-      tuple(
-        (f'toy_v{v}', _TABLE) for v in (1024, 512, 2048, 4096)
+      (
+        *((f'toy_v{v}', _TABLE) for v in (1024, 512, 2048)),
+        ('toy_v4096', _FIRST),
       ),
       _TWENTY,
       start=_TOY_START,
     ),
     Study(
       'toy_dose',
-      tuple((f'toy_v1024_t{t}', _TABLE) for t in ('0.125', '2', '8')),
+      tuple((f'toy_v1024_t{t}', _FIRST) for t in ('0.125', '2', '8')),
       _TWENTY,
       start=_TOY_START,
     ),
     Study(
       'toy_large', (('toy_v16384', _DOSE),), _FIVE, start=_TOY_START
     ),
-    Study('small_tied', (('small_tied', _TABLE),), _FIVE),
-    Study('small_untied', (('small_untied', _TABLE),), _FIVE),
-    Study('small_recipes', (('small_tied', _RECIPES),), _FIVE),
+    Study('small_tied', _by_importance('small_tied', _FIRST, _TABLE), _FIVE),
+    Study('small_untied', (('small_untied', _FIRST),), _FIVE),
+    Study(
+      'small_recipes',
+      _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
+      _FIVE,
+    ),
   )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from experiments.arms import Arm
 from experiments.trial import Point, point_of
 
 RATES = ('embedding_rate', 'matrix_rate')
-WEIGHT_DECAYS = (0.0, 0.1)
+WEIGHT_DECAYS = (0.0, 0.1, 0.3, 1.0)
 # Longer searches than this are a sign of noise; the report lists them.
 LONGEST = 40
 
@@ -72,8 +72,7 @@ def search(
 
   point = _descend(point_of(start), best, visited)
   for name, values in (('weight_decay', WEIGHT_DECAYS), ('beta', arm.betas)):
-    if values:
-      point = best([_with(point, name, value) for value in values])
+    point = _climb(point, name, values, best)
   point = _descend(point, best, visited)
   for more in _extras(point):
     if len(visited) >= budget:
@@ -102,6 +101,22 @@ def _descend(point, best, visited):
         point = moved
     if point == before:
       break
+  return point
+
+
+def _climb(point, name, values, best):
+  """Moves along a list of values until both neighbours are worse."""
+  while values:
+    at = values.index(dict(point)[name])
+    around = (
+      values[at],
+      *values[max(at - 1, 0) : at],
+      *values[at + 1 : at + 2],
+    )
+    moved = best([_with(point, name, value) for value in around])
+    if moved == point:
+      break
+    point = moved
   return point
 
 

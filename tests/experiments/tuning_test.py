@@ -16,7 +16,7 @@ _ARM = Arm(
     'weight_decay': 0.0,
     'beta': 0.99,
   },
-  (0.95, 0.99, 0.999),
+  (0.8, 0.9, 0.95, 0.99, 0.999),
 )
 
 
@@ -25,7 +25,13 @@ def _loss(point, best=(8e-3, 2e-3), decay=0.0, beta=0.99):
   options = dict(point)
   x = math.log2(options['embedding_rate'] / best[0])
   y = math.log2(options['matrix_rate'] / best[1])
-  off = (options['weight_decay'] != decay) + (options['beta'] != beta)
+  off = sum(
+    abs(values.index(options[name]) - values.index(at))
+    for name, values, at in (
+      ('weight_decay', tuning.WEIGHT_DECAYS, decay),
+      ('beta', _ARM.betas, beta),
+    )
+  )
   return 3.0 + 0.1 * (x * x + y * y + 0.5 * x * y) + 0.05 * off
 
 
@@ -47,7 +53,8 @@ def _finish(loss, budget=14, arm=_ARM):
   [
     ((8e-3, 2e-3), 0.0, 0.99),
     ((0.25e-3, 32e-3), 0.1, 0.95),
-    ((1e-3, 1e-3), 0.1, 0.999),
+    ((1e-3, 1e-3), 0.3, 0.999),
+    ((2e-3, 1e-3), 1.0, 0.8),
   ],
 )
 def test_finds_the_optimum(best, decay, beta):
