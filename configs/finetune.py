@@ -1,9 +1,10 @@
 """Continues training from the weights of a Hugging Face Llama.
 
 `python -m train.hf import DIR WORKDIR` writes a configuration that fills in the
-model; here it is that of llama_60m, 58,073,600 parameters. Rates, batch and
-length below are customary for models of 1B to 8B parameters and have not been
-tuned by us.
+model; here it is that of llama_60m, 58,073,600 parameters. The data is plain
+text, or prompts with completions from `python -m train.prepare --instructions`,
+of which only the completions count in the loss. Rates, batch and length below
+are customary for models of 1B to 8B parameters and have not been tuned by us.
 """
 
 from train.config import Config
@@ -18,7 +19,10 @@ def get_config() -> Config:
   config.train.batch_size = 64
   config.train.steps = 1000
 
-  # About a tenth to a hundredth of the rates for training from random weights.
+  # Of recipes without a customary rate, a hundredth of the rate for training
+  # from random weights, which is about the ratio of AdamW's.
+  for recipe, rate in config.optimizer.learning_rates.items():
+    config.optimizer.learning_rates[recipe] = rate / 100
   config.optimizer.learning_rates |= {
     'adamw': 2e-5,
     'lion': 4e-6,

@@ -81,9 +81,9 @@ def open_inputs(
     if not os.path.lexists(directory / shards.MANIFEST):
       raise UserError(_how_to_get_data(config, directory))
     manifest = shards.read_manifest(directory)
-  shards.check_vocab(manifest, config.model.vocab_size)
+  check_vocab(manifest, config.model.vocab_size)
   tokenizer = tokenizer_lib.load(config.data.tokenizer or directory)
-  shards.check_tokenizer(manifest, tokenizer)
+  check_tokenizer(manifest, tokenizer)
   validation = evaluate.Validation(
     directory,
     seq_len=config.train.seq_len,
@@ -126,6 +126,31 @@ def open_together(config: Config, stop: Stop) -> Inputs:
     return inputs
 
   return processes.together(finish)
+
+
+def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
+  """Raises UserError if a model's vocabulary is smaller than the tokens'."""
+  needed = manifest['vocab_size']
+  if vocab_size < needed:
+    raise UserError(
+      f'The shards hold tokens of a vocabulary of {needed}, but the model has '
+      f'only {vocab_size}: set --config.model.vocab_size={needed} or prepare '
+      'data with a smaller tokenizer.'
+    )
+
+
+def check_tokenizer(
+  manifest: dict[str, Any], tokenizer: tokenizer_lib.Tokenizer
+) -> None:
+  """Raises UserError if it is not the one the shards were made with."""
+  made_with = manifest['tokenizer']['fingerprint']
+  if tokenizer.fingerprint != made_with:
+    raise UserError(
+      f'The shards were made with another tokenizer (hash {made_with[:12]}) '
+      f'than {tokenizer.path} (hash {tokenizer.fingerprint[:12]}): use the '
+      f'{manifest["tokenizer"]["file"]} beside the shards, or prepare the '
+      'data again with this one.'
+    )
 
 
 def _directory(config: Config) -> pathlib.Path:

@@ -4,6 +4,8 @@
     --output data/bundled
   python -m train.prepare --input 'pile/*.jsonl.zst' \
     --tokenizer tokenizer.json --output data/pile
+  python -m train.prepare --input tasks.jsonl --instructions \
+    --tokenizer tokenizer.json --output data/tasks
 
 The shards are written in `<output>.partial` and renamed at the end, so a
 directory that exists is complete. With --input, rerun the same command to
@@ -82,6 +84,7 @@ def prepare_files(
     'files': identities(files),
     'validation': identities(held_out) or source.validation_fraction,
     'tokenizer': model.fingerprint,
+    **({'instructions': True} if source.instructions else {}),
   }
 
   def build(directory: pathlib.Path) -> None:
@@ -156,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--source', choices=['bundled', 'files'])
   parser.add_argument('--input', help='glob of ' + ', '.join(readers.SUFFIXES))
   parser.add_argument(
+    '--instructions',
+    action='store_true',
+    help='lines of JSON may have "prompt" and "completion" in place of "text"; '
+    'only completions are learnt',
+  )
+  parser.add_argument(
     '--validation',
     help='glob of the validation files; these and copies of their documents '
     'are not trained on',
@@ -214,6 +223,7 @@ def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
         args.validation,
         args.validation_fraction,
         args.max_bad_lines,
+        args.instructions,
       ),
       args.tokenizer,
       workers=args.workers,

@@ -46,9 +46,11 @@ def make_train_step(
     log_embedding: Adds the metrics of `telemetry.embedding`.
 
   Returns:
-    train_step(state, tokens[B, S + 1] int32) -> (state, metrics). The metrics
-    are scalars: loss in nats per token, learning rates, and norms of gradients
-    (before clipping) and parameters, all before the update, and of the update.
+    train_step(state, tokens[B, S + 1] int32) -> (state, metrics). A token t
+    that the loss leaves out, such as one of a prompt, is given as ~t. The
+    metrics are scalars: loss in nats per target, learning rates, and norms of
+    gradients (before clipping) and parameters, all before the update, and of
+    the update.
   """
   gradient = _gradient_fn(
     model_config, microbatches, constrain, param_shardings
@@ -78,13 +80,18 @@ def make_train_step(
 
 
 def _gradient_fn(model_config, microbatches, constrain, param_shardings):
-  """Returns (params, batch) -> mean loss per token and its gradient."""
+  """Returns (params, batch) -> mean loss per target and its gradient."""
 
   def loss_fn(params, rows):
-    tokens, targets = rows[:, :-1], rows[:, 1:]
-    weights = jnp.ones(targets.shape, jnp.float32)
+    tokens = jnp.where(rows < 0, ~rows, rows)
+    weights = (rows[:, 1:] >= 0).astype(jnp.float32)
     return llama.loss(
-      params, tokens, targets, weights, model_config, constrain=constrain
+      params,
+      tokens[:, :-1],
+      tokens[:, 1:],
+      weights,
+      model_config,
+      constrain=constrain,
     )
 
   def sums(params, rows):
@@ -108,6 +115,7 @@ def _gradient_fn(model_config, microbatches, constrain, param_shardings):
         return jax.tree.map(jnp.add, total, sums(params, rows)), None
 
       (loss, weight, grads), _ = jax.lax.scan(add, zeros, parts)
+    weight = jnp.maximum(weight, 1)  # A batch may have no target.
     return loss / weight, jax.tree.map(lambda g: g / weight, grads)
 
   return gradient

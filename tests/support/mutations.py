@@ -295,6 +295,14 @@ MUTATIONS = (
   ),
   # The train step.
   Mutation(
+    'the_mask_is_that_of_the_inputs',
+    'train/step.py',
+    '(rows[:, 1:] >= 0)',
+    '(rows[:, :-1] >= 0)',
+    'tests/train/step_test.py',
+    'MaskTest',
+  ),
+  Mutation(
     'microbatches_are_not_averaged',
     'train/step.py',
     'jax.tree.map(lambda g: g / weight, grads)',

@@ -241,6 +241,54 @@ class AccumulationTest(parameterized.TestCase):
       jax.eval_shape(step, run.init(), run.batch(0))
 
 
+class MaskTest(parameterized.TestCase):
+  """A token given as ~t is an input, but no target."""
+
+  def test_loss_and_gradient_are_those_of_the_targets(self):
+    with jax.enable_x64(True):
+      whole = _run(dtype='float64')
+      parts = _run(dtype='float64', microbatch=2)
+      tokens = np.asarray(whole.batch(0))
+      masked = np.random.default_rng(0).random(tokens.shape) < 0.7
+      masked[0] = True  # A row, and so half of a microbatch, without targets.
+      masked[:, -1] = True
+      batch = mesh_lib.put_batch(np.where(masked, ~tokens, tokens), whole.mesh)
+      params = whole.init().params
+
+      @functools.partial(jax.jit, compiler_options=_FAST)
+      @jax.value_and_grad
+      def expected(params):
+        log_probs = jax.nn.log_softmax(
+          llama.apply(params, tokens[:, :-1], whole.model)
+        )
+        rows, columns = np.nonzero(~masked[:, 1:])
+        targets = tokens[rows, columns + 1]
+        return -jnp.mean(log_probs[rows, columns, targets])
+
+      gradient = jax.jit(
+        step_lib._gradient_fn(whole.model, 1, lambda x, _: x, None),
+        compiler_options=_FAST,
+      )
+      value, grads = expected(params)
+      loss, found = gradient(params, batch)
+      np.testing.assert_allclose(loss, value, 1e-12)
+      chex.assert_trees_all_close(found, grads, rtol=1e-10, atol=1e-14)
+      for run in (whole, parts):
+        _, metrics = run.step(run.init(), batch)
+        np.testing.assert_allclose(metrics['loss'], value, 1e-12)
+        np.testing.assert_allclose(
+          metrics['grad_norm'], optax.tree.norm(grads), 1e-10
+        )
+      # What nothing predicts does not matter.
+      other = np.where(masked, ~tokens, tokens)
+      other[:, -1] = ~((tokens[:, -1] + 1) % 32)
+      chex.assert_trees_all_equal(gradient(params, other), (loss, found))
+      # Without targets there is no loss and no gradient.
+      loss, found = gradient(params, ~tokens)
+      self.assertEqual(loss, 0)
+      chex.assert_trees_all_equal(found, jax.tree.map(jnp.zeros_like, found))
+
+
 class StepTest(parameterized.TestCase):
   def test_loss_is_the_mean_over_tokens_before_the_update(self):
     run = _run()

@@ -4,6 +4,7 @@
 (`BadLines`, `Holdout`) runs in the main process.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -15,8 +16,13 @@ from train.errors import UserError
 DEFAULT_SUBSET = 'text'
 SUBSET_FIELD = 'pile_set_name'
 _NO_TEXT = 'no string "text"'
+_NO_RESPONSE = 'no string "text", nor strings "prompt" and "completion"'
 _SHOWN_BAD_LINES = 5
 MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
+
+# A text, all of it to be learnt; or parts by turns: a prompt, its response, ...
+# of which only the responses are.
+Text = str | tuple[str, ...]
 
 # Whole lines of JSON; or rows of (subset, text), if they are strings; or None
 # for a line that is too long to read.
@@ -29,22 +35,25 @@ class Parsed(NamedTuple):
   Attributes:
     lines: Number of lines or rows in the block.
     bad: Number (from 1) and reason of each line without a document.
-    texts: Subset and text of the other lines, except for empty texts.
+    texts: Subset and text of the other lines, except for empty ones.
   """
 
   lines: int
   bad: list[tuple[int, str]]
-  texts: list[tuple[str, str]]
+  texts: list[tuple[str, Text]]
 
 
-def parse(content: Content) -> Parsed:
+def parse(content: Content, instructions: bool = False) -> Parsed:
   """Splits a block into documents.
 
   JSON lines have the form of The Pile: `{"text": ..., "meta":
   {"pile_set_name": ...}}`. The name becomes the subset ('text' if absent).
+  With instructions, they may have `"prompt"` and `"completion"` (or
+  `"response"`) in place of the text.
 
   Args:
     content: Content of a block from `readers`.
+    instructions: Whether lines may be prompts with their responses.
 
   Returns:
     The documents.
@@ -52,10 +61,11 @@ def parse(content: Content) -> Parsed:
   if content is None:
     return Parsed(1, [(1, 'the line is too long')], [])
   bad, texts = [], []
-  take: Callable[[Any], tuple[str, str]] = _row
+  take: Callable[[Any], tuple[str, Text]] = _row
   lines: Any = content
   if isinstance(content, bytes):
-    lines, take = content.split(b'\n'), _json
+    lines = content.split(b'\n')
+    take = functools.partial(_json, instructions=instructions)
     if not lines[-1]:  # After the last line's end.
       lines.pop()
   for number, line in enumerate(lines, 1):
@@ -64,14 +74,21 @@ def parse(content: Content) -> Parsed:
     except ValueError as error:
       bad.append((number, str(error)))
       continue
+    if isinstance(text, str):
+      text = _clean(text)
+    else:
+      text = tuple(map(_clean, text)) if any(text) else ''
     if text:
-      # Lone surrogates are valid JSON escapes, but no encoding writes them.
-      text = text.encode('utf-8', 'replace').decode()
-      texts.append((subset.encode('utf-8', 'replace').decode(), text))
+      texts.append((_clean(subset), text))
   return Parsed(len(lines), bad, texts)
 
 
-def _json(line: bytes) -> tuple[str, str]:
+def _clean(text: str) -> str:
+  # Lone surrogates are valid JSON escapes, but no encoding writes them.
+  return text.encode('utf-8', 'replace').decode()
+
+
+def _json(line: bytes, instructions: bool) -> tuple[str, Text]:
   if not line.strip():
     return DEFAULT_SUBSET, ''
   try:
@@ -82,14 +99,24 @@ def _json(line: bytes) -> tuple[str, str]:
     raise ValueError(_NO_TEXT)
   meta = record.get('meta')
   subset = meta.get(SUBSET_FIELD) if isinstance(meta, dict) else None
-  return _row((subset, record.get('text')))
+  if not instructions or 'text' in record:
+    return _row((subset, record.get('text')))
+  prompt = record.get('prompt')
+  response = record.get('completion', record.get('response'))
+  if not (isinstance(prompt, str) and isinstance(response, str)):
+    raise ValueError(_NO_RESPONSE)
+  return _subset(subset), (prompt, response)
 
 
 def _row(row: tuple[Any, Any]) -> tuple[str, str]:
   subset, text = row
   if not isinstance(text, str):
     raise ValueError(_NO_TEXT)
-  return subset if isinstance(subset, str) else DEFAULT_SUBSET, text
+  return _subset(subset), text
+
+
+def _subset(name: Any) -> str:
+  return name if isinstance(name, str) else DEFAULT_SUBSET
 
 
 class BadLines:
@@ -109,8 +136,9 @@ class BadLines:
     if self.count >= self._limit:
       raise UserError(
         f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
-        'Expected one JSON object per line with a string "text"; correct the '
-        'files or raise --max_bad_lines.'
+        'Expected one JSON object per line with a string "text" or, with '
+        '--instructions, "prompt" and "completion"; correct the files or raise '
+        '--max_bad_lines.'
       )
     self.count += 1
     if self.count <= _SHOWN_BAD_LINES:

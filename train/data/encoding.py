@@ -1,6 +1,7 @@
 """Encodes documents; the worker processes and the bundled corpus use it."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -27,45 +28,70 @@ class EncodedBlock(NamedTuple):
 class Encoder:
   """Encodes documents for the shards.
 
+  With instructions, tokens of prompts are marked as no targets. A prompt and
+  its response are encoded apart, as when the model answers the prompt.
+
   Texts above 2**20 characters are encoded in pieces, which bounds memory.
   Pieces end at line ends where possible, which does not change the tokens of a
   byte-level BPE. SentencePiece adds a space at the start of each piece.
+
+  Attributes:
+    model: The tokenizer.
+    instructions: Whether documents may be prompts with their responses.
   """
 
-  def __init__(self, model: Tokenizer):
-    self._model = model
-    self._dtype = shards.dtype(model.vocab_size)
+  def __init__(self, model: Tokenizer, instructions: bool = False):
+    self.model = model
+    self.instructions = instructions
+    self._dtype = shards.dtype(model.vocab_size, masked=instructions)
     self._token_bytes = model.token_bytes()
 
   def encode_block(self, content: documents.Content) -> EncodedBlock:
     """Returns the encoded documents of a block from `readers`."""
-    parsed = documents.parse(content)
+    parsed = documents.parse(content, self.instructions)
     return EncodedBlock(
       parsed.lines, parsed.bad, list(self.encode(parsed.texts))
     )
 
-  def encode(self, texts: Iterable[tuple[str, str]]) -> Iterator[Encoded]:
+  def encode(
+    self, texts: Iterable[tuple[str, documents.Text]]
+  ) -> Iterator[Encoded]:
     """Yields the documents of pairs of a subset and a text, in order."""
-    for batch in _batches(texts, lambda item: len(item[1])):
-      pieces = [list(_pieces(text)) for _, text in batch]
-      ids = self._ids(piece for parts in pieces for piece in parts)
+    for batch in _batches(texts, lambda item: sum(map(len, _parts(item[1])))):
+      pieces = [
+        [list(_pieces(part)) for part in _parts(text)] for _, text in batch
+      ]
+      ids = self._ids(
+        piece for parts in pieces for part in parts for piece in part
+      )
       for (subset, text), parts in zip(batch, pieces, strict=True):
-        tokens = np.concatenate([next(ids) for _ in parts])
-        yield self._encoded(subset, text.encode(), tokens)
+        tokens = [np.concatenate([next(ids) for _ in part]) for part in parts]
+        yield self._encoded(subset, text, tokens)
 
   def _ids(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
     for batch in _batches(pieces, len):
-      yield from self._model.encode_batch(batch)
+      yield from self.model.encode_batch(batch)
 
-  def _encoded(self, subset: str, data: bytes, tokens: np.ndarray) -> Encoded:
-    if len(tokens) and int(tokens.max()) >= self._model.vocab_size:
+  def _encoded(
+    self, subset: str, text: documents.Text, parts: list[np.ndarray]
+  ) -> Encoded:
+    tokens = np.append(np.concatenate(parts), self.model.eot_id)
+    if int(tokens.max()) >= self.model.vocab_size:
       raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
+    data = tokens.astype(self._dtype)
+    if isinstance(text, str):
+      key = text
+    else:
+      key = json.dumps(text)  # Tells where prompts end.
+      ends = np.cumsum([len(part) for part in parts])
+      for start, part in zip(ends[::2], parts[::2], strict=True):
+        data[start - len(part) : start] |= shards.mark(self._dtype)
     return Encoded(
       subset,
-      len(data),
-      int(self._token_bytes[tokens].sum()),
-      hashlib.sha256(data).digest(),
-      np.append(tokens, self._model.eot_id).astype(self._dtype).tobytes(),
+      sum(len(part.encode()) for part in _parts(text)),
+      int(self._token_bytes[tokens[:-1]].sum()),
+      hashlib.sha256(key.encode()).digest(),
+      data.tobytes(),
     )
 
 
@@ -100,6 +126,10 @@ def _batches(
       batch, size = [], 0
   if batch:
     yield batch
+
+
+def _parts(text: documents.Text) -> tuple[str, ...]:
+  return (text,) if isinstance(text, str) else text
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Record i of a stream is tokens[i * S : i * S + S + 1]: inputs and targets
 overlap in all but one token, and neighbors share one token, so each token
-except the first is a target once.
+except the first is a target once. A token t that is no target, in data with a
+mask, is ~t in a training batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -145,7 +146,8 @@ def eval_batches(
 
   Yields:
     Tokens int32 [batch_size, seq_len + 1] and weights of the targets float32
-    [batch_size, seq_len], 0 for what pads windows and the last batch.
+    [batch_size, seq_len], 0 for what pads windows and the last batch, and for
+    tokens that are no targets.
 
   Raises:
     UserError: If the stream has no target.
@@ -163,8 +165,8 @@ def eval_batches(
     weights = np.zeros((batch_size, seq_len), np.float32)
     for row, i in enumerate(chosen[start : start + batch_size]):
       window = stream.read(int(i) * seq_len, (int(i) + 1) * seq_len + 1)
-      tokens[row, : len(window)] = window
-      weights[row, : len(window) - 1] = 1
+      tokens[row, : len(window)] = np.where(window < 0, ~window, window)
+      weights[row, : len(window) - 1] = window[1:] >= 0
     yield tokens, weights
 
 

@@ -165,7 +165,7 @@ def of_splits(
   """Fits on a training split, or MAX_TOKENS spread evenly over it.
 
   Args:
-    train: The training split.
+    train: The training split; all of its tokens count, masked or not.
     validation: The validation split; of it, too, MAX_TOKENS at most are used.
     vocab_size: Of the tokens.
     should_stop: Polled.
@@ -187,7 +187,8 @@ def of_splits(
       )
 
   def whole() -> Iterator[np.ndarray]:
-    for tokens, weights in signals.watch(windows(train), should_stop):
+    stream = train.all_targets()
+    for tokens, weights in signals.watch(windows(stream), should_stop):
       full = weights.all(axis=1)
       yield tokens[full]
       for row, weight in zip(tokens[~full], weights[~full], strict=True):

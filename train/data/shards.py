@@ -3,9 +3,11 @@
 A directory holds `manifest.json`, a copy of the tokenizer, and for each
 (split, subset) files `train-factbook-00000.bin`, ... of whole documents, each
 ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
-and uint32 otherwise.
+and uint32 otherwise. If the manifest says `masked`, the highest bit of a token
+marks one that is no target, such as a token of a prompt.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -18,7 +20,6 @@ import numpy as np
 
 from train import files as files_lib
 from train.data import checksums
-from train.data.tokenizer import Tokenizer
 from train.errors import UserError
 
 MANIFEST = 'manifest.json'
@@ -70,6 +71,7 @@ class _Manifest(msgspec.Struct):
   tokenizer: _TokenizerFile
   corpus_hash: str
   splits: dict[Literal['train', 'validation'], dict[str, _Subset]]
+  masked: bool = False
   settings: dict[str, Any] = {}
   baselines: _Baselines | None = None
 
@@ -82,16 +84,32 @@ class TokenStream:
   """
 
   def __init__(
-    self, arrays: Sequence[np.ndarray], vocab_size: int | None = None
+    self,
+    arrays: Sequence[np.ndarray],
+    vocab_size: int | None = None,
+    masked: bool = False,
   ):
-    """Joins the arrays; `read` refuses tokens that are not below vocab_size."""
+    """Joins tokens, which are below vocab_size but for the mark if masked."""
     self._vocab_size = vocab_size
     self._arrays = [a for a in arrays if len(a)]
+    self._bit = np.int32(0)
+    if masked and self._arrays:
+      self._bit = mark(self._arrays[0].dtype).astype(np.int32)
+    self._shows_marks = masked
     self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
     self.num_tokens = int(self._ends[-1]) if self._arrays else 0
 
+  def all_targets(self) -> 'TokenStream':
+    """The same tokens, none of them marked."""
+    stream = copy.copy(self)
+    stream._shows_marks = False
+    return stream
+
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Tokens start to stop (cut at the stream's end), as int32."""
+    """Tokens start to stop (cut at the stream's end), as int32.
+
+    A token t that is no target is returned as ~t, which is negative.
+    """
     stop = min(stop, self.num_tokens)
     parts = []
     while start < stop:
@@ -101,6 +119,8 @@ class TokenStream:
       parts.append(part.astype(np.int32))
       start += len(part)
     tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    marks = tokens & self._bit != 0
+    tokens &= ~self._bit
     if self._vocab_size is not None and len(tokens):
       largest = int(tokens.view(np.uint32).max())
       if largest >= self._vocab_size:
@@ -108,12 +128,17 @@ class TokenStream:
           f'The shards hold the token {largest}, beyond their vocabulary of '
           f'{self._vocab_size}: prepare the data again.'
         )
-    return tokens
+    return np.where(marks, ~tokens, tokens) if self._shows_marks else tokens
 
 
-def dtype(vocab_size: int) -> np.dtype:
-  """The type of a vocabulary's tokens in a shard."""
-  return np.dtype('<u2' if vocab_size <= 65536 else '<u4')
+def dtype(vocab_size: int, masked: bool = False) -> np.dtype:
+  """The type of a vocabulary's tokens in a shard, with a bit for the mask."""
+  return np.dtype('<u2' if vocab_size <= 2 ** (16 - masked) else '<u4')
+
+
+def mark(dtype: np.dtype) -> np.integer:
+  """The bit that marks a token as no target: the highest of a type."""
+  return dtype.type(1 << (8 * dtype.itemsize - 1))
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
@@ -161,7 +186,7 @@ def _fault(manifest: Any) -> str | None:
     content = msgspec.convert(manifest, _Manifest)
   except (msgspec.ValidationError, RecursionError) as error:
     return str(error)
-  if content.dtype != dtype(content.vocab_size).str:
+  if content.dtype != dtype(content.vocab_size, content.masked).str:
     return f'dtype {content.dtype} is not that of {content.vocab_size} tokens'
   if content.eot_id >= content.vocab_size:
     return f'eot_id {content.eot_id} is beyond the vocabulary'
@@ -182,29 +207,6 @@ def _fault(manifest: Any) -> str | None:
   if manifest.get('crc', crc := manifest_crc(manifest)) != crc:
     return 'its checksum differs: it was edited or damaged'
   return None
-
-
-def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
-  """Raises UserError if a model's vocabulary is smaller than the tokens'."""
-  needed = manifest['vocab_size']
-  if vocab_size < needed:
-    raise UserError(
-      f'The shards hold tokens of a vocabulary of {needed}, but the model has '
-      f'only {vocab_size}: set --config.model.vocab_size={needed} or prepare '
-      'data with a smaller tokenizer.'
-    )
-
-
-def check_tokenizer(manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
-  """Raises UserError if it is not the one the shards were made with."""
-  made_with = manifest['tokenizer']['fingerprint']
-  if tokenizer.fingerprint != made_with:
-    raise UserError(
-      f'The shards were made with another tokenizer (hash {made_with[:12]}) '
-      f'than {tokenizer.path} (hash {tokenizer.fingerprint[:12]}): use the '
-      f'{manifest["tokenizer"]["file"]} beside the shards, or prepare the '
-      'data again with this one.'
-    )
 
 
 def subsets(manifest: dict[str, Any], split: str) -> list[str]:
@@ -293,4 +295,5 @@ def open_split(
       if s['tokens']
     ],
     manifest['vocab_size'],
+    manifest.get('masked', False),
   )

@@ -22,12 +22,15 @@ class Source:
       documents to hold out, chosen by hash, up to
       `documents.MAX_HELD_OUT_BYTES`.
     max_bad_lines: Number of lines without a document to skip.
+    instructions: Whether lines of JSON may be prompts with their responses, of
+      which only the completions are learnt; see `documents.parse`.
   """
 
   pattern: str
   validation_pattern: str | None = None
   validation_fraction: float = 0.02
   max_bad_lines: int = 1000
+  instructions: bool = False
 
   def check(self) -> None:
     """Raises UserError if a number is out of range."""

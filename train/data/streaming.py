@@ -62,7 +62,7 @@ class Stream:
       UserError: If the resume state belongs to another preparation.
     """
     self._partial = directory.parent
-    self._model = model
+    self._encoder = encoding.Encoder(model, source.instructions)
     self._files = [*held_out, *files]
     self._num_held_out = len(held_out)
     self._log = log
@@ -73,11 +73,12 @@ class Stream:
     self._settings = {
       'validation': len(held_out) or source.validation_fraction,
       'tokenizer': model.fingerprint,
+      **({'instructions': True} if source.instructions else {}),
       # Other versions may encode differently.
       'tokenizers': importlib.metadata.version('tokenizers'),
       'sentencepiece': importlib.metadata.version('sentencepiece'),
     }
-    self.writer = Writer(directory, model)
+    self.writer = Writer(directory, model, masked=source.instructions)
     self.corpus_hash = encoding.CorpusHash()
     self.holdout = Holdout(0 if held_out else source.validation_fraction)
     self.bad = BadLines(source.max_bad_lines, log)
@@ -105,7 +106,7 @@ class Stream:
     )
     committed = time.monotonic()
     encoded = workers.encode(
-      self._blocks(should_stop), self._model, num_workers, should_stop
+      self._blocks(should_stop), self._encoder, num_workers, should_stop
     )
     with contextlib.closing(progress), contextlib.closing(encoded):
       while True:
@@ -140,11 +141,11 @@ class Stream:
     )
 
   def _restore(self, state: dict[str, Any]) -> None:
-    for name, value in self._settings.items():
-      was = state['settings'].get(name)
-      if was != value:
+    for name in {**self._settings, **state['settings']}:
+      was, now = (s.get(name) for s in (state['settings'], self._settings))
+      if was != now:
         raise atomic_dir.cannot_resume(
-          self._partial, f'{name} was {was}, not {value}'
+          self._partial, f'{name} was {was}, not {now}'
         )
     # Only files done: those to come may still be repaired, or more be found.
     done = state['files']

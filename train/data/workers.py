@@ -52,7 +52,7 @@ class WorkerDied(UserError):
 
 def encode(
   blocks: Iterator[Block],
-  model: tokenizer_lib.Tokenizer,
+  encoder: encoding.Encoder,
   count: int,
   should_stop: Callable[[], bool],
 ) -> Generator[tuple[Block, encoding.EncodedBlock], None, None]:
@@ -60,7 +60,7 @@ def encode(
 
   Args:
     blocks: The blocks to encode.
-    model: The tokenizer.
+    encoder: Encodes them if this process does; workers make another like it.
     count: Number of worker processes; 0 encodes in this one.
     should_stop: Polled.
 
@@ -72,11 +72,10 @@ def encode(
     WorkerDied: If a worker process ended.
   """
   if not count:
-    encoder = encoding.Encoder(model)
     for block in signals.watch(blocks, should_stop):
       yield block, encoder.encode_block(block.content)
     return
-  with _pool(model, count) as pool:
+  with _pool(encoder, count) as pool:
     yield from _in_order(blocks, pool, should_stop)
 
 
@@ -110,14 +109,19 @@ def _in_order(blocks, pool: '_Pool', should_stop):
 class _Worker:
   """A process and this end of its pipe."""
 
-  def __init__(self, number: int, path: str):
+  def __init__(self, number: int, encoder: encoding.Encoder):
     context = multiprocessing.get_context('spawn')
     self.number = number
     self.pending = 0
     self.connection, theirs = context.Pipe()
     self.process = context.Process(
       target=_work,
-      args=(theirs, path, os.getpid()),
+      args=(
+        theirs,
+        str(encoder.model.path),
+        encoder.instructions,
+        os.getpid(),
+      ),
       name=f'prepare-{number}',
       daemon=True,
     )
@@ -180,7 +184,7 @@ class _Pool:
 
 
 @contextlib.contextmanager
-def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
+def _pool(encoder: encoding.Encoder, count: int) -> Iterator[_Pool]:
   with contextlib.ExitStack() as stack:
     # Ctrl-C reaches all processes of a terminal, and this one decides what
     # to do. Children inherit the mask; the tracker would undo it if it were
@@ -191,7 +195,7 @@ def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
     try:
       workers = []
       for number in range(1, count + 1):
-        worker = _Worker(number, str(model.path))
+        worker = _Worker(number, encoder)
         stack.callback(worker.close)
         workers.append(worker)
     finally:
@@ -199,11 +203,12 @@ def _pool(model: tokenizer_lib.Tokenizer, count: int) -> Iterator[_Pool]:
     yield _Pool(workers)
 
 
-def _work(connection, path: str, parent: int) -> None:
+def _work(connection, path: str, instructions: bool, parent: int) -> None:
   """Encodes blocks until the pipe closes."""
   _die_with(parent)
   os.environ['TOKENIZERS_PARALLELISM'] = 'false'
-  encoder = encoding.Encoder(tokenizer_lib.load(path, threads=1))
+  model = tokenizer_lib.load(path, threads=1)
+  encoder = encoding.Encoder(model, instructions)
   # A thread empties the pipe, so that the two ends cannot deadlock.
   tasks: queue.SimpleQueue = queue.SimpleQueue()
   threading.Thread(

@@ -50,11 +50,21 @@ class Writer:
     directory: pathlib.Path,
     tokenizer: Tokenizer,
     tokens_per_shard: int = _TOKENS_PER_SHARD,
+    masked: bool = False,
   ):
+    """Starts with no documents.
+
+    Args:
+      directory: Where to write.
+      tokenizer: The tokenizer of the documents.
+      tokens_per_shard: When to begin another file.
+      masked: Whether tokens may be marked as no targets; see `shards.mark`.
+    """
+    self._masked = masked
     self._directory = directory
     self._tokenizer = tokenizer
     self._limit = tokens_per_shard
-    self._dtype = shards.dtype(tokenizer.vocab_size)
+    self._dtype = shards.dtype(tokenizer.vocab_size, masked)
     self._open: dict[tuple[str, str], tuple[BinaryIO, Any]] = {}
     self._stamps: checksums.Stamps = {}
     self.splits: dict[str, dict[str, dict[str, Any]]] = {}
@@ -176,6 +186,7 @@ class Writer:
       'vocab_size': tokenizer.vocab_size,
       'eot_id': tokenizer.eot_id,
       'tokenizer': {'file': name, 'fingerprint': tokenizer.fingerprint},
+      **({'masked': True} if self._masked else {}),
       **extra,
       'baselines': self._baselines(should_stop),
       'splits': self.splits,
@@ -200,7 +211,8 @@ class Writer:
           )
           for entry in subsets.values()
           for shard in entry['shards']
-        ]
+        ],
+        masked=self._masked,
       )
       for split, subsets in self.splits.items()
     }

@@ -188,7 +188,7 @@ class Validation:
       check: Called before each batch; it may raise.
 
     Returns:
-      A score per subset, and 'total', their sum.
+      A score per subset that has targets, and 'total', their sum.
     """
     scores: dict[str, Score] = {}
     for name, tokens, weights in self.batches(max_windows):
@@ -200,7 +200,13 @@ class Validation:
     scores = {
       name: dataclasses.replace(s, bytes=round(s.bytes * self._scales[name]))
       for name, s in scores.items()
+      if s.tokens  # All of a few windows may be prompts.
     }
+    if not scores:
+      raise errors.UserError(
+        'the windows to evaluate hold no response, only prompts: raise '
+        '--config.eval.max_windows'
+      )
     return {'total': sum(scores.values(), Score()), **scores}
 
 

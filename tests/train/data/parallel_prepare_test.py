@@ -204,7 +204,9 @@ def test_a_worker_that_fails_is_named(inputs, tmp_path, capfd):
   model.path = tmp_path / 'gone'
   block = workers.Block(0, 1, 0, 0, b'{"text": "x"}\n')
   with pytest.raises(UserError, match=r'Worker 1 .* ended with status 1'):
-    list(workers.encode(iter([block]), model, 1, lambda: False))
+    list(
+      workers.encode(iter([block]), encoding.Encoder(model), 1, lambda: False)
+    )
   assert str(tmp_path / 'gone') in capfd.readouterr().err
 
 
@@ -218,7 +220,7 @@ def test_few_blocks_are_read_ahead(inputs):
       read.append(number)
       yield workers.Block(0, number, 0, 0, b'{"text": "%d"}\n' % number)
 
-  encoded = workers.encode(blocks(), model, 2, lambda: False)
+  encoded = workers.encode(blocks(), encoding.Encoder(model), 2, lambda: False)
   encoder = encoding.Encoder(model)
   for number in range(1, 50):
     block, result = next(encoded)

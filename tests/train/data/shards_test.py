@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from train import inputs
 from train.data import checksums, encoding, shards, tokenizer
 from train.data import writer as writer_lib
 from train.errors import Interrupted, UserError
@@ -247,20 +248,20 @@ def test_unknown_subset_and_empty_split(data):
 
 def test_checks_of_vocabulary_and_tokenizer(data, tmp_path):
   manifest = shards.read_manifest(data)
-  shards.check_vocab(manifest, 100)
-  shards.check_vocab(manifest, 101)
+  inputs.check_vocab(manifest, 100)
+  inputs.check_vocab(manifest, 101)
   with pytest.raises(UserError, match='vocab_size=100'):
-    shards.check_vocab(manifest, 99)
-  shards.check_tokenizer(manifest, _Fake(tmp_path))
+    inputs.check_vocab(manifest, 99)
+  inputs.check_tokenizer(manifest, _Fake(tmp_path))
   with pytest.raises(UserError, match='another tokenizer'):
-    shards.check_tokenizer(manifest, _Fake(tmp_path, 101))
+    inputs.check_tokenizer(manifest, _Fake(tmp_path, 101))
 
 
 def test_the_tokenizer_lies_beside_the_shards(tmp_path):
   model = tokenizer.train_bpe(['some text ' * 9], 260, tmp_path / 'bpe.json')
   data = _write(tmp_path / 'data', model)
   copy = tokenizer.load(data)
-  shards.check_tokenizer(shards.read_manifest(data), copy)
+  inputs.check_tokenizer(shards.read_manifest(data), copy)
   assert copy.fingerprint == model.fingerprint
 
 

@@ -107,6 +107,23 @@ def test_bytes_are_scaled_where_the_tokenizer_normalises(data, monkeypatch):
   assert scaled['total'].bytes == 2 * first + second
 
 
+def test_windows_of_prompts_alone(data, monkeypatch):
+  batches = list(_open(data).batches())
+  first = runs.SUBSETS[0]
+
+  def score(masked):
+    found = [(n, t, w * (n not in masked)) for n, t, w in batches]
+    with monkeypatch.context() as patch:
+      patch.setattr(evaluate.Validation, 'batches', lambda *_: iter(found))
+      return _open(data).score(_previous_token_costs)
+
+  scores = score({first})
+  assert set(scores) == {'total', runs.SUBSETS[1]}
+  assert scores['total'] == scores[runs.SUBSETS[1]]
+  with pytest.raises(errors.UserError, match='hold no response'):
+    score(set(runs.SUBSETS))
+
+
 def test_stops_when_told(data):
   def check():
     raise errors.Interrupted
