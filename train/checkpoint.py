@@ -1,15 +1,13 @@
 """Checkpoints by Orbax, each with its run, its step and its checksums."""
 
-import json
 import pathlib
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from train import errors, workdir
+from train import errors, files, workdir
 from train.distributed import processes
 from train.state import TrainState, checksums
 
@@ -97,7 +95,7 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        run=ocp.args.JsonSave({**content, 'crc': _crc(content)}),
+        run=ocp.args.JsonSave({**content, 'crc': files.crc(content)}),
       ),
     )
 
@@ -143,8 +141,7 @@ class Checkpoints:
   def _read_description(self, path: pathlib.Path) -> dict[str, Any]:
     try:
       content = workdir.read_description(path)
-      crc = content.pop('crc')
-      if crc == _crc(content):
+      if content['crc'] == files.crc(content):
         return content
       reason = 'its checksum differs'
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -239,7 +236,3 @@ class Checkpoints:
 
   def close(self) -> None:
     self._manager.close()
-
-
-def _crc(content: Mapping[str, Any]) -> int:
-  return zlib.crc32(json.dumps(content, sort_keys=True).encode())

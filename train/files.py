@@ -1,9 +1,13 @@
 """Reads and writes small files; text is always UTF-8."""
 
 import errno
+import json
 import os
 import pathlib
 import stat
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -51,3 +55,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   part.replace(path)
+
+
+def crc(content: Mapping[str, Any]) -> int:
+  """Returns a checksum of JSON without its own entry 'crc'."""
+  rest = {name: value for name, value in content.items() if name != 'crc'}
+  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())

@@ -153,7 +153,9 @@ def _load_file(path: str) -> Config:
     config.optimizer.learning_rates,
     config.optimizer.matrix_lr_scales,
   ):
-    for key, value in (rates or {}).items():
+    if not isinstance(rates, dict):
+      continue  # `validate` refuses it.
+    for key, value in rates.items():
       rates[key] = float(value) if type(value) is int else value
   return config
 

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from train import files
+from train import errors, files
 from train.data import shards
 from train.errors import UserError
 
 RESUME_STATE = 'progress.json'
-_FORMAT = 1
+_FORMAT = 2
 # A directory with another lock, or with files but no lock, is not ours.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
@@ -81,7 +81,8 @@ def save_state(partial: pathlib.Path, state: dict[str, Any]) -> None:
     partial: As of `partial_of`.
     state: JSON.
   """
-  text = json.dumps({'format': _FORMAT, **state})
+  content = {'format': _FORMAT, **state}
+  text = json.dumps({**content, 'crc': files.crc(content)})
   files.write_text(partial / RESUME_STATE, text)
   files.sync_directory(partial)
 
@@ -93,13 +94,16 @@ def load_state(partial: pathlib.Path) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   except (OSError, ValueError, RecursionError) as error:
+    reason = errors.first_line(error)
     raise cannot_resume(
-      partial, f'its {RESUME_STATE} cannot be read ({error})'
+      partial, f'its {RESUME_STATE} cannot be read ({reason})'
     ) from error
   if not isinstance(state, dict) or state.get('format') != _FORMAT:
     raise cannot_resume(
       partial, f'its {RESUME_STATE} is not of format {_FORMAT}'
     )
+  if state.get('crc') != files.crc(state):
+    raise cannot_resume(partial, f'the checksum of its {RESUME_STATE} differs')
   return state
 
 

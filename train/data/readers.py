@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from train import errors
 from train.data.documents import DEFAULT_SUBSET, SUBSET_FIELD, Content
 from train.data.tokenizer import END_OF_TEXT
 from train.errors import UserError
@@ -62,7 +63,8 @@ def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
           yield content, file.tell()
   except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
     raise UserError(
-      f'{path} cannot be read ({error}): copy or download it again.'
+      f'{path} cannot be read ({errors.first_line(error)}): copy or download '
+      'it again.'
     ) from error
 
 

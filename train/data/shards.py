@@ -11,13 +11,13 @@ import copy
 import json
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
+from train import errors
 from train import files as files_lib
 from train.data import checksums
 from train.errors import UserError
@@ -163,8 +163,8 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     ) from None
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(
-      f'{path} cannot be read ({error}): delete {directory} and make it again '
-      f'with {commands}.'
+      f'{path} cannot be read ({errors.first_line(error)}): delete {directory} '
+      f'and make it again with {commands}.'
     ) from error
   if fault := _fault(manifest):
     raise UserError(
@@ -174,18 +174,12 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
   return manifest
 
 
-def manifest_crc(manifest: dict[str, Any]) -> int:
-  """A checksum of a manifest without its own entry 'crc'."""
-  rest = {name: value for name, value in manifest.items() if name != 'crc'}
-  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
-
-
 def _fault(manifest: Any) -> str | None:
   """What is wrong with a manifest, if anything is."""
   try:
     content = msgspec.convert(manifest, _Manifest)
   except (msgspec.ValidationError, RecursionError) as error:
-    return str(error)
+    return errors.first_line(error)
   if content.dtype != dtype(content.vocab_size, content.masked).str:
     return f'dtype {content.dtype} is not that of {content.vocab_size} tokens'
   if content.eot_id >= content.vocab_size:
@@ -204,7 +198,7 @@ def _fault(manifest: Any) -> str | None:
         return f'{where} has {entry.bytes} bytes of {entry.token_bytes}'
   if len(set(names)) < len(names):
     return 'a shard is named twice'
-  if manifest.get('crc', crc := manifest_crc(manifest)) != crc:
+  if manifest.get('crc', crc := files_lib.crc(manifest)) != crc:
     return 'its checksum differs: it was edited or damaged'
   return None
 

@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-from train import files
+from train import errors, files
 from train.errors import UserError
 
 END_OF_TEXT = '<|endoftext|>'
@@ -154,7 +154,8 @@ class _Json:
       self._model = tokenizers.Tokenizer.from_str(data.decode())
     except Exception as error:  # The library raises bare Exception.
       raise UserError(
-        f'{path} is not a tokenizer.json that `tokenizers` reads: {error}.'
+        f'{path} is not a tokenizer.json that `tokenizers` reads: '
+        f'{errors.first_line(error)}.'
       ) from error
     self._model.no_padding()
     self._model.no_truncation()

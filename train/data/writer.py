@@ -191,7 +191,7 @@ class Writer:
       'baselines': self._baselines(should_stop),
       'splits': self.splits,
     }
-    manifest['crc'] = shards.manifest_crc(json.loads(json.dumps(manifest)))
+    manifest['crc'] = files.crc(json.loads(json.dumps(manifest)))
     text = json.dumps(manifest, indent=1) + '\n'
     _write(self._directory / shards.MANIFEST, text.encode())
     files.sync_directory(self._directory)

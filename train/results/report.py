@@ -128,6 +128,7 @@ def _write(
     'run': run.identity,
   }
   stop.check()
+  results['crc'] = files.crc(results)
   files.write_text(workdir / RESULTS, json.dumps(results, indent=2) + '\n')
   print(f'\nText that the model continued (more in {SAMPLE}):')
   print(next(iter(samples.values()), '(none)'))
@@ -138,7 +139,10 @@ def complete(workdir: pathlib.Path) -> str:
   """Returns the message for a complete run, from its results.json."""
   path = workdir / RESULTS
   try:
-    return _complete(workdir, json.loads(files.read_text(path)))
+    results = json.loads(files.read_text(path))
+    if results['crc'] != files.crc(results):
+      raise ValueError('its checksum differs')
+    return _complete(workdir, results)
   except (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
