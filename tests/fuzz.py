@@ -39,7 +39,7 @@ from train.data import tokenizer as tokenizer_lib
 from train.results import metrics, plot, report
 
 _NUMBERS = st.one_of(
-  st.sampled_from((-1, 0, 1, 2**31, 2**32, 2**63, 2**64, 10**30)),
+  st.sampled_from((-1, 0, 1, 2**31, 2**32, 2**63, 2**64, 10**30, 10**400)),
   st.sampled_from((0.5, -0.0, 1e-320, 1e308, float('inf'), float('nan'))),
   st.integers(-300, 70000),
   st.floats(),
@@ -318,19 +318,29 @@ def blocks(draw: Callable, root: pathlib.Path) -> str:
 def configuration(draw: Callable, root: pathlib.Path) -> str:
   """Fields of a configuration, by options and in its file."""
   declared = list(fields.walk(config_lib.Config()))
-  chosen = draw(st.lists(st.sampled_from(declared), min_size=1, max_size=3))
-  in_file, options = [], []
-  for field in chosen:
-    usual = [field.value]
-    if words := getattr(field.declaration.accepts, 'words', ()):
-      usual += words
-    value = draw(st.one_of(_VALUES, _NUMBERS, st.sampled_from(usual)))
+  sections = {field.path.rpartition('.')[0]: () for field in declared}
+  del sections['']
+  usual = sections | {
+    field.path: (
+      field.value,
+      *getattr(field.declaration.accepts, 'words', ()),
+    )
+    for field in declared
+  }
+  in_file, options = [], ['train.platform=cpu']
+  for path in draw(
+    st.lists(st.sampled_from(list(usual)), min_size=1, max_size=3)
+  ):
+    strategy = st.one_of(_VALUES, _NUMBERS)
+    if usual[path]:
+      strategy |= st.sampled_from(usual[path])
+    value = draw(strategy)
     if draw(st.booleans()):
-      in_file.append(f'  config.{field.path} = {_literal(value)}')
+      in_file.append(f'  config.{path} = {_literal(value)}')
     else:
-      options.append(f'{field.path}={value}')
-  path = root / 'config.py'
-  path.write_text(
+      options.append(f'{path}={value}')
+  file = root / 'config.py'
+  file.write_text(
     'from tests.support import tiny_config\n\ndef get_config():\n'
     '  config = tiny_config.get_config()\n'
     + '\n'.join(in_file)
@@ -340,7 +350,7 @@ def configuration(draw: Callable, root: pathlib.Path) -> str:
   )
   loaded = []
   refused = _refusal(
-    lambda: loaded.append(config_lib.load(str(path), *options))
+    lambda: loaded.append(config_lib.load(str(file), *options))
   )
   if refused:
     return 'refused'

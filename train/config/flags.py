@@ -1,5 +1,6 @@
 """Configurations, read from a file and overridden on the command line."""
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -87,7 +88,7 @@ def parse_flags(
   # TypeError for sections, and flags.Error for values.
   except (KeyError, IndexError, TypeError, ValueError, flags.Error) as error:
     message = path and _unknown_field(argv, path)
-    text = ' '.join(str(error).split())
+    text = ' '.join(str(error).split())[:300]
     raise UserError(message or f'{text} (see {path or "--help"})') from error
 
 
@@ -144,19 +145,16 @@ def _load_file(path: str) -> Config:
     spec.loader.exec_module(module)
     config = module.get_config()
   except (Exception, SystemExit) as error:  # Whatever the user's file does.
-    text = ' '.join(str(error).split())
+    text = ' '.join(str(error).split())[:300]
     raise UserError(f'{path} failed: {type(error).__name__}: {text}') from error
   if not isinstance(config, Config):
     raise UserError(f'{path}: get_config() must return a train.config.Config')
   # The flag library takes an override's type from the value in the file.
-  for rates in (
-    config.optimizer.learning_rates,
-    config.optimizer.matrix_lr_scales,
-  ):
-    if not isinstance(rates, dict):
-      continue  # `validate` refuses it.
-    for key, value in rates.items():
-      rates[key] = float(value) if type(value) is int else value
+  for declared in fields.walk(config):
+    if isinstance(declared.value, dict):
+      for key, value in declared.value.items():
+        with contextlib.suppress(OverflowError):
+          declared.value[key] = float(value) if type(value) is int else value
   return config
 
 
