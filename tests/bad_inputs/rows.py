@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.config import Config, fields
+from train.data import atomic_dir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Row:
     args: Options of the command.
     fragment: Part of the line that is expected.
     cli: Whether the real command line is run, too.
+    in_process: Whether this process may run it.
   """
 
   name: str
@@ -34,6 +36,7 @@ class Row:
   fragment: str
   args: tuple[str, ...] = ()
   cli: bool = False
+  in_process: bool = True
 
 
 _EVERY = 13  # Of these rows one is run by the real command line, too.
@@ -316,7 +319,12 @@ def _tokenizers() -> Iterator[Row]:
   def unknown(content):
     content['model']['type'] = 'Magic'
 
-  for edit in (huge, large, negative, without_pieces, endless, unknown):
+  def unending(content):
+    content['version'] = '[' * 10**5
+
+  for edit in (
+    *(huge, large, negative, without_pieces, endless, unknown, unending),
+  ):
     yield Row(
       f'tokenizer {edit.__name__}', change(edit), 'prepare', 'tokenizer'
     )
@@ -376,6 +384,80 @@ def _configuration() -> Iterator[Row]:
       )
 
 
+_FILES_OF_CONFIGURATIONS = (
+  *('learning_rates = -1', 'learning_rates = None', 'matrix_lr_scales = [1]'),
+  *("learning_rates = {'adamw': 10**400}", "learning_rates = {'adamw': '1'}"),
+  *('embedding = 3', 'embedding = None', 'eps = print', 'rank = True'),
+)
+
+
+def _configuration_files() -> Iterator[Row]:
+  for line in _FILES_OF_CONFIGURATIONS:
+
+    def spoil(root, line=line):
+      (root / 'config.py').write_text(
+        'from tests.support import tiny_config\n\ndef get_config():\n'
+        '  config = tiny_config.get_config()\n'
+        f'  config.optimizer.{line}\n  return config\n'
+      )
+
+    name = line.partition(' ')[0]
+    yield Row(f'config.py: {line}', spoil, 'train', f'optimizer.{name}')
+  for text in ('', 'x', 'def get_config(): return 3', 'raise SystemExit(0)'):
+
+    def replace(root, text=text):
+      (root / 'config.py').write_text(text)
+
+    yield Row(f'config.py: {text}', replace, 'train', 'config.py')
+
+
+def _resume_states() -> Iterator[Row]:
+  """Records of an interrupted preparation that it did not write."""
+  for text in (
+    *('', '[]', 'null', '{}', '{"format": 1}', '{"format": 2}', '[' * 10**5),
+    *('{"format": 2, "crc": 0}', '{"format": 2, "crc": "x"}', '\x00\xff'),
+  ):
+
+    def spoil(root, text=text):
+      partial = root / 'out.partial'
+      (partial / 'data').mkdir(parents=True)
+      (partial / 'lock').write_text(atomic_dir._MARK)
+      (partial / atomic_dir.RESUME_STATE).write_bytes(text.encode('latin-1'))
+
+    name = f'{atomic_dir.RESUME_STATE} is {text[:24]!r}'
+    yield Row(name, spoil, 'prepare', atomic_dir.RESUME_STATE)
+
+
+def _processes() -> Iterator[Row]:
+  both = ('--num_processes=2', '--process_id=1')
+  for args, fragment in (
+    (('--coordinator=host',), 'HOST:PORT'),
+    (('--coordinator=',), 'HOST:PORT'),
+    (('--coordinator=:80',), 'HOST:PORT'),
+    (('--coordinator=host:x',), 'HOST:PORT'),
+    (('--coordinator=host:0',), '65535'),
+    (('--coordinator=host:-1',), 'HOST:PORT'),
+    (('--coordinator=host:65536',), '65535'),
+    (('--coordinator=host:99999999999999999999',), '65535'),
+    (('--num_processes=0',), '--num_processes'),
+    (('--num_processes=x',), 'num_processes'),
+    (('--process_id=-1',), '--process_id'),
+    (('--num_processes=2', '--process_id=2'), '--process_id'),
+    (('--nodistributed', '--process_id=1'), '--nodistributed'),
+  ):
+    yield Row(f'processes {" ".join(args)}', _nothing, 'train', fragment, args)
+  for address in ('127.0.0.1:1', 'host.invalid:80', '192.0.2.1:80'):
+    yield Row(
+      f'nothing at {address}',
+      _nothing,
+      'train',
+      f'nothing answers at {address}',
+      (f'--coordinator={address}', *both),
+      cli=True,
+      in_process=False,  # It ends the process.
+    )
+
+
 def all_rows() -> list[Row]:
   """Every row, with names that differ."""
   rows = [
@@ -386,6 +468,9 @@ def all_rows() -> list[Row]:
     *_tokenizers(),
     *_options(),
     *_configuration(),
+    *_configuration_files(),
+    *_resume_states(),
+    *_processes(),
   ]
   # A working directory of another run would be refused for that.
   real = [row for row in rows if row.command != 'workdir'][::_EVERY]

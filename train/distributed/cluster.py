@@ -14,7 +14,7 @@ from absl import flags
 from train.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # A process without one for so long counts as dead.
-REACH_SECONDS = 50  # For process 0 to answer.
+REACH_SECONDS = 40  # For process 0 to answer.
 JOIN_SECONDS = 300  # For all processes to start.
 _ADVICE = (
   'give --coordinator=HOST:PORT --num_processes=N --process_id=I to each, or '
@@ -113,6 +113,9 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
   )
   if address and {'num_processes', 'process_id'} <= set(given):
     given['cluster_detection_method'] = 'deactivate'
+    port = _port(address)
+    if given['process_id'] == 0:
+      _check_port(port)
   joined = threading.Event()
   threading.Thread(target=_give_up, args=(joined, address), daemon=True).start()
   try:
@@ -147,6 +150,30 @@ def _give_up(joined: threading.Event, address: str | None) -> None:
   os._exit(2)
 
 
+def _port(address: str) -> int:
+  """The port of an address; raises UserError if that is none."""
+  host, _, port = address.rpartition(':')
+  if not (host and port.isdecimal() and 0 < int(port) < 65536):
+    raise UserError(
+      f'the coordinator is {address[:99]!r}: give HOST:PORT, with a PORT of 1 '
+      'to 65535'
+    )
+  return int(port)
+
+
+def _check_port(port: int) -> None:
+  """Raises UserError if process 0 cannot listen; JAX would crash."""
+  both = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both else socket.AF_INET
+  try:
+    socket.create_server(('', port), family=family, dualstack_ipv6=both).close()
+  except OSError as error:
+    raise UserError(
+      f'process 0 cannot listen at port {port} ({error.strerror}): give '
+      '--coordinator another PORT, the same in all processes'
+    ) from error
+
+
 def _answers(address: str) -> bool:
   host, _, port = address.rpartition(':')
   try:
@@ -160,12 +187,8 @@ def _check(given: dict[str, Any], wanted: bool | None) -> None:
   """Raises UserError if the flags contradict each other."""
   if given and wanted is False:
     raise UserError('--nodistributed and the flags of processes: leave one out')
-  address = given.get('coordinator_address', 'host:1')
-  host, _, port = address.rpartition(':')
-  if not (host and port.isdecimal() and 0 < int(port) < 65536):
-    raise UserError(
-      f'--coordinator is {address!r}: give HOST:PORT, with a PORT of 1 to 65535'
-    )
+  if 'coordinator_address' in given:
+    _port(given['coordinator_address'])
   count, index = given.get('num_processes', 1), given.get('process_id', 0)
   if count < 1:
     raise UserError(f'--num_processes is {count}: give at least 1')

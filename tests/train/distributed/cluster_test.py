@@ -1,6 +1,7 @@
 """Several processes are found where there are several, and only there."""
 
 import importlib.util
+import socket
 import subprocess
 import sys
 
@@ -154,6 +155,21 @@ def test_coordinator_that_does_not_answer(tmp_path):
     assert text.count('\n') == 1
   assert cluster.REACH_SECONDS < 60
   assert not (tmp_path / 'run').exists()
+
+
+def test_port_that_is_taken(monkeypatch):
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+    args = (f'--coordinator=h:{port}', '--num_processes=2', '--process_id=0')
+    with pytest.raises(errors.UserError, match=f'cannot listen at port {port}'):
+      _join(monkeypatch, *args)
+  assert _join(monkeypatch, *args)
+
+
+def test_address_of_the_environment_that_cannot_be(monkeypatch):
+  environment = {'JAX_COORDINATOR_ADDRESS': 'h:x'}
+  with pytest.raises(errors.UserError, match="is 'h:x': give HOST:PORT"):
+    _join(monkeypatch, *_ALL[1:], environment=environment)
 
 
 def test_those_that_cannot_be_joined(monkeypatch):
