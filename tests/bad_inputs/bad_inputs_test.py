@@ -34,7 +34,7 @@ def good(tmp_path_factory):
   with workdir.hold(root / 'run'):
     workdir.claim(root / 'run', _RUN, {})
   (root / 'run' / 'checkpoints').mkdir()
-  record = {'step': 1, 'loss': 2.0, 'timing': {'seconds': 1.0}}
+  record = {'step': 1, 'tokens': 8, 'loss': 2.0, 'timing': {'seconds': 1.0}}
   (root / 'run' / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
   return root
 

@@ -206,6 +206,27 @@ def _workdirs() -> Iterator[Row]:
       cli = (name, how) in (('run.json', 'empty'), ('loss.png', 'directory'))
       spoil = _replace(f'run/{name}', how)
       yield Row(f'{name} {how}', spoil, 'workdir', name, cli=cli)
+  for text in (
+    *('{"step": 1}', '{"step": 1, "tokens": 8, "timing": {}}'),
+    '{"step": -1, "tokens": 8, "timing": {"seconds": 1}}',
+    '{"step": 1, "tokens": "8", "timing": {"seconds": 1}}',
+    '{"step": 1, "tokens": 8, "timing": {"seconds": NaN}}',
+    '{"step": 1, "tokens": 8, "loss": null, "timing": {"seconds": 1}}',
+    '{"step": 1, "tokens": 8, "loss": 1e999, "timing": {"seconds": 1}}',
+    '{"step": 1, "loss": 2.0, "timing": {"seconds": 1}}',
+  ):
+
+    def record(root, text=text):
+      (root / 'run' / 'metrics.jsonl').write_text(f'{text}\n')
+
+    name = f'metrics.jsonl has {text}'
+    yield Row(name, record, 'workdir', 'metrics.jsonl')
+  for text in ('{"crc": 1}', '{"crc": null}', '{"steps": 60}'):
+
+    def results(root, text=text):
+      (root / 'run' / 'results.json').write_text(text)
+
+    yield Row(f'results.json is {text}', results, 'workdir', 'results.json')
   for name in ('checkpoints', 'tensorboard', 'profile', 'damaged'):
     for how in ('garbage', 'empty', 'fifo', 'loop', 'device'):
       cli = (name, how) == ('checkpoints', 'garbage')

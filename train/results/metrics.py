@@ -7,14 +7,34 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import jax
+import msgspec
 import tqdm
 
 from train import errors, files
 
 FILE = 'metrics.jsonl'
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Number = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+
+
+class _Timing(msgspec.Struct):
+  seconds: _Number
+
+
+class _Record(msgspec.Struct):
+  """What of a record is read again; others only pass through."""
+
+  step: _Count
+  tokens: _Count
+  timing: _Timing
+  loss: _Number | str = 0
+  eval_loss: _Number | str = msgspec.field(name='eval/loss', default=0)
+  eval_tokens: _Count = msgspec.field(name='eval/tokens', default=0)
+
 
 # Peak dense bfloat16 FLOP/s of what JAX calls one device. TPUs: the pages
 # 'TPU v2' ... 'TPU v6e' of cloud.google.com/tpu/docs, where a chip of v2 and
@@ -62,9 +82,12 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     lines = files.read_text(path).split('\n')
     for line in lines[:-1]:
       record = json.loads(line)
-      _ = record['step'] + 0, record['timing']['seconds'] + 0.0
+      msgspec.convert(record, _Record)
       yield record
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+  except (
+    *(OSError, ValueError, RecursionError),
+    msgspec.ValidationError,
+  ) as error:
     raise errors.UserError(
       f'{path} is not readable or not of a run ({errors.first_line(error)}): '
       'move it away to resume without the records of the steps so far'

@@ -56,7 +56,7 @@ def loss_curve(
   records = list(records)
   train = [(r['tokens'], r['loss']) for r in records if _is(r, 'loss')]
   valid = [
-    (r['tokens'], r['eval/loss'], r['eval/tokens'])
+    (r['tokens'], r['eval/loss'], r.get('eval/tokens', 0))
     for r in records
     if _is(r, 'eval/loss')
   ]

@@ -11,7 +11,8 @@ from train.results import metrics
 
 
 def _record(step, **values):
-  return {'step': step, **values, 'timing': {'seconds': float(step)}}
+  timing = {'seconds': float(step)}
+  return {'step': step, 'tokens': 8 * step, **values, 'timing': timing}
 
 
 def _write(path, restored_step, *records):
