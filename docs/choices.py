@@ -26,8 +26,10 @@ CHOICES: dict[str, tuple[str, str, str]] = {
   ),
   'muon': (
     'Newton-Schulz of the Nesterov momentum; MuonEq divides by norms first',
-    'in bfloat16; MuonEq adds 1e-8 to the squared norms of summed gradients',
-    'bfloat16 on accelerators, float32 or wider on CPU; 1e-8 added to norms',
+    'in bfloat16; MuonEq adds 1e-8 to the squared norms of summed gradients; '
+    'low-rank Muon takes a QR of the columns drawn',
+    'bfloat16 on accelerators, float32 or wider on CPU; 1e-8 added to norms; '
+    'a polar factor of the columns',
   ),
   'scale': (
     'division by the L2 norm',

@@ -3,7 +3,13 @@
 from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax.explain import Explanation, explain
 from sage_optax.fewer_moments import adafactor, adam_mini, coupled_adam
-from sage_optax.hybrids import lion_hybrid, sage_hybrid, sinkgd
+from sage_optax.hybrids import (
+  lion_hybrid,
+  sage_hybrid,
+  sage_muon,
+  sinkgd,
+  swan,
+)
 from sage_optax.hyperball import hyperball
 from sage_optax.layout import with_matrix_axes
 from sage_optax.low_rank import apollo, apollo_mini, fira, galore
@@ -36,7 +42,7 @@ from sage_optax.methods.stable_spam import (
 )
 from sage_optax.methods.swan import scale_by_swan
 from sage_optax.normalized import rmnp, sage_scale, scale, symmetric
-from sage_optax.orthogonal import muon, muon_eq, sage_muon, swan
+from sage_optax.orthogonal import muon, muon_eq, normuon
 from sage_optax.recipes import recipe, recipe_names
 from sage_optax.rounding import stochastic_round_updates
 from sage_optax.single import (
@@ -81,6 +87,7 @@ __all__ = [
   'memory',
   'muon',
   'muon_eq',
+  'normuon',
   'recipe',
   'recipe_names',
   'rmnp',

@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -189,6 +190,13 @@ def symmetric(
   ns_steps: int = 5,
   consistent_rms: float | None = None,
   equilibrate: str | None = None,
+  ns_coeffs: str = 'polar_express',
+  preconditioning: str = 'frobenius',
+  normalize_after: str | None = None,
+  nuclear_power: float | None = None,
+  unit_decay: float | None = None,
+  ortho_rank: int | None = None,
+  key: int | jax.Array = 0,
   b1: ArrayLike = 0.9,
   b2: ArrayLike = 0.95,
   **options: Unpack[Options],
@@ -206,7 +214,7 @@ def symmetric(
       lr_scale 25
     head: `scale_by_column_norm`, momentum 0.95, unit_norm True, center True,
       lr_scale 0.25
-    matrix: `scale_by_muon`
+    matrix: `scale_by_muon`, ns_coeffs polar_express
     vector: `scale_by_adam`, b2 0.95, lr_scale 2.5
 
   Args:
@@ -230,11 +238,26 @@ def symmetric(
       embedding and head.
     ns_steps: number of iterations, at least 1; of matrix.
     consistent_rms: root mean square of the entries of an update, about; None:
-      the factor above; of matrix.
+      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
     equilibrate: before orthogonalising divide by the norm of each fan-out unit
       over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
       ('fan_in'), by the product of the two ('both'), or by nothing (None); of
       matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
+      'polar_express', which bring singular values nearer to 1; of matrix.
+    preconditioning: norm divided by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
+      largest singular value, so that the iteration converges further; of
+      matrix.
+    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: no division; of matrix.
+    nuclear_power: exponent of the inner product with V, about its nuclear norm,
+      that multiplies the update; None: 0; of matrix.
+    unit_decay: decay of NorMuon's second moment; None: no such moment; of
+      matrix.
+    ortho_rank: number of units drawn, a static integer; None, or the smaller
+      side at least: the whole matrix; of matrix.
+    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
     b1: decay of the first moment; of vector.
     b2: decay of the second moment; of vector.
     **options: roles and layout, decay and overrides of one role, as

@@ -175,6 +175,15 @@ RECIPES: dict[str, Recipe] = {
     Part('muon', {'equilibrate': 'fan_out', 'consistent_rms': 0.2}),
     _ADAMW,
   ),
+  'normuon': Recipe(
+    'NorMuon on matrices, AdamW elsewhere.',
+    _ADAMW,
+    _ADAMW,
+    Part(
+      'muon', {'nesterov': False, 'consistent_rms': 0.2, 'unit_decay': 0.95}
+    ),
+    _ADAMW,
+  ),
   'adafactor': _uniform(
     'Adafactor on every role, without relative step sizes.', 'adafactor'
   ),
@@ -207,7 +216,7 @@ RECIPES: dict[str, Recipe] = {
     'Unit norm per token, Muon on matrices, AdamW on vectors.',
     Part('scale', {**_UNIT_MOMENTUM, 'axis': -1}, lr_scale=25.0),
     Part('scale', {**_UNIT_MOMENTUM, 'center': True}, lr_scale=0.25),
-    Part('muon'),
+    Part('muon', {'ns_coeffs': 'polar_express'}),
     Part('adamw', {'b2': 0.95}, lr_scale=2.5),
   ),
   'sage_muon': Recipe(

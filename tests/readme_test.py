@@ -80,7 +80,7 @@ class TableTest(parameterized.TestCase):
 
 def _formulas(cell):
   """'mn + n (axis -2), mn (axis -1)': a formula per value of an argument."""
-  found = re.findall(r'([^,(]+?)(?: \((\w+) ([-\d.]+)\))?(?:, |$)', cell)
+  found = re.findall(r'([^,(]+?)(?: \((\w+) ([-\w.]+)\))?(?:, |$)', cell)
   return [
     (formula, {name: ast.literal_eval(value)} if name else {})
     for formula, name, value in found

@@ -1,5 +1,7 @@
 """Matrices with equal singular values, by products alone (Newton-Schulz)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -8,45 +10,156 @@ from sage_optax.core import linalg, placement
 _UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
 
 
+# The quintic polynomials of the steps; the last one is repeated.
+NS_COEFFS: dict[str, tuple[tuple[float, float, float], ...]] = {
+  'standard': ((3.4445, -4.7750, 2.0315),),
+  'dion': (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+  ),
+  'polar_express': (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+  ),
+}
+# Polar Express takes its polynomials at x / 1.01, but for the last, so that
+# rounding cannot push singular values out of their range.
+_SAFETY = {'polar_express': 1.01}
+PRECONDITIONINGS = ('frobenius', 'schatten', 'schatten8')
+
+
 def newton_schulz(
-  x: jax.Array, ns_steps: int, place: placement.Placement | None = None
+  x: jax.Array,
+  ns_steps: int,
+  place: placement.Placement | None = None,
+  *,
+  ns_coeffs: str = 'standard',
+  preconditioning: str = 'frobenius',
 ) -> jax.Array:
   """Moves the singular values of matrices towards 1 (Jordan et al. 2024).
 
-  `ns_steps` times X = 3.4445 X - 4.7750 (XX^T)X + 2.0315 (XX^T)^2 X, from
-  X = x / (norm2(x) + 1e-7), with the Gram matrix of the smaller side. In
-  bfloat16 on accelerators, in the type of `x` on CPU.
+  `ns_steps` times X = a X + b (XX^T)X + c (XX^T)^2 X, from X = x over its size,
+  with the Gram matrix of the smaller side. In bfloat16 on accelerators, in the
+  type of `x` on CPU.
 
   Args:
     x: matrices [..., fan_in, fan_out], float32 or wider.
     ns_steps: number of iterations, at least 1.
     place: where the matrices lie, if that is known.
+    ns_coeffs: key of `NS_COEFFS`.
+    preconditioning: the size of `x`: its Frobenius norm plus 1e-7, or the norm
+      of order 4 ('schatten') or 8 of its singular values, which is nearer to
+      the largest.
 
   Returns:
     Matrices in the shape and dtype of `x`. After 5 iterations singular values
-    that were 0.002 to 1 of norm2(x) lie within 0.68 and 1.21; those below have
-    grown by 3.4445 each time.
+    that were 0.002 to 1 of the size lie within 0.68 and 1.21 ('standard'), 0.85
+    and 1.15 ('dion') or 0.87 and 1.13 ('polar_express').
   """
   wide = x.shape[-1] >= x.shape[-2]
-
-  def step(_, y):
-    # Precision needs no word: bfloat16, or float32 and wider on CPU.
-    gram = y @ y.mT if wide else y.mT @ y
-    poly = -4.7750 * gram + 2.0315 * (gram @ gram)
-    return 3.4445 * y + (poly @ y if wide else y @ poly)
+  coefficients = _coefficients(ns_coeffs, ns_steps)
 
   def iterate(y):
+    table = jnp.asarray(coefficients, y.dtype)
+
+    def step(i, y):
+      # Precision needs no word: bfloat16, or float32 and wider on CPU.
+      a, b, c = table[i]
+      gram = y @ y.mT if wide else y.mT @ y
+      poly = b * gram + c * (gram @ gram)
+      return a * y + (poly @ y if wide else y @ poly)
+
     return jax.lax.fori_loop(0, ns_steps, step, y)
 
   def choose(y):
+    if preconditioning != 'frobenius':
+      y = _over_schatten_norm(y, wide, preconditioning)
     return jax.lax.platform_dependent(
       y,
       cpu=iterate,
       default=lambda y: iterate(y.astype(jnp.bfloat16)).astype(y.dtype),
     )
 
-  unit = x / (linalg.norm(x, _UNIT) + 1e-7)
+  if preconditioning == 'frobenius':
+    unit = x / (linalg.norm(x, _UNIT) + 1e-7)
+  else:
+    unit = _over_peak(x)
   return linalg.in_auto_axes(placement.on_whole(choose, place), unit)(unit)
+
+
+def _coefficients(name, ns_steps):
+  """One polynomial for each step."""
+  rows = NS_COEFFS[name]
+  safety = _SAFETY.get(name, 1.0)
+  safe = [(a / safety, b / safety**3, c / safety**5) for a, b, c in rows[:-1]]
+  return [*safe, *[rows[-1]] * ns_steps][:ns_steps]
+
+
+def _over_schatten_norm(x, wide, order):
+  """`x` over the norm of order 4 or 8 of its singular values."""
+  gram = linalg.matmul(x, x.mT) if wide else linalg.matmul(x.mT, x)
+  size = linalg.norm(gram, _UNIT) ** 0.5
+  if order == 'schatten8':
+    gram = gram / jnp.where(size > 0, size, 1.0) ** 2
+    size = size * linalg.norm(linalg.matmul(gram, gram), _UNIT) ** 0.25
+  return x / jnp.where(size > 0, size, 1.0)
+
+
+def in_span(
+  function: Callable[[jax.Array], jax.Array],
+  x: jax.Array,
+  chosen: jax.Array,
+  place: placement.Placement | None = None,
+) -> jax.Array:
+  """Newton-Schulz within the span of some columns (He et al. 2025).
+
+  With U = x, its smaller side first, and Q an orthonormal basis of the chosen
+  columns of U, this is Q NS(Q^T U). The basis is the polar factor of the
+  columns, where the authors take a QR: NS of a rotated matrix is rotated alike,
+  so only the span counts.
+
+  Args:
+    function: NS.
+    x: matrices [..., fan_in, fan_out], float32 or wider.
+    chosen: indices [..., 1, rank] of columns, fewer than the smaller side.
+    place: where the matrices lie, if that is known.
+
+  Returns:
+    Matrices of this rank in the shape and dtype of `x`.
+  """
+  turned = _turned(x.shape)
+
+  def work(x, chosen):
+    wide = x.mT if turned else x
+    columns = jnp.take_along_axis(wide, chosen, axis=-1)
+    basis = polar(_over_peak(columns))
+    result = linalg.matmul(basis, function(linalg.matmul(basis.mT, wide)))
+    return result.mT if turned else result
+
+  return linalg.in_auto_axes(placement.on_whole(work, place), x)(x, chosen)
+
+
+def draw_columns(
+  key: jax.Array, shape: tuple[int, ...], rank: int
+) -> jax.Array:
+  """For each matrix, the indices [..., 1, rank] of columns, none twice."""
+  *batch, fan_in, fan_out = shape
+  count = fan_in if _turned(shape) else fan_out
+  return jax.lax.top_k(jax.random.uniform(key, (*batch, 1, count)), rank)[1]
+
+
+def _turned(shape):
+  """Whether fan_out is the side that comes first in U; so it is if equal."""
+  return shape[-1] <= shape[-2]
 
 
 def polar(x: jax.Array) -> jax.Array:
@@ -118,6 +231,11 @@ def whiten(
 
   # The result does not depend on the scale of x, but squares of squares
   # underflow in float32 where entries are below 1e-11.
-  peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
-  unit = x / jnp.where(peak > 0, peak, 1.0)
+  unit = _over_peak(x)
   return linalg.in_auto_axes(placement.on_whole(iterate, place), unit)(unit)
+
+
+def _over_peak(x):
+  """`x` over the largest entry of each matrix; zeros stay."""
+  peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
+  return x / jnp.where(peak > 0, peak, 1.0)

@@ -1,5 +1,6 @@
 """Muon: the momentum's nearest orthogonal matrix."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,9 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import boxes, linalg, moments, orthogonal, placement
+from sage_optax.core import (
+  blocks,
+  boxes,
+  linalg,
+  moments,
+  orthogonal,
+  placement,
+)
 
-_EQUILIBRATE = (None, 'fan_out', 'fan_in', 'both')
+_UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
+_SIDES = (None, 'fan_out', 'fan_in')
 
 
 class ScaleByMuonState(NamedTuple):
@@ -17,23 +26,36 @@ class ScaleByMuonState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    mu: momentum, in the shapes of the parameters, float32 or wider.
+    mu: momentum, in the shapes of the parameters, float32 or wider; None where
+      `momentum` is.
+    nu: mean squares over fan_in of orthogonalised matrices, [..., 1, fan_out];
+      None where `unit_decay` is.
+    rng_key: key of the columns drawn; None where `ortho_rank` is.
   """
 
   count: jax.Array  # type: ignore[assignment]
-  mu: optax.Updates
+  mu: optax.Updates | None
+  nu: optax.Updates | None = None
+  rng_key: jax.Array | None = None
 
 
 def scale_by_muon(
-  momentum: jax.typing.ArrayLike = 0.95,
+  momentum: float | None = 0.95,
   ns_steps: int = 5,
   *,
   nesterov: bool = True,
   consistent_rms: float | None = None,
   equilibrate: str | None = None,
   state_dtype: jax.typing.DTypeLike | None = None,
+  ns_coeffs: str = 'standard',
+  preconditioning: str = 'frobenius',
+  normalize_after: str | None = None,
+  nuclear_power: float | None = None,
+  unit_decay: float | None = None,
+  ortho_rank: int | None = None,
+  key: int | jax.Array = 0,
 ) -> optax.GradientTransformation:
-  r"""Orthogonalises the momentum of each matrix (Muon, MuonEq).
+  r"""Orthogonalises the momentum of each matrix (Muon and its relatives).
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out),
 
@@ -60,13 +82,31 @@ def scale_by_muon(
   of gradients; here 1e-8 is added to the norms, which stays harmless for small
   gradients.
 
+  NorMuon divides the orthogonal matrix O by the root of a second moment per
+  fan-out unit, :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2) \,
+  \mathrm{mean}_{fan\_in}(O_t^2)` (`unit_decay`), and gives the result its
+  former norm or, with `consistent_rms`, exactly this rms.
+
+  Low-rank Muon draws `ortho_rank` units of the larger side in each step,
+  orthogonalises the part of V in their span and drops the rest: X = Q NS(Q^T V)
+  with an orthonormal basis Q of the units. Singular values are then near 1 for
+  this rank and 0 beyond, so the entries are smaller; nothing makes up for that.
+  It saves time, not memory. `momentum=None` is its form without state.
+
+  Symmetry-compatible updates multiply the polar factor P by
+  :math:`\langle V, P \rangle^\alpha` (`nuclear_power`; 1 is PolarGrad), and
+  their hybrids divide units by their norms after it (`normalize_after`) or
+  before it (`equilibrate`). Their form for experts, (VV^T + eps I)^(-1/2) V, is
+  the same polar factor but for eps. Routers take `scale_by_column_norm`.
+
   Learning rates:
     Published: 0.02 (its authors' code, with an Adam of its own rate for the
     rest); with `consistent_rms` 0.2, MuonEq's scripts have 2e-3 at 130M, 3e-3
-    at 350M and 5e-4 at 1B (C4), one rate for all.
+    at 350M and 5e-4 at 1B (C4), one rate for all. NorMuon 0.035, low-rank Muon
+    0.025 (modded-nanogpt).
 
   Args:
-    momentum: decay of the momentum.
+    momentum: decay of the momentum; None: the gradient itself, and no state.
     ns_steps: number of iterations, at least 1.
     nesterov: mix the gradient into the momentum once more.
     consistent_rms: root mean square of the entries of an update, about; None:
@@ -76,14 +116,28 @@ def scale_by_muon(
       ('fan_in'), by the product of the two ('both'), or by nothing (None).
     state_dtype: float32 or bfloat16 for the momentum, the latter rounded
       stochastically; None: float32, or the parameters' type if wider.
+    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
+      'polar_express', which bring singular values nearer to 1.
+    preconditioning: norm divided by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
+      largest singular value, so that the iteration converges further.
+    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: no division.
+    nuclear_power: exponent of the inner product with V, about its nuclear
+      norm, that multiplies the update; None: 0.
+    unit_decay: decay of NorMuon's second moment; None: no such moment.
+    ortho_rank: number of units drawn, a static integer; None, or the smaller
+      side at least: the whole matrix.
+    key: an integer or a key of `jax.random`; with `ortho_rank` only.
 
   Returns:
     A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State: mn numbers per matrix.
+    the dtype of the updates that came in. State: mn numbers per matrix [m, n],
+    none without a momentum; with `unit_decay` n more.
 
   Raises:
-    ValueError: unknown `equilibrate`; `ns_steps` less than 1 or traced; from
-      `init`, a leaf that is no matrix.
+    ValueError: an unknown name; `ns_steps` or `ortho_rank` less than 1 or
+      traced; from `init`, a leaf that is no matrix.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -101,46 +155,130 @@ def scale_by_muon(
     (`consistent_rms`).
 
     Chang et al., MuonEq: Balancing Before Orthogonalization with Lightweight
-    Equilibration, arXiv 2603.28254, 2026 (`equilibrate`).
-  """
-  if equilibrate not in _EQUILIBRATE:
-    known = ', '.join(map(repr, _EQUILIBRATE))
-    raise ValueError(
-      f'equilibrate must be one of {known}, got {equilibrate!r}.'
-    )
-  linalg.check_positive('ns_steps', ns_steps)
+    Equilibration, arXiv 2603.28254, 2026 (`equilibrate`, 'schatten8').
 
-  def direction(place, grad, mu):
-    mixed = moments.ema(grad, mu, momentum) if nesterov else mu
-    balanced = _equilibrated(mixed, equilibrate)
+    Li et al., NorMuon, arXiv 2510.05491, 2025 (`unit_decay`).
+
+    He, Deng and Lu, Low-rank Orthogonalization, arXiv 2509.11983, 2025
+    (`ortho_rank`).
+
+    Amsel et al., The Polar Express, arXiv 2505.16932, 2025; Ahn et al., Dion,
+    arXiv 2504.05295, 2025 (`ns_coeffs`).
+
+    Lau and Su, symmetry-compatible updates, arXiv 2605.18106, 2026
+    (`nuclear_power`, `normalize_after`).
+  """
+  _check('equilibrate', equilibrate, (*_SIDES, 'both'))
+  _check('normalize_after', normalize_after, _SIDES)
+  _check('ns_coeffs', ns_coeffs, tuple(orthogonal.NS_COEFFS))
+  _check('preconditioning', preconditioning, orthogonal.PRECONDITIONINGS)
+  linalg.check_positive('ns_steps', ns_steps)
+  if ortho_rank is not None:
+    linalg.check_positive('ortho_rank', ortho_rank)
+  newton_schulz = functools.partial(
+    orthogonal.newton_schulz,
+    ns_steps=ns_steps,
+    ns_coeffs=ns_coeffs,
+    preconditioning=preconditioning,
+  )
+
+  def orthogonalize(place, x, key):
+    if ortho_rank is None or ortho_rank >= min(x.shape[-2:]):
+      return newton_schulz(x, place=place)
+    chosen = orthogonal.draw_columns(key, x.shape, ortho_rank)
+    return orthogonal.in_span(newton_schulz, x, chosen, place)
+
+  def direction(place, grad, mu, nu, key):
     fan_in, fan_out = grad.shape[-2:]
+    mixed = mu
+    if momentum is not None and nesterov:
+      mixed = moments.ema(grad, mu, momentum)
+    balanced = _equilibrated(mixed, equilibrate)
+    x = orthogonalize(place, balanced, key)
+    if nuclear_power is not None:
+      size = jnp.sum(balanced * x, axis=_UNIT, keepdims=True)
+      x = x * jnp.maximum(size, 0.0) ** nuclear_power
+    if normalize_after is not None:
+      x = x / (linalg.norm(x, _over(normalize_after)) + 1e-8)
+    if unit_decay is not None:
+      nu = moments.ema(_unit_squares(x), nu, unit_decay)
+      # The norm if all singular values are 1.
+      full = min(fan_in, fan_out) ** 0.5
+      size = linalg.norm(x, _UNIT) if consistent_rms is None else full
+      x = _with_norm(x / (jnp.sqrt(nu) + 1e-8), size)
     if consistent_rms is None:
       factor = max(1.0, fan_out / max(fan_in, 1)) ** 0.5
     else:
       factor = consistent_rms * max(fan_in, fan_out) ** 0.5
-    return orthogonal.newton_schulz(balanced, ns_steps, place) * factor
+    return x * factor, nu
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_muon')
-    return ScaleByMuonState(jnp.zeros([], jnp.int32), moments.zeros(params))
+    return ScaleByMuonState(
+      jnp.zeros([], jnp.int32),
+      None if momentum is None else moments.zeros(params),
+      None if unit_decay is None else moments.zeros_of(_unit_squares, params),
+      None if ortho_rank is None else rounding.raw_key(key),
+    )
 
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
-    grads = jax.tree.map(linalg.as_stat, updates)
-    mu = jax.tree.map(lambda g, m: moments.ema(g, m, momentum), grads, state.mu)
-    scaled = placement.tree_map(direction, placements, grads, mu)
-    count = optax.safe_increment(state.count)
-    return optax.tree.cast_like(scaled, updates), ScaleByMuonState(count, mu)
+    grads = mu = jax.tree.map(linalg.as_stat, updates)
+    if momentum is not None:
+      mu = jax.tree.map(
+        lambda g, m: moments.ema(g, m, momentum), grads, state.mu
+      )
+    keys = None
+    if ortho_rank is not None:
+      typed = rounding.typed_key(state.rng_key)
+      keys = jax.random.fold_in(typed, state.count)
+
+    def step(place, grad, mu, number, nu=None):
+      key = None if keys is None else rounding.leaf_key(keys, number)
+      return direction(place, grad, mu, nu, key)
+
+    numbers = rounding.leaf_numbers(updates)
+    rest = () if unit_decay is None else (state.nu,)
+    steps = placement.tree_map(step, placements, grads, mu, numbers, *rest)
+    scaled, nu = moments.unzip(steps, grads, 2)
+    new_state = ScaleByMuonState(
+      optax.safe_increment(state.count),
+      None if momentum is None else mu,
+      None if unit_decay is None else nu,
+      state.rng_key,
+    )
+    return optax.tree.cast_like(scaled, updates), new_state
 
   tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
   return boxes.opened(rounding.low_precision_state(tx, state_dtype))
 
 
+def _check(name, value, allowed):
+  if value not in allowed:
+    known = ', '.join(map(repr, allowed))
+    raise ValueError(f'{name} must be one of {known}, got {value!r}.')
+
+
+def _unit_squares(x):
+  """Mean squares over fan_in."""
+  return blocks.plain_mean(jnp.square, x, linalg.FAN_IN)
+
+
+def _with_norm(x, size):
+  """Matrices brought to this norm; zeros stay."""
+  norm = linalg.norm(x, _UNIT)
+  return x * (size / jnp.where(norm > 0, norm, 1.0))
+
+
+def _over(side):
+  """The axis that the norm of a unit of this side is taken over."""
+  return linalg.FAN_IN if side == 'fan_out' else linalg.FAN_OUT
+
+
 def _equilibrated(x, sides):
   """Units of `x` divided by their norms, both sides' taken from `x` itself."""
   scaled = x
-  if sides in ('fan_out', 'both'):
-    scaled = scaled / (linalg.norm(x, linalg.FAN_IN) + 1e-8)
-  if sides in ('fan_in', 'both'):
-    scaled = scaled / (linalg.norm(x, linalg.FAN_OUT) + 1e-8)
+  for side in ('fan_out', 'fan_in'):
+    if sides in (side, 'both'):
+      scaled = scaled / (linalg.norm(x, _over(side)) + 1e-8)
   return scaled

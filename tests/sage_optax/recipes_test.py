@@ -172,6 +172,7 @@ class PartsTest(parameterized.TestCase):
     ('swan', 'adamw', 'adamw', 'swan', 'adamw'),
     ('muon', 'adamw', 'adamw', 'muon', 'adamw'),
     ('muon_eq', 'adamw', 'adamw', 'muon', 'adamw'),
+    ('normuon', 'adamw', 'adamw', 'muon', 'adamw'),
     ('rmnp', 'adamw', 'adamw', 'scale', 'adamw'),
     ('symmetric', 'scale -1', 'scale', 'muon', 'adamw'),
     ('sage_muon', 'sage -2', 'sage -1', 'muon', 'sage'),

@@ -221,6 +221,65 @@ CASES = (
     None,
   ),
   Case(
+    'muon_stateless',
+    'muon',
+    _free(
+      sage_optax.scale_by_muon,
+      momentum=None,
+      ns_coeffs='polar_express',
+      normalize_after='fan_in',
+    ),
+    functools.partial(
+      oracles.muon,
+      momentum=None,
+      ns_coeffs='polar_express',
+      normalize_after='fan_in',
+    ),
+    lambda m, n: 0,
+    None,
+    has_state_dtype=False,
+  ),
+  Case(
+    'muon_nuclear',
+    'muon',
+    _free(
+      sage_optax.scale_by_muon,
+      ns_coeffs='dion',
+      preconditioning='schatten',
+      nuclear_power=1.0,
+    ),
+    functools.partial(
+      oracles.muon, ns_coeffs='dion', order=4, nuclear_power=1.0
+    ),
+    lambda m, n: m * n,
+    None,
+  ),
+  Case(
+    'normuon',
+    'muon',
+    _free(
+      sage_optax.scale_by_muon,
+      nesterov=False,
+      consistent_rms=0.2,
+      unit_decay=0.8,
+    ),
+    functools.partial(
+      oracles.muon, nesterov=False, consistent_rms=0.2, unit_decay=0.8
+    ),
+    lambda m, n: m * n + n,
+    None,
+  ),
+  Case(
+    'normuon_unscaled',
+    'muon',
+    _free(
+      sage_optax.scale_by_muon, preconditioning='schatten8', unit_decay=0.95
+    ),
+    functools.partial(oracles.muon, order=8, unit_decay=0.95),
+    lambda m, n: m * n + n,
+    None,
+  ),
+  Case(
     'stable_spam',
     'stable_spam',
     _make(sage_optax.scale_by_stable_spam, gamma3=0.9, reset_interval=5),

@@ -119,6 +119,40 @@ def swan(grads, ns_steps=10, center=True, rescale=True, size_of=np.linalg.norm):
   return updates
 
 
+# Polynomials of each step: Jordan et al.; Dion's repository; the listing of
+# Polar Express, at x / 1.01.
+_NS_COEFFS = {
+  'standard': [(3.4445, -4.7750, 2.0315)] * 5,
+  'dion': [
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+  ],
+  'polar_express': [
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+  ],
+}
+
+
+def newton_schulz(x, ns_steps=5, ns_coeffs='standard', order=2):
+  # An odd polynomial of a matrix is that of its singular values.
+  u, s, vh = np.linalg.svd(x, full_matrices=False)
+  if order == 2:
+    s = s / (np.linalg.norm(s) + 1e-7)
+  elif s.any():
+    s = s / np.sum(s**order) ** (1 / order)
+  for a, b, c in _NS_COEFFS[ns_coeffs][:ns_steps]:
+    z = s / 1.01 if ns_coeffs == 'polar_express' else s
+    s = a * z + b * z**3 + c * z**5
+  return u @ np.diag(s) @ vh
+
+
 def muon(
   grads,
   momentum=0.95,
@@ -126,11 +160,17 @@ def muon(
   nesterov=True,
   consistent_rms=None,
   equilibrate=None,
+  normalize_after=None,
+  nuclear_power=None,
+  unit_decay=None,
+  **polynomial,
 ):
-  mu, updates = np.zeros_like(grads[0]), []
+  mu, nu, updates = np.zeros_like(grads[0]), 0.0, []
   for g in grads:
-    mu = momentum * mu + (1 - momentum) * g
-    x = (1 - momentum) * g + momentum * mu if nesterov else mu
+    x = g
+    if momentum is not None:
+      mu = momentum * mu + (1 - momentum) * g
+      x = (1 - momentum) * g + momentum * mu if nesterov else mu
     fan_in, fan_out = x.shape
     left, right = np.eye(fan_in), np.eye(fan_out)
     if equilibrate in ('fan_out', 'both'):
@@ -138,15 +178,25 @@ def muon(
     if equilibrate in ('fan_in', 'both'):
       left = np.diag([1 / (np.linalg.norm(r) + 1e-8) for r in x])
     x = left @ x @ right
-    # An odd polynomial of a matrix is that of its singular values.
-    u, s, vh = np.linalg.svd(x / (np.linalg.norm(x) + 1e-7), False)
-    for _ in range(ns_steps):
-      s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    update = newton_schulz(x, ns_steps, **polynomial)
+    if nuclear_power is not None:
+      update = update * np.sum(x * update) ** nuclear_power
+    if normalize_after is not None:
+      axis = {'fan_out': 0, 'fan_in': 1}[normalize_after]
+      size = np.linalg.norm(update, axis=axis, keepdims=True)
+      update = update / (size + 1e-8)
+    norm = np.linalg.norm(update)
+    if unit_decay is not None:
+      nu = unit_decay * nu + (1 - unit_decay) * np.mean(update**2, 0)
+      update = update / (np.sqrt(nu) + 1e-8)
+      update *= norm / np.linalg.norm(update)
     if consistent_rms is None:
-      factor = np.sqrt(max(1, fan_out / fan_in))
+      update = update * np.sqrt(max(1, fan_out / fan_in))
+    elif unit_decay is not None:
+      update = update * consistent_rms / _rms(update)
     else:
-      factor = consistent_rms * np.sqrt(max(fan_in, fan_out))
-    updates.append(factor * (u @ np.diag(s) @ vh))
+      update = update * consistent_rms * np.sqrt(max(fan_in, fan_out))
+    updates.append(update)
   return updates
 
 

@@ -38,6 +38,7 @@ LEARNING_RATES = {
   # trial yet.
   'muon': 1e-2,
   'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
+  'normuon': 2e-3,  # as muon_eq, whose updates have the same size
   'adafactor': 3e-3,  # as adamw, whose updates have the same size
   'adam_mini': 3e-3,  # as adamw
   'coupled_adam': 3e-3,  # as adamw

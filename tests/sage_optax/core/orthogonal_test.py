@@ -8,7 +8,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from sage_optax.core import orthogonal
-from tests.support import oracles, replays
+from tests.support import oracles, replays, stepping
 
 _SHAPES = ((8, 24), (24, 8), (12, 12), (3, 8, 24))
 
@@ -39,6 +39,32 @@ class NewtonSchulzTest(parameterized.TestCase):
     ours = _singular(orthogonal.newton_schulz(x, 5))
     self.assertGreater(ours.min(), 0.68)
     self.assertLess(ours.max(), 1.21)
+
+  @parameterized.parameters(
+    ('dion', 'frobenius', 0.85, 1.15),
+    ('polar_express', 'frobenius', 0.87, 1.13),
+    ('standard', 'schatten', 0.68, 1.21),
+    ('polar_express', 'schatten8', 0.87, 1.13),
+  )
+  def test_presets_keep_their_bounds(self, coeffs, norm, low, high):
+    # Singular values from 0.01 to 1 of the largest.
+    u, _, vh = np.linalg.svd(_normal((24, 40)), full_matrices=False)
+    x = jnp.asarray(u @ np.diag(np.geomspace(0.01, 1, 24)) @ vh)
+    ours = _singular(
+      orthogonal.newton_schulz(x, 5, ns_coeffs=coeffs, preconditioning=norm)
+    )
+    self.assertGreater(ours.min(), low)
+    self.assertLess(ours.max(), high)
+
+  @parameterized.parameters(('dion', 'frobenius'), ('standard', 'schatten'))
+  def test_presets_are_those_of_optax(self, coeffs, norm):
+    grads = _normal((8, 24))
+    kwargs = {'ns_coeffs': coeffs, 'preconditioning': norm, 'nesterov': False}
+    theirs = optax.contrib.muon(1.0, **kwargs)
+    expected, _ = theirs.update(grads, theirs.init(grads), grads)
+    ours = sage_optax.scale_by_muon(**kwargs)
+    found, _ = ours.update(grads, ours.init(grads))
+    np.testing.assert_allclose(found, -expected, atol=2e-5)
 
   @parameterized.parameters('muon', 'muon_eq')
   def test_bfloat16_on_accelerators_only(self, recipe):
@@ -259,3 +285,85 @@ class MuonTest(parameterized.TestCase):
       sage_optax.scale_by_muon(equilibrate='rows')
     with self.assertRaisesRegex(ValueError, 'ns_steps must be at least 1'):
       sage_optax.scale_by_muon(ns_steps=0)
+
+
+class LowRankTest(parameterized.TestCase):
+  """`ortho_rank`: the part in the span of some units, orthogonalised."""
+
+  def _update(self, grads, **kwargs):
+    # A factor of 1: nothing but the direction.
+    tx = sage_optax.scale_by_muon(momentum=None, **kwargs)
+    update, _ = tx.update(grads, tx.init(grads))
+    fan_in, fan_out = grads.shape[-2:]
+    return np.asarray(update) / max(1, fan_out / fan_in) ** 0.5
+
+  @parameterized.parameters(*_SHAPES)
+  def test_as_the_equations(self, *shape):
+    with jax.enable_x64(True):
+      grads = _normal(shape, dtype=jnp.float64)
+      ours = self._update(grads, ortho_rank=3, key=7)
+      key = jax.random.fold_in(jax.random.key(7, impl='threefry2x32'), 0)
+      key = jax.random.fold_in(key, 0)  # the first leaf
+      chosen = orthogonal.draw_columns(key, shape, 3)
+    units = ours.reshape(-1, *shape[-2:])
+    drawn = np.asarray(chosen).reshape(len(units), 3)
+    self.assertLen(set(map(tuple, drawn)), len(units))  # its own in each layer
+    for x, grad, columns in zip(
+      units, np.asarray(grads).reshape(units.shape), drawn, strict=True
+    ):
+      turned = shape[-1] <= shape[-2]
+      u = grad.T if turned else grad
+      basis, _ = np.linalg.qr(u[:, columns])
+      expected = basis @ oracles.newton_schulz(basis.T @ u)
+      np.testing.assert_allclose(x.T if turned else x, expected, atol=1e-9)
+
+  def test_norm_is_the_root_of_the_rank(self):
+    sizes = _singular(self._update(_normal((16, 40)), ortho_rank=5))
+    np.testing.assert_allclose(sizes[5:], 0, atol=1e-5)
+    self.assertGreater(sizes[:5].min(), 0.68)
+    self.assertLess(sizes[:5].max(), 1.21)
+
+  def test_of_enough_rank_it_is_muon(self):
+    grads = _normal((16, 4)) @ _normal((4, 24), seed=1)
+    whole = self._update(grads)
+    np.testing.assert_allclose(
+      self._update(grads, ortho_rank=6), whole, atol=2e-3
+    )
+    np.testing.assert_array_equal(self._update(grads, ortho_rank=16), whole)
+
+  def test_other_units_in_each_step_and_leaf(self):
+    grads = {'a': _normal((8, 24)), 'b': _normal((8, 24))}
+    tx = sage_optax.scale_by_muon(ortho_rank=2, nesterov=False)
+    first, state = tx.update(grads, tx.init(grads))
+    second, _ = tx.update(grads, state)
+    for x, y in ((first['a'], first['b']), (first['a'], second['a'])):
+      self.assertGreater(np.abs(x - y).max(), 0.01)
+
+  def test_sharded_as_on_one_device(self):
+    grads = _normal((4, 16, 24))
+    tx = sage_optax.scale_by_muon(ortho_rank=4)
+    expected = stepping.updates(tx, grads[None])
+    for axis_type in (
+      jax.sharding.AxisType.Auto,
+      jax.sharding.AxisType.Explicit,
+    ):
+      for update, _ in stepping.on_mesh(tx, grads[None], axis_type):
+        np.testing.assert_allclose(update, expected[0], rtol=1e-4, atol=1e-4)
+    # Whole layers on the devices, as `with_mesh` places them.
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((4, 2), ('a', 'b'), auto)
+    spec = jax.P(None, 'a', 'b')
+    on_mesh = sage_optax.sharding.with_mesh(tx, mesh, spec)
+    placed = jax.device_put(grads, jax.sharding.NamedSharding(mesh, spec))
+    update, _ = jax.jit(on_mesh.update)(placed, tx.init(grads))
+    np.testing.assert_allclose(update, expected[0], rtol=1e-4, atol=1e-4)
+
+  def test_wrong_arguments(self):
+    for kwargs, message in (
+      ({'ortho_rank': 0}, 'ortho_rank must be at least 1'),
+      ({'ns_coeffs': 'new'}, "ns_coeffs must be one of 'standard'"),
+      ({'preconditioning': 'aol'}, "preconditioning must be one of 'frob"),
+      ({'normalize_after': 'both'}, 'normalize_after must be one of None'),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        sage_optax.scale_by_muon(**kwargs)
