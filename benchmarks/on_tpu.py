@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from train.plan import hbm_bytes, hlo, targets
+from train.plan import hbm_bytes, hlo, hlo_walk, targets
 
 TOPOLOGY = 'v5e:1x1'
 _SECONDS = 180  # time limit per method
@@ -71,7 +71,7 @@ def _figures(name: str, size: str) -> Figures:
 def estimated_cycles(module: hlo.Module) -> int:
   """Returns the compiler's estimate, loops multiplied by their trip count."""
   total = 0
-  for visit in hlo.walk(module):
+  for visit in hlo_walk.walk(module):
     text = visit.instruction.attributes
     match = re.search(r'"estimated_cycles":"?(\d+)', text)
     if match and not visit.fused:
@@ -118,7 +118,7 @@ def kernels(module: hlo.Module) -> int:
   """Returns the number of calls of Pallas kernels."""
   return sum(
     visit.times
-    for visit in hlo.walk(module)
+    for visit in hlo_walk.walk(module)
     if visit.instruction.opcode == 'custom-call'
     and 'tpu_custom_call' in visit.instruction.attributes
   )

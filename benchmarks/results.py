@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from train.plan import table as plan_table
+from train import files
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'libtpu', 'torch')
@@ -55,7 +55,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def put(document: pathlib.Path, name: str, block: str) -> None:
   """Replaces the block between its markers, or appends it to the document."""
   old = document.read_text() if document.exists() else ''
-  document.write_text(plan_table.put(old, 'benchmark', name, block))
+  document.write_text(files.replace_block(old, 'benchmark', name, block))
 
 
 def number(value: float | None, digits: int = 2) -> str:

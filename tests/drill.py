@@ -379,7 +379,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write(path: pathlib.Path, results: list[Result]) -> None:
-  from train.plan import table
+  from train import files
 
   rows = [
     '| drill | tries | outcomes | lost or not noticed |',
@@ -387,7 +387,7 @@ def _write(path: pathlib.Path, results: list[Result]) -> None:
     *(result.row() for result in results),
   ]
   old = path.read_text(encoding='utf-8')
-  new = table.put(old, 'drill', 'last run', '\n'.join(rows))
+  new = files.replace_block(old, 'drill', 'last run', '\n'.join(rows))
   path.write_text(new, encoding='utf-8')
 
 

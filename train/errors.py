@@ -14,6 +14,13 @@ class Interrupted(Exception):
   """SIGTERM or Ctrl-C arrived; whatever can be saved has been saved."""
 
 
+class NonFinite(Exception):
+  """A loss or a norm is not a finite number."""
+
+  def __init__(self, step: int, name: str, value: float):
+    super().__init__(f'{name} is {value} at step {step}')
+
+
 class Parser(argparse.ArgumentParser):
   """A parser of the command line whose errors are one line."""
 

@@ -61,3 +61,21 @@ def crc(content: Mapping[str, Any]) -> int:
   """Returns a checksum of JSON without its own entry 'crc'."""
   rest = {name: value for name, value in content.items() if name != 'crc'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def replace_block(document: str, kind: str, name: str, block: str) -> str:
+  """Replaces the block between its markers, or appends it to the document.
+
+  Args:
+    document: Text of the document.
+    kind: Kind of the block: 'plan' or 'benchmark'.
+    name: Name of the block.
+    block: Text of the block.
+  """
+  begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
+  marked = f'{begin}\n{block}\n{end}'
+  before, found, after = document.partition(begin)
+  if not found:
+    return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
+  _, _, after = after.partition(end)
+  return f'{before}{marked}{after}'

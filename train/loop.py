@@ -1,14 +1,13 @@
 """Orders the events of a run: data, state, steps, checkpoints, results."""
 
 import contextlib
-import math
 import pathlib
 import time
 from typing import Any
 
 import jax
 
-from train import checkpoint, errors, files, mesh, output, program
+from train import checkpoint, errors, mesh, output, program
 from train import config as config_lib
 from train import workdir as workdir_lib
 from train.config import Config
@@ -23,15 +22,8 @@ from train.run import Run
 from train.state import TrainState
 
 
-class NonFinite(Exception):
-  """A loss or a norm is not a finite number."""
-
-  def __init__(self, step: int, name: str, value: float):
-    super().__init__(f'{name} is {value} at step {step}')
-
-
 def run(config: Config) -> int:
-  """Trains, or resumes training, and reports.
+  """Trains or resumes a run, and reports its results.
 
   Args:
     config: The configuration, checked and completed.
@@ -40,7 +32,7 @@ def run(config: Config) -> int:
     The exit status; see `train.main`.
 
   Raises:
-    UserError: If the input is bad; nothing was written over.
+    UserError: If the input is bad; nothing was overwritten.
   """
   stop = SharedStop() if processes.several() else Stop()
   with catch(stop), output.stops(stop):
@@ -56,7 +48,7 @@ def run(config: Config) -> int:
 
 
 def _run(config: Config, stop: Stop) -> int:
-  """As `run`, with signals caught."""
+  """Like `run`, while signals are caught."""
   workdir = pathlib.Path(config.workdir)
   settings = config_lib.settings(config).items()
   processes.check_same([f'config.{k}={v!r}' for k, v in settings])
@@ -83,32 +75,26 @@ def _run(config: Config, stop: Stop) -> int:
     )
     stack.callback(checkpoints.close)
     trainer = Trainer(run, checkpoints, stop)
+    stack.callback(trainer.close)
     try:
-      trainer.all()
-    except NonFinite as error:
+      trainer.run()
+    except errors.NonFinite as error:
       processes.say(trainer.advice(error))
       return 1
-    finally:
-      trainer.close()
   return 0
 
 
 def _build(config: Config) -> program.Program:
   compiled = program.build(config)
   program.check_memory(config, compiled)
-  started = workdir_lib.checkpoints(
-    pathlib.Path(config.workdir, workdir_lib.CHECKPOINTS)
-  )
-  # A run that has a checkpoint no longer needs the weights it began with.
-  if config.init.path is not None and not started:
-    pretrained.check_config(pathlib.Path(config.init.path), compiled.model)
+  pretrained.check(config, compiled.model)
   return compiled
 
 
 def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
-  """Says so of a run that is; raises UserError if it is another run."""
-  # Checked before anything is written: now without the data that may have to
-  # be prepared, and later with it.
+  """Prints the results of a complete run; UserError if it is another run."""
+  # Before anything is written. The hashes of the data, which may have to be
+  # prepared first, are checked later.
   workdir_lib.check(workdir, identity, unknown=HASHES)
   complete = (workdir / report.RESULTS).exists()
   if complete:
@@ -116,17 +102,11 @@ def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
   return complete
 
 
-def non_finite(values: dict[str, float]) -> str | None:
-  """The name of a value that is not finite: the loss, if it is one."""
-  bad = [name for name, value in values.items() if not math.isfinite(value)]
-  return 'loss' if 'loss' in bad else next(iter(bad), None)
-
-
 class Trainer:
-  """A run in its working directory.
+  """Trains a run in its working directory.
 
   Attributes:
-    state: The state after `step` steps, maybe still being computed.
+    state: The state after `step` steps, perhaps still being computed.
     step: The number of steps dispatched.
   """
 
@@ -137,7 +117,7 @@ class Trainer:
     self._stop = stop
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._checkpoints = checkpoints
-    # Before anything else is written, because this may refuse.
+    # Before anything is written, because this may raise an error.
     restored = checkpoints.restore_newest(
       run.program.abstract, processes.say, strict=config.checkpoint.strict
     )
@@ -151,34 +131,24 @@ class Trainer:
       seq_len=config.train.seq_len,
     )
 
-  def all(self) -> None:
-    """Goes through the run, from wherever it is, to its end."""
+  def run(self) -> None:
+    """Trains from the current step to the end, and reports."""
     try:
-      self._explain()
+      self._recorder.explanation(self._program.explanation, self.step)
       self._start()
       self._train()
       self._finish()
     except errors.Interrupted:
       self._save_at_once()
       raise
-    except NonFinite:
+    except errors.NonFinite:
       raise
     except Exception as error:
       processes.fail(errors.of_system(error) or error)
       raise
 
-  def _explain(self) -> None:
-    """Prints and saves what the optimizer does to each parameter."""
-    table = self._program.explanation
-    if processes.is_first():
-      workdir = self._run.workdir
-      files.write_text(workdir / 'optimizer.txt', f'{table}\n')
-      files.write_text(workdir / 'optimizer.json', f'{table.to_json()}\n')
-    if self.step == 0:
-      self._recorder.say(f'{table}\n')
-
   def _start(self) -> None:
-    """Makes the state unless it was restored, and compiles the step."""
+    """Compiles the step, and creates the state if none was restored."""
     say = self._recorder.say
     if self.step:
       say(f'Resuming from the checkpoint of step {self.step}.')
@@ -192,7 +162,8 @@ class Trainer:
     self._stop.check()
     if self.state is None:
       self.state = self._initial_state()
-    # On CPUs the first collective waits 30 s at most, compilation takes longer.
+    # On CPUs, the first collective times out after 30 s, and the compilation
+    # may take longer in another process.
     processes.together(lambda: jax.block_until_ready(self.state))
     say(f'Compiled in {time.monotonic() - began:.1f} s.')
 
@@ -206,14 +177,14 @@ class Trainer:
     )
 
   def _train(self) -> None:
-    """Takes the steps that are left."""
+    """Runs the remaining steps."""
     config = self._config
     batch_size = config.train.batch_size
     rows = mesh.local_rows(self._program.mesh, batch_size)
     batches = loader.train_iterator(
       self._run.inputs.train, **self._run.order, start_step=self.step, rows=rows
     )
-    # A signal may have cut this evaluation short.
+    # If a signal interrupted this evaluation.
     if 0 < self.step < config.train.steps and self._due(config.eval.every):
       self._evaluate()
     self._recorder.begin(self.step)
@@ -237,7 +208,7 @@ class Trainer:
       self._events()
 
   def _events(self) -> None:
-    """Evaluation, then the checkpoint: so that it implies the evaluation."""
+    """Evaluates and saves if due; a saved step has been evaluated."""
     last = self.step == self._config.train.steps
     evaluates = self._due(self._config.eval.every) and not last
     saves = self._due(self._config.checkpoint.every) or last
@@ -254,22 +225,19 @@ class Trainer:
     return every > 0 and self.step % every == 0
 
   def _drain(self) -> None:
-    """Reads what the last step returned, and waits for it."""
+    """Waits for the last step and reads its metrics."""
     pending, self._pending = self._pending, None
     if pending is not None:
       self._read(*pending)
 
   def _read(self, step: int, values: dict[str, jax.Array]) -> None:
-    """Fetches and checks a step's metrics, and logs them if it is time.
+    """Fetches the metrics of a step; raises NonFinite if one is not finite.
 
-    All of them finite means that the loss and the gradients were, and that
-    the parameters were before and are after the update.
+    If all are finite, so are the loss, the gradients, and the parameters before
+    and after the update.
     """
     found = {k: float(v) for k, v in jax.device_get(values).items()}
-    bad = non_finite(found)
-    self._recorder.train(step, found, always=bad is not None)
-    if bad:
-      raise NonFinite(step, bad, found[bad])
+    self._recorder.train(step, found)
     self._checkpoints.check()
 
   def _score(self, max_windows: int | None) -> dict[str, evaluate.Score]:
@@ -281,7 +249,7 @@ class Trainer:
     )
 
   def _evaluate(self) -> dict[str, evaluate.Score] | None:
-    """Evaluates on the same sample each time, once for each step."""
+    """Evaluates on the same windows each time, at most once per step."""
     if self._recorder.evaluated == self.step:
       return None
     scores = self._score(self._sample)
@@ -289,12 +257,12 @@ class Trainer:
     return scores
 
   def _save(self) -> None:
-    """Saves the state; what came before it has been found to be finite."""
+    """Saves the state, whose metrics are known to be finite."""
     self._recorder.sync()
     self._checkpoints.save(self.state, self.step)
 
   def _save_at_once(self) -> None:
-    """Saves what there is, because the process is about to end."""
+    """Saves the current state before the process ends."""
     self._drain()
     if self.state is not None and self.step:
       self._save()
@@ -303,10 +271,10 @@ class Trainer:
       self._recorder.say(f'The state of step {self.step} is in {path}.')
 
   def _finish(self) -> None:
-    """Evaluates and reports; the run is complete when this is done."""
+    """Evaluates and reports, which completes the run."""
     self._checkpoints.wait()
     self._recorder.end_progress()
-    # The curve's last point is of the same sample as the others.
+    # The last point of the curve uses the same windows as the others.
     scores = self._evaluate()
     if scores is None or self._sample < min(
       self._all, self._run.inputs.validation.num_windows
@@ -320,13 +288,13 @@ class Trainer:
       stop=self._stop,
     )
 
-  def advice(self, error: NonFinite) -> str:
-    """What to say when the loss is not finite."""
+  def advice(self, error: errors.NonFinite) -> str:
+    """Returns the message for a metric that is not finite."""
     self._checkpoints.wait()
     latest = self._checkpoints.latest
     good = None if latest is None else self._checkpoints.path(latest)
     return f'{error}: stopped; {report.advice(self._config, good)}'
 
   def close(self) -> None:
-    """Ends what runs beside the process."""
+    """Closes the files of the recorder."""
     self._recorder.close()

@@ -12,10 +12,10 @@ import pytest
 
 from models import llama
 from tests.support import runs
-from train import config, loop, main
+from train import config, main
 from train import workdir as workdir_lib
 from train.data import ngram, shards
-from train.results import metrics, report
+from train.results import metrics, recorder, report, speed
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +195,7 @@ def test_known_chip_and_baselines_of_a_part(
     calls.append(args)
     return flops(*args)
 
-  monkeypatch.setattr(metrics, 'peak_flops', lambda _: 1e12)
+  monkeypatch.setattr(speed, 'peak_flops', lambda _: 1e12)
   monkeypatch.setattr(llama, 'flops_per_token', count)
   monkeypatch.setattr(
     ngram, 'baselines', functools.partial(ngram.baselines, max_tokens=300)
@@ -377,9 +377,9 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
 
 def test_the_loss_is_named_first():
   values = {'grad_norm': math.nan, 'loss': math.inf, 'lr/matrix': 1.0}
-  assert loop.non_finite(values) == 'loss'
-  assert loop.non_finite(values | {'loss': 1.0}) == 'grad_norm'
-  assert loop.non_finite({'loss': 1.0}) is None
+  assert recorder.non_finite(values) == 'loss'
+  assert recorder.non_finite(values | {'loss': 1.0}) == 'grad_norm'
+  assert recorder.non_finite({'loss': 1.0}) is None
 
 
 def test_advice_leaves_out_what_is_set():

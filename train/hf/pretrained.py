@@ -6,6 +6,8 @@ from typing import Any
 import jax
 
 from models import hf, layers
+from train import workdir
+from train.config import Config
 from train.errors import UserError
 from train.hf import files
 
@@ -23,6 +25,20 @@ _SHARED = (
   'rope_scaling',
   'rms_norm_eps',
 )
+
+
+def check(config: Config, model: layers.LlamaConfig) -> None:
+  """Raises UserError if a run cannot start from the weights that it names.
+
+  A run that has a checkpoint no longer needs them.
+
+  Args:
+    config: The configuration of the run.
+    model: The model.
+  """
+  checkpoints = pathlib.Path(config.workdir, workdir.CHECKPOINTS)
+  if config.init.path is not None and not workdir.checkpoints(checkpoints):
+    check_config(pathlib.Path(config.init.path), model)
 
 
 def check_config(directory: pathlib.Path, model: layers.LlamaConfig) -> None:

@@ -122,6 +122,7 @@ def _recipes(args: argparse.Namespace, overrides: list[str]) -> list[str]:
 
 
 def _run(args: argparse.Namespace, overrides: list[str]) -> int:
+  from train import files
   from train.plan import chart, table
   from train.plan import sweep as sweep_lib
 
@@ -150,7 +151,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   if args.markdown and rows:
     name = f'{sweep.config.name} {sweep.target.name}'
     old = args.markdown.read_text() if args.markdown.exists() else ''
-    new = table.put(old, 'plan', name, table.markdown(rows, sweep))
+    new = files.replace_block(old, 'plan', name, table.markdown(rows, sweep))
     args.markdown.write_text(new)
   return 0
 

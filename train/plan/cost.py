@@ -6,7 +6,7 @@ import json
 import math
 import re
 
-from train.plan import hlo
+from train.plan import hlo, hlo_walk
 
 KINDS = (
   *('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all'),
@@ -57,7 +57,7 @@ def find_collectives(
   and a reduce-scatter is a fusion named all-reduce-scatter.
   """
   found: dict[str, Collective] = {}
-  for visit in hlo.walk(module, dearest=dearest):
+  for visit in hlo_walk.walk(module, dearest=dearest):
     instruction = visit.instruction
     kind = instruction.opcode.removesuffix('-start')
     if kind not in KINDS:
@@ -117,14 +117,14 @@ def product_flops(
 
   Args:
     module: The program.
-    dearest: See `hlo.walk`.
+    dearest: See `hlo_walk.walk`.
 
   Returns:
     Types of the factors, such as 'bf16' or 'f32 x bf16' -> operations. For a
     kernel, these are the types of its operands.
   """
   totals: dict[str, int] = collections.Counter()
-  for visit in hlo.walk(module, dearest=dearest):
+  for visit in hlo_walk.walk(module, dearest=dearest):
     instruction = visit.instruction
     count = _COUNTS.get(instruction.opcode)
     if instruction.opcode == 'custom-call' and re.search(

@@ -5,7 +5,7 @@ operand, or updates its result in place, only the slices count. Arrays in a
 TPU's on-chip memory do not count.
 """
 
-from train.plan import hlo
+from train.plan import hlo, hlo_walk
 
 # These only name or view data.
 _FREE = {
@@ -22,16 +22,16 @@ def accessed(module: hlo.Module, *, dearest: bool = False) -> int:
 
   Args:
     module: The program.
-    dearest: See `hlo.walk`.
+    dearest: See `hlo_walk.walk`.
   """
   total = 0
-  for visit in hlo.walk(module, dearest=dearest):
+  for visit in hlo_walk.walk(module, dearest=dearest):
     if not visit.fused:
       total += visit.times * _bytes(module, visit)
   return total
 
 
-def _bytes(module: hlo.Module, visit: hlo.Visit) -> int:
+def _bytes(module: hlo.Module, visit: hlo_walk.Visit) -> int:
   instruction, computation = visit.instruction, visit.computation
   opcode = instruction.opcode
   operands = [computation[name] for name in instruction.operands]

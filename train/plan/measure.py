@@ -17,7 +17,7 @@ from train import optimizer as optimizer_lib
 from train import program as program_lib
 from train.config import Config
 from train.errors import UserError
-from train.plan import cost, hbm_bytes, hlo, targets
+from train.plan import cost, hbm_bytes, hlo, hlo_walk, targets
 from train.program import batch_bytes, sharded_bytes
 
 
@@ -268,7 +268,7 @@ def versions(target: targets.Target) -> dict[str, str]:
 
 def uncounted(module: hlo.Module) -> list[str]:
   """Reports the loops that were counted as if they ran once."""
-  loops = hlo.unknown_loops(module)
+  loops = hlo_walk.unknown_loops(module)
   if not loops:
     return []
   where = loops[0].attribute('op_name', '"[^"]*"', loops[0].name)

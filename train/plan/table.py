@@ -284,21 +284,3 @@ def to_json(
     ],
     'optimizer_alone': list(alone),
   }
-
-
-def put(document: str, kind: str, name: str, block: str) -> str:
-  """Replaces the block between its markers, or appends it to the document.
-
-  Args:
-    document: Text of the document.
-    kind: Kind of the block: 'plan' or 'benchmark'.
-    name: Name of the block.
-    block: Text of the block.
-  """
-  begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
-  marked = f'{begin}\n{block}\n{end}'
-  before, found, after = document.partition(begin)
-  if not found:
-    return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
-  _, _, after = after.partition(end)
-  return f'{before}{marked}{after}'

@@ -1,8 +1,12 @@
 """Records a run; only the first of several processes writes."""
 
+import math
+
+import sage_optax
 from models import llama
+from train import errors, files
 from train.distributed import processes
-from train.results import evaluate, metrics
+from train.results import evaluate, metrics, speed
 from train.run import Run
 
 
@@ -17,6 +21,7 @@ class Recorder:
     """Opens the files, cut back to the restored step."""
     config, workdir = run.config, run.workdir
     self._config = config
+    self._workdir = workdir
     self._tokens = config.train.batch_size * config.train.seq_len
     self._log: metrics.JsonLines | None = None
     first = processes.is_first()
@@ -24,13 +29,13 @@ class Recorder:
       self._log = metrics.JsonLines(workdir / metrics.FILE, step)
     board = workdir / 'tensorboard' if config.log.tensorboard else None
     self._board = metrics.TensorBoard(board if first else None, step)
-    self._progress = metrics.Progress(
+    self._progress = speed.ProgressBar(
       config.train.steps,
       step,
       show=config.log.progress and first,
       quiet=not first,
     )
-    self.profile = metrics.Profile(
+    self.profile = speed.Profile(
       workdir / 'profile',
       step + config.log.profile_start,
       config.log.profile_steps,
@@ -41,7 +46,7 @@ class Recorder:
         f'{workdir / metrics.FILE} has no records of the steps before '
         f'{step}: the loss curve will begin there.'
       )
-    self._clock = metrics.Clock(
+    self._clock = speed.Clock(
       self._tokens, self._log.seconds if self._log else 0.0
     )
     self._peak = _peak_tokens_per_second(run)
@@ -60,15 +65,30 @@ class Recorder:
     self._progress.restart()
 
   def resume(self, step: int) -> None:
-    """Starts to measure throughput, after `step` steps."""
+    """Starts measuring throughput after `step` steps."""
     self._clock.start(step)
 
-  def train(
-    self, step: int, values: dict[str, float], always: bool = False
-  ) -> None:
-    """Records a step if it is due, or if `always`."""
+  def explanation(self, table: sage_optax.Explanation, step: int) -> None:
+    """Saves what the optimizer does to each parameter, and prints it once."""
+    if self._log is not None:
+      files.write_text(self._workdir / 'optimizer.txt', f'{table}\n')
+      files.write_text(self._workdir / 'optimizer.json', f'{table.to_json()}\n')
+    if step == 0:
+      self.say(f'{table}\n')
+
+  def train(self, step: int, values: dict[str, float]) -> None:
+    """Records a step if it is due.
+
+    Args:
+      step: The step.
+      values: Its metrics.
+
+    Raises:
+      NonFinite: If one is not finite; the step is recorded first.
+    """
+    bad = non_finite(values)
     due = step % self._config.log.every == 0
-    if not (always or due or step in (1, self._config.train.steps)):
+    if not (bad or due or step in (1, self._config.train.steps)):
       return
     timing = self._clock.read(step)
     if self._peak is not None and 'tokens_per_second' in timing:
@@ -77,6 +97,8 @@ class Recorder:
     self._progress.update(
       step, values['loss'], timing.get('tokens_per_second', 0.0)
     )
+    if bad:
+      raise errors.NonFinite(step, bad, values[bad])
 
   def evaluation(self, step: int, scores: dict[str, evaluate.Score]) -> None:
     """Records a point of the validation curve."""
@@ -117,10 +139,16 @@ class Recorder:
     self._board.close()
 
 
+def non_finite(values: dict[str, float]) -> str | None:
+  """Returns the name of a value that is not finite, preferably the loss."""
+  bad = [name for name, value in values.items() if not math.isfinite(value)]
+  return 'loss' if 'loss' in bad else next(iter(bad), None)
+
+
 def _peak_tokens_per_second(run: Run) -> float | None:
   """The throughput if devices only computed the model's FLOPs at peak rate."""
   devices = run.program.mesh.devices
-  peak = metrics.peak_flops(devices.flat[0].device_kind)
+  peak = speed.peak_flops(devices.flat[0].device_kind)
   if peak is None:
     return None
   flops = llama.flops_per_token(run.program.model, run.config.train.seq_len)

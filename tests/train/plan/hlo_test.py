@@ -10,7 +10,7 @@ from absl.testing import parameterized
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.plan import cost, hbm_bytes, hlo
+from train.plan import cost, hbm_bytes, hlo, hlo_walk
 
 # As libtpu writes: loops say nothing, constants stand in other computations,
 # one asynchronous collective is spread over fusions.
@@ -176,11 +176,11 @@ ENTRY %main (p: f32[8,4], q: f32[8,4]) -> f32[8,4] {
       '%limit = s32[]{:T(128)} copy(%i.5)',
     )
     module = hlo.parse(text)
-    names = [loop.name for loop in hlo.unknown_loops(module)]
+    names = [loop.name for loop in hlo_walk.unknown_loops(module)]
     self.assertEqual(names, ['loop.2'])
     found = {c.kind: c.times for c in cost.find_collectives(module)}
     self.assertEqual(found['collective-permute'], 3)
-    self.assertEmpty(hlo.unknown_loops(hlo.parse(_TPU)))
+    self.assertEmpty(hlo_walk.unknown_loops(hlo.parse(_TPU)))
 
   def test_text_that_is_no_program(self):
     with pytest.raises(ValueError, match='ENTRY'):

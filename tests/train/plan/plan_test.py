@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import sage_optax
 from train import config as config_lib
+from train import files as files_lib
 from train import program as program_lib
 from train import state as state_lib
 from train.errors import UserError
@@ -523,14 +524,18 @@ class OutputTest(parameterized.TestCase):
     lines = [x for x in block.splitlines() if x.startswith('|')]
     self.assertLen({x.count('|') for x in lines}, 1)
     self.assertLen(lines, 4)
-    once = table.put('# Scale\n\ntext\n', 'plan', 'x v5e:4x4', block)
-    twice = table.put(once + 'after\n', 'plan', 'x v5e:4x4', 'new')
+    once = files_lib.replace_block(
+      '# Scale\n\ntext\n', 'plan', 'x v5e:4x4', block
+    )
+    twice = files_lib.replace_block(
+      once + 'after\n', 'plan', 'x v5e:4x4', 'new'
+    )
     self.assertEqual(
       twice,
       '# Scale\n\ntext\n\n<!-- plan: x v5e:4x4 -->\nnew\n<!-- end of plan -->\n'
       'after\n',
     )
-    both = table.put(twice, 'plan', 'y v5e:4x4', 'other')
+    both = files_lib.replace_block(twice, 'plan', 'y v5e:4x4', 'other')
     self.assertEqual(both.count('<!-- plan:'), 2)
 
   def test_json_has_everything(self):
