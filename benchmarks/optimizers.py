@@ -10,7 +10,6 @@ import dataclasses
 import gc
 import json
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -128,13 +127,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--rounds', type=int, default=5, help='turns of each; slow ones take 2')
   add('--tpu', action='store_true', help='compile the first size for a TPU')
   add('--torch-python', default=sys.executable, help='Python that has torch')
-  add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
-  add(
-    '--markdown',
-    type=pathlib.Path,
-    metavar='FILE',
-    help='write the tables into a document, replacing the previous ones',
-  )
+  results.add_outputs(parser)
   return parser
 
 

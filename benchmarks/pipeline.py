@@ -88,13 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   names = ','.join(_CONFIGS)
   add = parser.add_argument
   add('--configs', default=names, help=f'some of {names}')
-  add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
-  add(
-    '--markdown',
-    type=pathlib.Path,
-    metavar='FILE',
-    help='write the tables into a document, replacing the previous ones',
-  )
+  results.add_outputs(parser)
   args = parser.parse_args(argv)
   chosen = args.configs.split(',')
   if unknown := [name for name in chosen if name not in _CONFIGS]:

@@ -1,5 +1,6 @@
 """Shared by all benchmarks: the machine and versions, tables, documents."""
 
+import argparse
 import datetime
 import importlib.metadata
 import importlib.util
@@ -50,6 +51,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """Returns a Markdown table; all columns but the first are numbers."""
   lines = [header, ['---', *('---:' for _ in header[1:])], *rows]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+  """Adds the options --json and --markdown."""
+  parser.add_argument(
+    '--json', type=pathlib.Path, metavar='FILE', help='write all figures'
+  )
+  parser.add_argument(
+    '--markdown',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='write the tables into a document, replacing the previous ones',
+  )
 
 
 def put(document: pathlib.Path, name: str, block: str) -> None:

@@ -1,6 +1,7 @@
-"""The walls of the house, read from the syntax trees."""
+"""Who imports whom, and limits of size, read from the syntax trees."""
 
 import ast
+import collections
 import doctest
 import importlib
 import inspect
@@ -13,7 +14,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from sage_optax import recipes
-from tests.support import cases
+from tests.support import cases, mutations
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FOREIGN = {
@@ -25,8 +26,9 @@ _FOREIGN = {
 
 _PACKAGES = (
   *('sage_optax', 'models', 'train', 'configs', 'benchmarks', 'experiments'),
-  'tests',
+  *('docs', 'tests'),
 )
+_MODULES, _LINES, _ARGUMENTS, _REPEATED = 16, 300, 6, 6
 
 
 def _files(folder):
@@ -136,3 +138,143 @@ class CompletenessTest(parameterized.TestCase):
       self.assertEqual(result.failed, 0, path)
       tried += result.attempted
     self.assertGreater(tried, 20)
+
+
+def _sources():
+  """The Python files of the repository: path -> text."""
+  return {
+    path.relative_to(_ROOT): path.read_text()
+    for folder in _PACKAGES
+    for path in _files(folder)
+  }
+
+
+def _full_folders(paths):
+  """Folders of more than 16 modules."""
+  counts = collections.Counter(
+    path.parent for path in paths if path.name != '__init__.py'
+  )
+  return [folder for folder, n in counts.items() if n > _MODULES]
+
+
+def _long_files(sources):
+  """Files of more than 300 lines, but for tests."""
+  return [
+    path
+    for path, text in sources.items()
+    if path.parts[0] != 'tests' and text.count('\n') > _LINES
+  ]
+
+
+def _wide_functions(sources):
+  """Functions of more than 6 arguments.
+
+  Exempt are the public functions of the library, whose arguments are the
+  options of a method, as in Optax; tests, whose oracles take the numbers of a
+  paper; and functions within functions, since a Pallas kernel takes one
+  argument per array.
+  """
+  found = []
+  for path, text in sources.items():
+    if path.parts[0] == 'tests':
+      continue
+    tree = ast.parse(text)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for owner in (tree, *classes):
+      for node in owner.body:
+        if not isinstance(node, ast.FunctionDef):
+          continue
+        args = node.args
+        names = [*args.posonlyargs, *args.args, *args.kwonlyargs]
+        count = len([a for a in names if a.arg not in ('self', 'cls')])
+        is_public = path.parts[0] == 'sage_optax' and owner is tree
+        is_public &= node.name in sage_optax.__all__
+        if count > _ARGUMENTS and not is_public:
+          found.append(f'{path}: {node.name}')
+  return found
+
+
+def _lines(text):
+  """Numbered lines of code, without indentation.
+
+  Left out are lines of brackets only; imports; docstrings and signatures, which
+  repeat the options that recipes have in common; and tables, that is,
+  assignments in a module.
+  """
+  tree = ast.parse(text)
+  left_out = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      left_out.update(range(node.lineno, node.end_lineno + 1))
+    elif isinstance(node, ast.FunctionDef):
+      left_out.update(range(node.lineno, node.body[0].lineno))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+      ast.get_docstring(node) is not None
+    ):
+      docstring = node.body[0]
+      left_out.update(range(docstring.lineno, docstring.end_lineno + 1))
+  for node in tree.body:
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+      left_out.update(range(node.lineno, node.end_lineno + 1))
+  for number, line in enumerate(text.splitlines(), 1):
+    if re.search(r'\w', line) and number not in left_out:
+      yield number, ' '.join(line.split())
+
+
+def _repeated_blocks(sources):
+  """Six successive lines that occur twice."""
+  places = collections.defaultdict(list)
+  for path, text in sources.items():
+    lines = list(_lines(text))
+    for start in range(len(lines) - _REPEATED + 1):
+      block = lines[start : start + _REPEATED]
+      places[tuple(line for _, line in block)].append(f'{path}:{block[0][0]}')
+  return [where for where in places.values() if len(where) > 1]
+
+
+class SizeTest(parameterized.TestCase):
+  def test_folders_have_few_modules(self):
+    self.assertEqual(_full_folders(_sources()), [])
+    folder = pathlib.Path('train/new')
+    planted = [folder / f'module{i}.py' for i in range(17)]
+    self.assertEqual(_full_folders(planted), [folder])
+    self.assertEqual(_full_folders([folder / '__init__.py', *planted[1:]]), [])
+
+  def test_files_are_short(self):
+    self.assertEqual(_long_files(_sources()), [])
+    path = pathlib.Path('train/new.py')
+    self.assertEqual(_long_files({path: 'x = 1\n' * 301}), [path])
+    self.assertEqual(_long_files({path: 'x = 1\n' * 300}), [])
+
+  def test_interfaces_are_narrow(self):
+    self.assertEqual(_wide_functions(_sources()), [])
+    path = pathlib.Path('train/new.py')
+    planted = 'def f(a, b, c, d, *, e, f, g):\n  pass\n'
+    self.assertEqual(_wide_functions({path: planted}), [f'{path}: f'])
+    method = 'class A:\n  def f(self, a, b, c, d, e, f, g):\n    pass\n'
+    self.assertEqual(_wide_functions({path: method}), [f'{path}: f'])
+    self.assertEqual(_wide_functions({path: planted.replace(', g', '')}), [])
+    # In the library, only what is public.
+    path = pathlib.Path('sage_optax/new.py')
+    self.assertEqual(_wide_functions({path: planted}), [f'{path}: f'])
+    self.assertEqual(
+      _wide_functions({path: planted.replace('f(', 'apollo(')}), []
+    )
+
+  def test_no_block_is_repeated(self):
+    self.assertEqual(_repeated_blocks(_sources()), [])
+    body = '\n\n'.join(f'  call({i})' for i in range(6))
+    first, second = pathlib.Path('train/a.py'), pathlib.Path('train/b.py')
+    other = f'def g(x):\n  if x:\n{body.replace("  ", "    ")}\n'
+    planted = {first: f'def f():\n  pass\n{body}\n', second: other}
+    self.assertEqual(_repeated_blocks(planted), [[f'{first}:3', f'{second}:3']])
+    planted[second] = other.replace('call(3)', 'call(4)')
+    self.assertEqual(_repeated_blocks(planted), [])
+
+  def test_mutations_find_their_text(self):
+    # Else a mutation would not be tried once its code has moved.
+    for mutation in mutations.MUTATIONS:
+      text = (_ROOT / mutation.file).read_text()
+      self.assertEqual(text.count(mutation.old), 1, mutation.name)
+      for test in mutation.tests.split():
+        self.assertTrue((_ROOT / test).exists(), mutation.name)

@@ -1,6 +1,7 @@
 """Settings that must be made before JAX starts."""
 
 import gc
+import importlib.util
 import os
 import pathlib
 import signal
@@ -57,6 +58,13 @@ def uncached():
   _use_cache(False)
   yield
   _use_cache(before)
+
+
+@pytest.fixture
+def libtpu():
+  """Skips a test where programs for TPUs cannot be compiled."""
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('needs the extra tpu-plan')
 
 
 def _use_cache(value):

@@ -1,5 +1,6 @@
 """Moving averages, and the steps that several methods make of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -128,6 +129,37 @@ def zeros_of(statistic: Any, params: optax.Params) -> optax.Updates:
   return jax.tree.map(
     lambda p: jnp.zeros_like(jax.eval_shape(statistic, p)), params
   )
+
+
+def map_corrected(
+  function: Callable[..., Any],
+  numbers: tuple[Any, ...],
+  count: jax.Array,
+  *trees: Any,
+) -> tuple[Any, ...]:
+  """Maps a function over leaves, and corrects the bias of its first result.
+
+  Args:
+    function: (numbers, grad, projector, *state) -> direction and new state, as
+      many as `state`.
+    numbers: b1, b2 and others that may be traced. Under explicit sharding, the
+      function must not close over these.
+    count: updates, with this one.
+    *trees: gradients, projectors and state.
+
+  Returns:
+    A tree of directions and the trees of the new state.
+  """
+
+  b1, b2, *_ = numbers
+
+  def step(grad, projector, *state):
+    in_auto_axes = linalg.in_auto_axes(function, (grad, *state))
+    direction, *rest = in_auto_axes(numbers, grad, projector, *state)
+    correction = adam_correction(count, b1, b2, direction.dtype)
+    return direction * correction, *rest
+
+  return unzip(jax.tree.map(step, *trees), trees[0], len(trees) - 1)
 
 
 def unzip(tree: Any, like: Any, number: int) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ axes where the parameter has them, so that one rule shards any of them:
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,15 @@ _POWER_ITERATIONS = 2
 _PROJECTORS = ('gaussian', 'svd', 'subspace')
 
 
-def check(rank: Any, update_proj_gap: Any, projector: Any) -> None:
+class Schedule(NamedTuple):
+  """Which projectors are drawn, and how often."""
+
+  rank: int
+  update_proj_gap: int
+  projector: Projector
+
+
+def schedule(rank: Any, update_proj_gap: Any, projector: Any) -> Schedule:
   """Raises ValueError unless these are what their names say."""
   linalg.check_positive('rank', rank)
   linalg.check_positive('update_proj_gap', update_proj_gap)
@@ -36,6 +44,7 @@ def check(rank: Any, update_proj_gap: Any, projector: Any) -> None:
       f'projector must be one of {", ".join(_PROJECTORS)} or a callable '
       f'(key, matrix, count) -> P[rank, smaller side], got {projector!r}.'
     )
+  return Schedule(rank, update_proj_gap, projector)
 
 
 def projects_fan_in(shape: tuple[int, ...]) -> bool:
@@ -113,9 +122,7 @@ def init_norms(params: Any) -> Any:
 
 
 def renew(
-  kind: Projector,
-  rank: int,
-  update_proj_gap: int,
+  when: Schedule,
   state: Any,
   grads: Any,
   placements: placement.Placements | None = None,
@@ -123,10 +130,8 @@ def renew(
   """The projectors of this step, new ones every `update_proj_gap` steps.
 
   Args:
-    kind: which projectors.
-    rank: of the projectors.
-    update_proj_gap: static number of steps between two refreshes; the first
-      step is one.
+    when: the projectors and the static number of steps between two refreshes;
+      the first step is one.
     state: NamedTuple with `count` (updates before this one), `rng_key` and
       `projector`: a tree, or None for 'gaussian' ones that are drawn again
       from their key in each step and never kept.
@@ -137,14 +142,14 @@ def renew(
     A tree like `grads`, in the layout of this module.
   """
   key = rounding.typed_key(state.rng_key)
-  refresh = state.count // update_proj_gap
+  refresh = state.count // when.update_proj_gap
 
   def draw_leaf(place, grad, number, old):
     leaf_key = jax.random.fold_in(rounding.leaf_key(key, number), refresh)
 
     def new(leaf_key, count, grad, old):
       grad = linalg.as_stat(grad)
-      drawn = _draw(kind, leaf_key, count, grad, old, place)
+      drawn = _draw(when.projector, leaf_key, count, grad, old, place)
       return drawn.astype(old.dtype)
 
     new = linalg.in_auto_axes(new, old)
@@ -156,7 +161,7 @@ def renew(
     # One by one, with gradients in the type they came in: all that a
     # condition may need has to live until it is decided.
     return jax.lax.cond(
-      state.count % update_proj_gap == 0,
+      state.count % when.update_proj_gap == 0,
       lambda grad, old: draw_leaf(place, grad, number, old),
       lambda grad, old: old,
       grad,
@@ -164,7 +169,7 @@ def renew(
     )
 
   if state.projector is None:
-    old, function = init_projectors(grads, rank), draw_leaf
+    old, function = init_projectors(grads, when.rank), draw_leaf
   else:
     old, function = state.projector, renew_leaf
   numbers = rounding.leaf_numbers(grads)

@@ -89,9 +89,8 @@ class Evidence:
       axes = reading.axes
       if reading.role is None:
         known = self.known[path]
-        if known is None or known.role != 'embedding':
-          continue
-        if not names.TOKENS.search(path):
+        is_table = known is not None and known.role == 'embedding'
+        if not (is_table and names.TOKENS.search(path)):
           continue
         batch, _ = self.batch(path)
         axes = words.layout_axes('i o', shape, batch)
@@ -235,9 +234,8 @@ class Evidence:
       width = math.prod(self.shapes[last]) // columns
       if rows == width and not axes.batch:
         return leaf._replace(role='head', rule=f'as long as {last}')
-    longest = {n: p for n, p in self.vocabularies.items() if n in shape}
-    if first or last or longest:
-      path = first or last or next(iter(longest.values()))
+    longest = next((p for n, p in self.vocabularies.items() if n in shape), '')
+    if path := first or last or longest:
       return leaf._replace(
         role=None, axes=None, doubt=f'an axis is as long as {path}'
       )

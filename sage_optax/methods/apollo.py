@@ -114,7 +114,7 @@ def scale_by_apollo(
     Zhu et al., APOLLO: SGD-like Memory, AdamW-level Performance,
     arXiv 2412.05270, 2024.
   """
-  subspace.check(rank, update_proj_gap, projector)
+  when = subspace.schedule(rank, update_proj_gap, projector)
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_apollo')
@@ -132,12 +132,8 @@ def scale_by_apollo(
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
     count = optax.safe_increment(state.count)
-    projectors = subspace.renew(
-      projector, rank, update_proj_gap, state, updates, placements
-    )
+    projectors = subspace.renew(when, state, updates, placements)
     grads = jax.tree.map(linalg.as_stat, updates)
-
-    # Handed on: under explicit sharding no traced number may be closed over.
     numbers = (b1, b2, eps, norm_growth_limit, jnp.sqrt(scale))
 
     def limited(numbers, grad, projector, mu, nu, old_norm):
@@ -152,16 +148,10 @@ def scale_by_apollo(
       scaled, norm = linalg.limit_growth(scaled * before, old_norm, limit)
       return scaled * after, mu, nu, norm
 
-    def step(grad, projector, mu, nu, norm):
-      function = linalg.in_auto_axes(limited, (grad, mu, nu, norm))
-      scaled, *rest = function(numbers, grad, projector, mu, nu, norm)
-      correction = moments.adam_correction(count, b1, b2, scaled.dtype)
-      return scaled * correction, *rest
-
-    results = jax.tree.map(
-      step, grads, projectors, state.mu, state.nu, state.norm
+    trees = grads, projectors, state.mu, state.nu, state.norm
+    scaled, mu, nu, norm = moments.map_corrected(
+      limited, numbers, count, *trees
     )
-    scaled, mu, nu, norm = moments.unzip(results, grads, 4)
     new_state = ScaleByApolloState(
       count,
       state.rng_key,

@@ -111,7 +111,7 @@ def scale_by_fira(
     Chen et al., Fira: Can We Achieve Full-rank Training of LLMs Under
     Low-rank Constraint?, arXiv 2410.01623, 2024.
   """
-  subspace_lib.check(rank, update_proj_gap, projector)
+  when = subspace_lib.schedule(rank, update_proj_gap, projector)
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_fira')
@@ -127,11 +127,8 @@ def scale_by_fira(
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
     count = optax.safe_increment(state.count)
-    projectors = subspace_lib.renew(
-      projector, rank, update_proj_gap, state, updates, placements
-    )
+    projectors = subspace_lib.renew(when, state, updates, placements)
     grads = jax.tree.map(linalg.as_stat, updates)
-    # Handed on: under explicit sharding no traced number may be closed over.
     numbers = (b1, b2, eps, alpha, norm_growth_limit)
 
     def uncorrected(numbers, grad, projector, mu, nu, old_norm):
@@ -151,16 +148,10 @@ def scale_by_fira(
       subspace = subspace_lib.back(direction, projector, grad.shape)
       return alpha * subspace + residual, mu, nu, norm
 
-    def step(grad, projector, mu, nu, norm):
-      function = linalg.in_auto_axes(uncorrected, (grad, mu, nu, norm))
-      scaled, *rest = function(numbers, grad, projector, mu, nu, norm)
-      correction = moments.adam_correction(count, b1, b2, scaled.dtype)
-      return scaled * correction, *rest
-
-    results = jax.tree.map(
-      step, grads, projectors, state.mu, state.nu, state.norm
+    trees = grads, projectors, state.mu, state.nu, state.norm
+    scaled, mu, nu, norm = moments.map_corrected(
+      uncorrected, numbers, count, *trees
     )
-    scaled, mu, nu, norm = moments.unzip(results, grads, 4)
     new_state = ScaleByFiraState(count, state.rng_key, mu, nu, norm, projectors)
     return optax.tree.cast_like(scaled, updates), new_state
 

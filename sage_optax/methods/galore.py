@@ -102,7 +102,7 @@ def scale_by_galore(
     Zhao et al., GaLore: Memory-Efficient LLM Training by Gradient Low-Rank
     Projection, arXiv 2403.03507, 2024.
   """
-  subspace.check(rank, update_proj_gap, projector)
+  when = subspace.schedule(rank, update_proj_gap, projector)
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_galore')
@@ -117,25 +117,19 @@ def scale_by_galore(
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
     count = optax.safe_increment(state.count)
-    projectors = subspace.renew(
-      projector, rank, update_proj_gap, state, updates, placements
-    )
+    projectors = subspace.renew(when, state, updates, placements)
     grads = jax.tree.map(linalg.as_stat, updates)
 
     def low_rank_adam(numbers, grad, projector, mu, nu):
+      *numbers, scale = numbers
       low = subspace.project(grad, projector)
       direction, mu, nu = moments.raw_adam(low, mu, nu, *numbers)
-      return subspace.back(direction, projector, grad.shape), mu, nu
+      return scale * subspace.back(direction, projector, grad.shape), mu, nu
 
-    def step(grad, projector, mu, nu):
-      function = linalg.in_auto_axes(low_rank_adam, (grad, mu, nu))
-      # Handed on: under explicit sharding no traced number may be closed over.
-      full, *rest = function((b1, b2, eps), grad, projector, mu, nu)
-      correction = moments.adam_correction(count, b1, b2, full.dtype)
-      return full * (scale * correction), *rest
-
-    results = jax.tree.map(step, grads, projectors, state.mu, state.nu)
-    scaled, mu, nu = moments.unzip(results, grads, 3)
+    trees = grads, projectors, state.mu, state.nu
+    scaled, mu, nu = moments.map_corrected(
+      low_rank_adam, (b1, b2, eps, scale), count, *trees
+    )
     new_state = ScaleByGaloreState(count, state.rng_key, mu, nu, projectors)
     return optax.tree.cast_like(scaled, updates), new_state
 

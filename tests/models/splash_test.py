@@ -1,7 +1,6 @@
 """Attention by kernels for TPUs: numbers, mesh, and what is compiled."""
 
 import functools
-import importlib.util
 import os
 from unittest import mock
 
@@ -124,10 +123,7 @@ class PerShardTest(parameterized.TestCase):
 
 @pytest.mark.tpu
 @pytest.mark.nightly
-@pytest.mark.usefixtures('uncached')
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'
-)
+@pytest.mark.usefixtures('uncached', 'libtpu')
 class CompiledTest(parameterized.TestCase):
   """Compiled for a chip that is not there."""
 

@@ -59,6 +59,18 @@ _METHODS = {
 }
 
 
+def _assert_same(plain, grads, spec, mesh):
+  """That an update on a mesh gives the same numbers; returns its program."""
+  expected, _ = plain.update(grads, plain.init(grads))
+  tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
+  compiled, args = _compiled(tx, grads, spec, mesh)
+  ours, _ = compiled(*args)
+  np.testing.assert_allclose(
+    ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
+  )
+  return compiled
+
+
 class WithMeshTest(parameterized.TestCase):
   @parameterized.parameters(  # 6 layers are padded
     ('muon', P(None, 'fsdp', 'tensor'), 6),
@@ -69,13 +81,7 @@ class WithMeshTest(parameterized.TestCase):
     mesh, shape = _mesh(), (layers, 64, 32)
     plain = _METHODS[method]()
     grads = _grads(shape)
-    expected, _ = plain.update(grads, plain.init(grads))
-    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
-    compiled, args = _compiled(tx, grads, spec, mesh)
-    ours, _ = compiled(*args)
-    np.testing.assert_allclose(
-      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
-    )
+    compiled = _assert_same(plain, grads, spec, mesh)
     kinds = _matrix_collectives(compiled, 64 * 32)
     self.assertEqual(kinds, {'all-to-all': 2})
     without, _ = _compiled(plain, grads, spec, mesh)
@@ -120,13 +126,7 @@ class WithMeshTest(parameterized.TestCase):
     mesh, spec = _mesh(), P(None, 'fsdp', 'tensor')
     plain = sage_optax.scale_by_muon()
     grads = _grads((2, 64, 32))
-    expected, _ = plain.update(grads, plain.init(grads))
-    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
-    compiled, args = _compiled(tx, grads, spec, mesh)
-    ours, _ = compiled(*args)
-    np.testing.assert_allclose(
-      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
-    )
+    _assert_same(plain, grads, spec, mesh)
 
   @parameterized.parameters('sage', 'lion', 'sinkgd_pure', 'scale', 'adamw')
   def test_others_are_as_they_were(self, name):
@@ -147,13 +147,7 @@ class WithMeshTest(parameterized.TestCase):
       sage_optax.scale_by_muon(), [('kernel', ((-3,), (-2, -1)))]
     )
     grads = _grads((8, 64, 4, 8))
-    expected, _ = plain.update(grads, plain.init(grads))
-    tx = sage_optax.sharding.with_mesh(plain, mesh, {'kernel': spec})
-    compiled, args = _compiled(tx, grads, spec, mesh)
-    ours, _ = compiled(*args)
-    np.testing.assert_allclose(
-      ours['kernel'], expected['kernel'], rtol=1e-4, atol=1e-5
-    )
+    compiled = _assert_same(plain, grads, spec, mesh)
     self.assertEqual(_matrix_collectives(compiled, 64 * 32), {'all-to-all': 2})
 
   def test_axes_that_are_not_divided_or_empty(self):

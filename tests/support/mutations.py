@@ -151,8 +151,8 @@ MUTATIONS = (
   Mutation(
     'projector_renewed_a_step_late',
     'sage_optax/core/subspace.py',
-    'state.count % update_proj_gap == 0',
-    'state.count % update_proj_gap == 1',
+    'state.count % when.update_proj_gap == 0',
+    'state.count % when.update_proj_gap == 1',
     _METHODS,
     _ORACLE + 'galore',
   ),

@@ -145,33 +145,24 @@ def _decay(hyper):
   }
 
 
+def _common(recording):
+  hyper = recording.hyper
+  return {'roles': _roles(recording), **_betas(hyper), **_decay(hyper)}
+
+
 def _adamw(recording):
   hyper = recording.hyper
-  return sage_optax.adamw(
-    hyper['lr'],
-    roles=_roles(recording),
-    eps=hyper['eps'],
-    **_betas(hyper),
-    **_decay(hyper),
-  )
+  return sage_optax.adamw(hyper['lr'], eps=hyper['eps'], **_common(recording))
 
 
 def _lion(recording):
   hyper = recording.hyper
-  return sage_optax.lion(
-    hyper['lr'], roles=_roles(recording), **_betas(hyper), **_decay(hyper)
-  )
+  return sage_optax.lion(hyper['lr'], **_common(recording))
 
 
 def _sage(recording):
   hyper = recording.hyper
-  return sage_optax.sage(
-    hyper['lr'],
-    roles=_roles(recording),
-    eps=hyper['eps'],
-    **_betas(hyper),
-    **_decay(hyper),
-  )
+  return sage_optax.sage(hyper['lr'], eps=hyper['eps'], **_common(recording))
 
 
 def _sage_hybrid(recording):

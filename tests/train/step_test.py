@@ -55,6 +55,13 @@ def _config(recipe='sage_hybrid', dtype=None, **train):
   return config
 
 
+def _matrix_size(run):
+  """The number of entries of the matrices."""
+  layers = run.shapes['layers']
+  parts = layers['attention'], layers['mlp']
+  return sum(x.size for x in jax.tree.leaves(parts))
+
+
 class _Run:
   """A run as the loop sets it up, on the first devices."""
 
@@ -387,11 +394,7 @@ class StepTest(parameterized.TestCase):
   def test_lion_moves_every_entry_by_the_learning_rate(self):
     run = _run(recipe='lion')
     _, metrics = run.step(run.init(), run.batch(0))
-    size = sum(
-      x.size
-      for name in ('attention', 'mlp')
-      for x in jax.tree.leaves(run.shapes['layers'][name])
-    )
+    size = _matrix_size(run)
     np.testing.assert_allclose(
       metrics['update_norm/matrix'],
       metrics['lr/matrix'] * math.sqrt(size),
@@ -402,11 +405,7 @@ class StepTest(parameterized.TestCase):
     # Entries of SinkGD's updates have a root mean square of 1.
     run = _run()
     _, metrics = run.step(run.init(), run.batch(0))
-    size = sum(
-      x.size
-      for name in ('attention', 'mlp')
-      for x in jax.tree.leaves(run.shapes['layers'][name])
-    )
+    size = _matrix_size(run)
     rate = float(run.optimizer.schedule(0))
     np.testing.assert_allclose(
       metrics['update_norm/matrix'], 0.33 * rate * math.sqrt(size), 1e-3

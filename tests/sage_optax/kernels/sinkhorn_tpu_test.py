@@ -1,6 +1,5 @@
 """The kernels of SinkGD for TPUs, against the plain form and the compiler."""
 
-import importlib.util
 import itertools
 import math
 import os
@@ -208,10 +207,7 @@ def _moved(spec, array, grid):
 
 @pytest.mark.tpu
 @pytest.mark.nightly
-@pytest.mark.usefixtures('uncached')
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason='needs tpu-plan'
-)
+@pytest.mark.usefixtures('uncached', 'libtpu')
 class CompiledTest(parameterized.TestCase):
   """Compiled for chips that are not there."""
 

@@ -27,9 +27,7 @@ def test_exact_counts_of_each_subset(bpe, tmp_path):
   (tmp_path / 'val.jsonl').write_bytes(corpora.lines(records[:10]))
   manifest = prepare.prepare_files(
     tmp_path / 'out',
-    Source(
-      str(tmp_path / 'a.jsonl'), validation_pattern=str(tmp_path / 'val.jsonl')
-    ),
+    Source(f'{tmp_path}/a.jsonl', f'{tmp_path}/val.jsonl'),
     bpe,
     log=_quiet,
   )
@@ -257,9 +255,7 @@ def test_encoding_is_batched_and_keeps_the_order(bpe, tmp_path, monkeypatch):
   (tmp_path / 'val.jsonl').write_bytes(corpora.lines([{'text': 'held out'}]))
   prepare.prepare_files(
     tmp_path / 'out',
-    Source(
-      str(tmp_path / 'a.jsonl'), validation_pattern=str(tmp_path / 'val.jsonl')
-    ),
+    Source(f'{tmp_path}/a.jsonl', f'{tmp_path}/val.jsonl'),
     bpe,
     log=_quiet,
   )
