@@ -354,7 +354,7 @@ MUTATIONS = (
   Mutation(
     'padding_counts_in_evaluation',
     'train/data/loader.py',
-    'weights[row, : len(window) - 1] = 1',
+    'weights[row, : len(window) - 1] = window[1:] >= 0',
     'weights[row] = 1',
     'tests/train/data/loader_test.py',
     'counts_once or fewer_tokens',
