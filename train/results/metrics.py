@@ -32,7 +32,6 @@ class _Record(msgspec.Struct):
   eval_tokens: _Count = msgspec.field(name='eval/tokens', default=0)
 
 
-
 def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   """Yields the records of a file of JSON lines, except a partial last line.
 
