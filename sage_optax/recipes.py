@@ -9,7 +9,7 @@ import optax
 
 from sage_optax.leaves import arguments, pairs, partition, routing, rules
 from sage_optax.leaves.rules import ROLES
-from sage_optax.table import ELEMENTWISE, METHODS, RECIPES, Part, Recipe
+from sage_optax.recipe_table import ELEMENTWISE, METHODS, RECIPES, Part, Recipe
 
 ROUTING = tuple(field.name for field in dataclasses.fields(routing.Routing))
 

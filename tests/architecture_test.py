@@ -107,7 +107,7 @@ class CompletenessTest(parameterized.TestCase):
     used = {
       part.method for row in recipes.RECIPES.values() for part in row[1:5]
     }
-    self.assertEqual(used, set(recipes.METHODS), 'RECIPES of table.py')
+    self.assertEqual(used, set(recipes.METHODS), 'RECIPES of recipe_table.py')
     for function in recipes.METHODS.values():
       self.assertIn(function.__name__, sage_optax.__all__, 'add to __init__.py')
 

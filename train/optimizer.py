@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 import sage_optax
-from sage_optax import recipes, table
+from sage_optax import recipe_table, recipes
 from train import config as config_lib
 from train.config import Config, fields
 from train.errors import UserError
@@ -117,7 +117,7 @@ def resolved_parts(config: Config) -> dict[str, Any]:
     return {}
   found: dict[str, Any] = {}
   for role, part in parts.items():
-    parameters = inspect.signature(table.METHODS[part.method]).parameters
+    parameters = inspect.signature(recipe_table.METHODS[part.method]).parameters
     arguments = {k: p.default for k, p in parameters.items()}
     arguments |= {**part.kwargs, **part._asdict()}
     del arguments['kwargs']

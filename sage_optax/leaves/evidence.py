@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax.leaves import (
+  axis_names,
   metadata,
   names,
   pairs,
   rules,
   stacks,
   views,
-  words,
 )
+from sage_optax.leaves.axis_names import Axes
 from sage_optax.leaves.records import Leaf, Routing
-from sage_optax.leaves.words import Axes
 
 
 class Evidence:
@@ -56,16 +56,16 @@ class Evidence:
         raise ValueError(f'logical_axes has no entry for {path}.')
     return logical
 
-  def reading(self, path: str) -> words.Reading:
+  def reading(self, path: str) -> axis_names.Reading:
     """What the names of the axes say."""
     names_of = self.boxed.get(path)
     if path in self.logical:
       names_of = metadata.AxisNames(self.logical[path])
     if names_of is None:
-      return words.Reading()
+      return axis_names.Reading()
     preset = self.routing.preset
     first = preset is not None and preset.outputs_first
-    return words.read(path, self.shapes[path], names_of, first)
+    return axis_names.read(path, self.shapes[path], names_of, first)
 
   def batch(self, path: str) -> tuple[tuple[int, ...], str]:
     """The axes of stacks of a leaf, and the evidence."""
@@ -93,7 +93,7 @@ class Evidence:
         if not (is_table and names.TOKENS.search(path)):
           continue
         batch, _ = self.batch(path)
-        axes = words.layout_axes('i o', shape, batch)
+        axes = axis_names.layout_axes('i o', shape, batch)
       elif reading.role != 'embedding' or not _has_vocab(self, path):
         continue
       if axes is not None:
@@ -278,7 +278,7 @@ def _first_fit(
   tries = [batch, *([(*batch, *ones)] if ones else [])]
   for some in tries:
     for layout in layouts:
-      fits = words.layout_axes(layout, shape, some)
+      fits = axis_names.layout_axes(layout, shape, some)
       if fits is not None:
         return fits
   return None

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 
 from sage_optax.leaves import rules as rules_lib
-from sage_optax.leaves.words import Axes
+from sage_optax.leaves.axis_names import Axes
 
 # (axes of fan_in, axes of fan_out) of a leaf; all others are a batch.
 AxesPair = tuple[tuple[int, ...], tuple[int, ...]]

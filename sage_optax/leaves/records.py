@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sage_optax.leaves import names, pairs
 from sage_optax.leaves import rules as rules_lib
-from sage_optax.leaves.words import Axes
+from sage_optax.leaves.axis_names import Axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import optax
 
 from sage_optax.core import boxes, linalg, placement
 from sage_optax.leaves import metadata
-from sage_optax.leaves.words import Axes
+from sage_optax.leaves.axis_names import Axes
 
 # Paths of leaves that something outside shows as [..., fan_in, fan_out].
 matrices: contextvars.ContextVar[frozenset[str]]

@@ -13,7 +13,7 @@ from absl.testing import parameterized
 
 import sage_optax
 from models import llama
-from sage_optax import table
+from sage_optax import recipe_table
 from train import config as config_lib
 from train import optimizer, program, state
 from train.config import fields
@@ -387,15 +387,15 @@ class IdentityTest(parameterized.TestCase):
       after = self.describe(config)
       return {k: v for k, v in after.items() if v != before.get(k)}
 
-    row = table.RECIPES['sage_hybrid']
+    row = recipe_table.RECIPES['sage_hybrid']
     row = row._replace(matrix=row.matrix._replace(lr_scale=0.5))
-    with mock.patch.dict(table.RECIPES, sage_hybrid=row):
+    with mock.patch.dict(recipe_table.RECIPES, sage_hybrid=row):
       self.assertEqual(changed(), {'recipe.matrix.lr_scale': 0.5})
 
     def sinkgd(num_iters=7, **kwargs):
       return sage_optax.scale_by_sinkgd(num_iters, **kwargs)
 
-    with mock.patch.dict(table.METHODS, sinkgd=sinkgd):
+    with mock.patch.dict(recipe_table.METHODS, sinkgd=sinkgd):
       self.assertEqual(changed()['recipe.matrix.num_iters'], 7)
 
 

@@ -1,5 +1,7 @@
 """Splits blocks of the input into documents, and holds some of them out.
 
+`readers` already splits `.txt` and Parquet files into one document per row.
+
 `parse` runs in the worker processes. What depends on the order of the documents
 (`BadLines`, `Holdout`) runs in the main process.
 """

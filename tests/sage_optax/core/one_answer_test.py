@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import parameterized
 
 import sage_optax
-from sage_optax import sharding, table
+from sage_optax import recipe_table, sharding
 from sage_optax.core import blocks, sinkhorn_blocks
 from tests.support import oracles
 
@@ -68,13 +68,13 @@ def answers(tx, grads, ways=('eager', 'jitted', *_MESHES)):
 
 
 class AnyMethodTest(parameterized.TestCase):
-  @parameterized.parameters(*sorted(table.METHODS))
+  @parameterized.parameters(*sorted(recipe_table.METHODS))
   def test_gradients_of_any_size(self, name):
     rng = np.random.default_rng(0)
     drawn = rng.standard_normal((2, len(_SCALES), 8, 12))
     drawn *= _SCALES[:, None, None]
     grads = [jnp.asarray(g, jnp.float32) for g in drawn]
-    tx = table.METHODS[name](**_ARGUMENTS.get(name, {}))
+    tx = recipe_table.METHODS[name](**_ARGUMENTS.get(name, {}))
     oracle = _ORACLES.get(name) or getattr(oracles, name)
     wide = np.asarray(grads, np.float64)
     expected = [oracle(list(wide[:, i])) for i in range(len(_SCALES))]
