@@ -8,16 +8,16 @@ import optax
 
 from sage_optax.leaves import metadata, pairs
 from sage_optax.leaves import views as views_lib
-from sage_optax.leaves.names import (
+from sage_optax.leaves.names import Preset
+from sage_optax.leaves.pairs import AxesPair, MatrixAxes, axes_function
+from sage_optax.leaves.presets import (
   EQUINOX,
   FLAX,
   HAIKU,
   HALIAX,
   MAXTEXT,
   TORCH,
-  Preset,
 )
-from sage_optax.leaves.pairs import AxesPair, MatrixAxes, axes_function
 
 __all__ = [
   'EQUINOX',

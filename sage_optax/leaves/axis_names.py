@@ -27,6 +27,10 @@ class Axes(NamedTuple):
   fan_in: tuple[int, ...]
   fan_out: tuple[int, ...]
 
+  def outputs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of the axes of fan_out; those of 1 make no difference."""
+    return tuple(shape[a] for a in self.fan_out if shape[a] > 1)
+
 
 class Reading(NamedTuple):
   """What one kind of evidence says; None where it says nothing."""
@@ -37,10 +41,7 @@ class Reading(NamedTuple):
 
 
 def read(
-  path: str,
-  shape: tuple[int, ...],
-  axis_names: metadata.AxisNames,
-  outputs_first: bool,
+  path: str, shape: tuple[int, ...], axis_names: metadata.AxisNames
 ) -> Reading:
   """Role and axes of a leaf by the names of its axes.
 
@@ -48,7 +49,6 @@ def read(
     path: of the leaf.
     shape: of the leaf.
     axis_names: the names.
-    outputs_first: the preset's, for libraries that have both orders.
 
   Returns:
     What is sure; nothing at all if there is not a name for each axis.
@@ -64,7 +64,7 @@ def read(
   if found is None and (len(core) == 1 or _is_vector(path)):
     found = 'vector', (), tuple(core)
   if found is None:
-    sides = _sides(path, kinds, core, axis_names.ordered, outputs_first)
+    sides = _sides(path, kinds, core, axis_names.ordered)
     found = ('matrix', *sides) if sides else None
   if found is None:
     return Reading(batch=batch)
@@ -102,7 +102,7 @@ def _table(path, kinds, core):
   return None
 
 
-def _sides(path, kinds, core, ordered, outputs_first):
+def _sides(path, kinds, core, ordered):
   """Axes of fan_in and fan_out of a matrix; None if they are not sure."""
   width = [i for i in core if kinds[i] == WIDTH]
   inner = tuple(i for i in core if kinds[i] == INNER)
@@ -119,9 +119,7 @@ def _sides(path, kinds, core, ordered, outputs_first):
     first, last = (core[0],), (core[1],)
   else:
     return None
-  if ordered:
-    return first, last
-  return (last, first) if outputs_first else None
+  return (first, last) if ordered else None
 
 
 def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
@@ -150,3 +148,15 @@ def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
   }
   own = tuple(sorted((*batch, *places.get('b', ()), *places.get('1', ()))))
   return Axes(own, places.get('i', ()), places.get('o', ()))
+
+
+def fits(
+  layouts: tuple[str, ...], shape: tuple[int, ...], batch: tuple[int, ...]
+) -> list[Axes]:
+  """The axes by each layout that fits; axes of size 1 may be a batch."""
+  ones = [a for a, size in enumerate(shape) if size == 1 and a not in batch]
+  found: list[Axes | None] = []
+  for some in (batch, (*batch, *ones)):
+    if not any(found):
+      found = [layout_axes(layout, shape, some) for layout in layouts]
+  return [axes for axes in found if axes is not None]

@@ -11,8 +11,10 @@ import optax
 from sage_optax.leaves import (
   axis_names,
   metadata,
+  modules,
   names,
   pairs,
+  presets,
   rules,
   stacks,
   views,
@@ -38,6 +40,7 @@ class Evidence:
     if any(isinstance(p, tuple) for p, _ in self.rules) and not self.logical:
       raise ValueError('A rule for names of axes needs logical_axes=.')
     self.boxed = metadata.axis_names(params)
+    self.modules = modules.readings(params)
     self.known = {p: names.find(p, routing.preset) for p in self.paths}
     self.axes_of = pairs.axes_function(routing.matrix_axes)
     scan_axis = routing.scan_axis
@@ -57,15 +60,16 @@ class Evidence:
     return logical
 
   def reading(self, path: str) -> axis_names.Reading:
-    """What the names of the axes say."""
-    names_of = self.boxed.get(path)
+    """What the names of the axes say, or the module that has the leaf."""
     if path in self.logical:
       names_of = metadata.AxisNames(self.logical[path])
-    if names_of is None:
+    elif path in self.modules:
+      return self.modules[path]
+    elif path in self.boxed:
+      names_of = self.boxed[path]
+    else:
       return axis_names.Reading()
-    preset = self.routing.preset
-    first = preset is not None and preset.outputs_first
-    return axis_names.read(path, self.shapes[path], names_of, first)
+    return axis_names.read(path, self.shapes[path], names_of)
 
   def batch(self, path: str) -> tuple[tuple[int, ...], str]:
     """The axes of stacks of a leaf, and the evidence."""
@@ -94,7 +98,7 @@ class Evidence:
           continue
         batch, _ = self.batch(path)
         axes = axis_names.layout_axes('i o', shape, batch)
-      elif reading.role != 'embedding' or not _has_vocab(self, path):
+      elif reading.role != 'embedding' or not self._has_vocab(path):
         continue
       if axes is not None:
         rows = math.prod(shape[a] for a in axes.fan_in)
@@ -127,17 +131,20 @@ class Evidence:
     if not self.named[path]:
       return auto, f'no name, {ndim} axes', ''
     if role := self.reading(path).role:
-      return role, 'names of axes', ''
+      return role, self._reader(path), ''
     known, default = self.known[path], self.routing.default_role
     if known is not None and ndim == 1 and re.search('weights?$', path):
       return 'vector', 'weight', ''
-    if known is not None and known.role is not None:
+    flat = known is not None and known.role != 'vector' and ndim < 2
+    if known is not None and known.role is not None and not flat:
       return known.role, known.name, ''
     if default is not None:
       return (auto if default == 'auto' else default), 'default_role', ''
-    if known is not None:
+    if known is None:
+      return None, '', 'no rule knows the name'
+    if known.role is None:
       return None, known.name, known.doubt
-    return None, '', 'no rule knows the name'
+    return None, known.name, f'its name means {known.role}, which has two axes'
 
   def _axes(self, path: str, role: str, rule: str) -> tuple[Any, str, str]:
     """The axes, the evidence and the doubt."""
@@ -156,7 +163,7 @@ class Evidence:
       return pairs.axes_of_pair(path, shape, pair), 'matrix_axes=', ''
     reading = self.reading(path)
     if reading.axes is not None and reading.role == role:
-      return reading.axes, 'names of axes', ''
+      return reading.axes, self._reader(path), ''
     batch, evidence = self.batch(path)
     core = len(shape) - len(batch)
     if not self.named[path] and not batch:
@@ -168,14 +175,17 @@ class Evidence:
     known = self.known[path]
     fits = None
     if known is not None and _same_kind(known.role, role):
-      fits = _first_fit(known.layouts, shape, batch)
-      if fits and (doubt := self._disagrees(path, fits)):
+      fits, doubt = self._fit(path, known, batch)
+      if doubt:
         return None, '', doubt
       if fits:
         evidence = ' in a '.join(filter(None, ('name', evidence)))
     clear = known is None or known.guess or role == 'embedding' or core == 1
     if fits is None and clear:
-      fits = _first_fit(('o',) if role == 'vector' else ('i o',), shape, batch)
+      found = axis_names.fits(
+        ('o' if role == 'vector' else 'i o',), shape, batch
+      )
+      fits = found[0] if found else None
       evidence = evidence or ('convention' if fits else '')
     if fits is None and core == 0:
       fits = Axes((), (), tuple(range(len(shape))))
@@ -184,26 +194,32 @@ class Evidence:
     doubt = known.doubt if known is not None and known.doubt else ''
     return None, '', doubt or _doubt(role, core, evidence)
 
-  def _disagrees(self, path: str, axes: Axes) -> str:
-    """Why attention's shapes do not agree with those beside it; '' if so."""
-    folder, _, name = path.rpartition('/')
+  def _fit(
+    self, path: str, known: names.Known, batch: tuple[int, ...]
+  ) -> tuple[Axes | None, str]:
+    """The axes by the leaf's name and the leaves beside it, or the doubt."""
     shape = self.shapes[path]
-    core = (*axes.fan_in, *axes.fan_out)
-    if len(axes.fan_out) == 2 and axes.fan_in:
-      bias = self.shapes.get(f'{folder}/' + {'w': 'b'}.get(name, 'bias'))
-      kept = [i for i in range(len(shape)) if i not in axes.fan_in]
-      if bias is not None and bias != tuple(shape[i] for i in kept):
-        return f'the bias beside it is {bias}'
-    parent, _, which = folder.rpartition('/')
-    other = {'query': 'out', 'out': 'query'}.get(which, '')
-    beside = self.shapes.get(f'{parent}/{other}/{name}'.lstrip('/'))
-    if beside is not None and len(beside) == len(shape) and len(core) == 3:
-      heads, wanted = shape[-2:], beside[:-1]
-      if which == 'out':
-        heads, wanted = beside[-2:], shape[:-1]
-      if tuple(n for i, n in enumerate(wanted) if i not in axes.batch) != heads:
-        return f'the kernel of {other} beside it is {beside}'
-    return ''
+    fits = axis_names.fits(known.layouts, shape, batch)
+    if not fits or known.role in ('vector', 'embedding'):
+      return (fits[0] if fits else None), ''
+    beside = stacks.outputs_beside(path, self.shapes, self.batch)
+    if beside is not None:
+      fits = [axes for axes in fits if axes.outputs(shape) == beside.sizes]
+      if not fits:
+        return None, f'the {beside.name} beside it is {beside.shape}'
+    if len(fits) > 1:
+      return None, known.doubt
+    return fits[0], stacks.attention_doubt(path, fits[0], self.shapes)
+
+  def _reader(self, path: str) -> str:
+    return 'module' if path in self.modules else 'names of axes'
+
+  def _has_vocab(self, path: str) -> bool:
+    box = self.boxed.get(path)
+    said = self.logical.get(path) or (box.names if box else ())
+    if path in self.modules and not said:
+      return names.TOKENS.search(path) is not None
+    return any(metadata.KINDS.get(n or '') == metadata.VOCAB for n in said)
 
   def check_vocabulary(self, leaf: Leaf) -> Leaf:
     """Refuses hidden matrices that have an axis of the vocabulary."""
@@ -243,7 +259,7 @@ class Evidence:
 
 
 _BY_NAME = {known.name for known in names.DEFAULT} | {
-  known.name for preset in names.PRESETS for known in preset.known
+  known.name for preset in presets.PRESETS for known in preset.known
 }
 
 
@@ -259,29 +275,9 @@ def _masked_tokens(params: Any) -> str:
   return ''
 
 
-def _has_vocab(tree: Evidence, path: str) -> bool:
-  box = tree.boxed.get(path)
-  said = tree.logical.get(path) or (box.names if box else ())
-  return any(metadata.KINDS.get(n or '') == metadata.VOCAB for n in said)
-
-
 def _same_kind(known: str | None, role: str) -> bool:
   """Whether leaves of this role have the layout of the name's role."""
   return known == role or (known is not None and 'vector' not in (known, role))
-
-
-def _first_fit(
-  layouts: tuple[str, ...], shape: tuple[int, ...], batch: tuple[int, ...]
-) -> Axes | None:
-  """The axes by the first layout that fits; axes of size 1 may be a batch."""
-  ones = [a for a, size in enumerate(shape) if size == 1 and a not in batch]
-  tries = [batch, *([(*batch, *ones)] if ones else [])]
-  for some in tries:
-    for layout in layouts:
-      fits = axis_names.layout_axes(layout, shape, some)
-      if fits is not None:
-        return fits
-  return None
 
 
 def _doubt(role: str, core: int, evidence: str) -> str:

@@ -29,13 +29,14 @@ _WORDS = {
   POSITION: 'position positions pos abspos_buckets max_len seq_len',
   WIDTH: (
     'embed embedding emb hidden d_model model_dim features norm'
-    ' embed_no_exp embed_moe embed_tensor_transpose norm_only'
+    ' embed_no_exp embed_moe embed_vocab embed_tensor_transpose norm_only'
   ),
   INNER: (
     'mlp mlp_no_fsdp mlp_moe mlp_only ffn intermediate neurons inner heads'
     ' num_heads q_heads kv_heads kv_head query_heads q_heads_per_group'
     ' heads_per_group kv head_dim head_size projection q qkv joined_kv'
     ' kv_head_dim num_activations head_groups'
+    ' kv_lora q_lora kv_lora_up_proj q_lora_up_proj'
   ),
 }
 KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}

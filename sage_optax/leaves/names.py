@@ -16,7 +16,8 @@ class Known(NamedTuple):
     name: what the rule is called in `explain`.
     pattern: regular expression, searched in the leaf's path.
     role: 'embedding', 'head', 'matrix' or 'vector'; None: not a parameter.
-    layouts: one for each number of axes that it may have without a stack.
+    layouts: those that it may have without a stack. Where two fit, a leaf
+      beside it has to tell which.
     doubt: why leaves of this name are refused where no layout fits.
     guess: whether a role that a user gives is enough to know the axes.
   """
@@ -35,23 +36,22 @@ class Preset(NamedTuple):
   Attributes:
     name: of the preset, in messages.
     known: its names, before those that are known anyway.
-    outputs_first: whether a named array has the axes of fan_out before those
-      of fan_in.
     scan_axis: where stacked layers have the axis of layers; None: proved.
   """
 
   name: str
   known: tuple[Known, ...] = ()
-  outputs_first: bool = False
   scan_axis: int | None = None
 
 
 _HEAD = (
-  r'(?:(?:\w+_)?(?:lm|mlp|output)_head|heads?|unembed(?:ding)?|embed_out'
-  r'|logits?(?:_?dense|_\w+)?|output_projection|vocab_proj(?:ector)?)'
+  r'(?:(?:\w+_)?(?:lm|mlp|output)_head|heads?|classifier|unembed(?:ding)?'
+  r'|embed_out|logits?(?:_?dense|_\w+)?|output_projection'
+  r'|vocab_proj(?:ector)?)'
 )
 _NORM = (
-  r'(?:[^/]*[nN]orm(?:_\d+)?|[^/]*layer_?norm\w*|ln_?\w*|[^/]*_ln|bn_?\w*)'
+  r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|ln_?\w*'
+  r'|[^/]*_ln|bn_?\w*)'
 )
 _EMBED = r'(?:[^/]*embed[^/]*|wte|wpe|shared)'
 _HIDDEN = (
@@ -60,53 +60,73 @@ _HIDDEN = (
 )
 _QKV = r'(?:query|key|value|[qkv])'
 _OUT = r'(?:out|attn_out_proj|attention_out)'
-_CONV = r'(?:[^/]*[cC]onv(?!_?proj/)[^/]*|[^/]*patch[^/]*|[^/]*stem[^/]*)'
-_CONV_LAYOUTS = ('i i o', 'i i i o', 'i i i i o')
-_TORCH_CONV = ('o i i', 'o i i i', 'o i i i i')
+CONV = r'(?:[^/]*[cC]onv(?!_?proj/)[^/]*|[^/]*patch[^/]*|[^/]*stem[^/]*)'
+TRANSPOSED = r'[^/]*(?:[cC]onv[^/]*[tT]ranspose|[dD]econv)[^/]*'
+CONV_LAYOUTS = ('i i o', 'i i i o', 'i i i i o')
+TORCH_CONV = ('o i i', 'o i i i', 'o i i i i')
 _KERNEL = r'/(?:kernel|w)$'
 _START = r'(?:^|/)'
 
 
-def _known(name, pattern, role, *layouts, doubt='', guess=True):
+def named(
+  name: str,
+  pattern: str,
+  role: str | None,
+  *layouts: str,
+  doubt: str = '',
+  guess: bool = True,
+) -> Known:
+  """Leaves whose last names have this form."""
   return Known(name, _START + pattern, role, layouts, doubt, guess)
 
 
-_WEIGHT = r'/weights?$'
-_TORCH = (
-  _known(
-    'HF GPT-2',
-    r'c_(?:attn|fc|proj)/weight$',
-    'matrix',
-    guess=False,
-    doubt="Hugging Face's GPT-2 keeps it as [in, out], other GPT-2s as "
-    '[out, in]',
-  ),
-  _known(
+# Hugging Face's GPT-2 has [in, out] in PyTorch and [out, in] in Flax.
+_GPT2 = named(
+  'GPT-2',
+  r'(?:c_(?:attn|fc|proj)|q_attn)/kernel$',
+  'matrix',
+  'i o',
+  'o i',
+  guess=False,
+  doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias beside it '
+  'tells which',
+)
+WEIGHT = r'/weights?$'
+# Weights of PyTorch, Equinox and Haliax, in the layout of PyTorch.
+WEIGHTS: tuple[Known, ...] = (
+  _GPT2._replace(pattern=_START + r'(?:c_(?:attn|fc|proj)|q_attn)/weight$'),
+  named(
     'adapter',
     r'lora_embedding_[AB](?:/.*)?$',
     None,
     doubt='an adapter of a table',
   ),
-  _known('adapter', r'lora_[AB](?:/\w+)?' + _WEIGHT, 'matrix', 'o i'),
-  _known('norm', _NORM + _WEIGHT, 'vector', 'o'),
-  _known('head', _HEAD + _WEIGHT, 'head', 'o i'),
+  named('adapter', r'lora_[AB](?:/\w+)?' + WEIGHT, 'matrix', 'o i'),
+  named('norm', _NORM + WEIGHT, 'vector', 'o'),
+  named('head', _HEAD + WEIGHT, 'head', 'o i'),
   Known('top-level output', r'^output/weight$', 'head', ('o i',)),
-  _known('position', r'(?:[^/]*pos[^/]*|wpe)/weight$', 'embedding', 'i o'),
-  _known(
+  named('position', r'(?:[^/]*pos[^/]*|wpe)/weight$', 'embedding', 'i o'),
+  named(
     'table',
-    rf'(?!{_HIDDEN}/)(?![^/]*patch)' + _EMBED + _WEIGHT,
+    rf'(?!{_HIDDEN}/)(?![^/]*patch)' + _EMBED + WEIGHT,
     'embedding',
     'i o',
   ),
-  _known('convolution', r'[^/]*' + _CONV + _WEIGHT, 'matrix', *_TORCH_CONV),
-  _known('projection', r'(?:.*/)?' + _HIDDEN + _WEIGHT, 'matrix', 'o i'),
-  _known(
-    'patches',
-    r'[^/]*(?:patch|projection)[^/]*' + _WEIGHT,
+  named(
+    'transposed convolution',
+    TRANSPOSED + WEIGHT,
     'matrix',
-    *_TORCH_CONV,
+    *(layout.replace('o i', 'i o') for layout in TORCH_CONV),
   ),
-  _known('weight', r'weights?$', 'matrix', 'o i'),
+  named('convolution', r'[^/]*' + CONV + WEIGHT, 'matrix', *TORCH_CONV),
+  named('projection', r'(?:.*/)?' + _HIDDEN + WEIGHT, 'matrix', 'o i'),
+  named(
+    'patches',
+    r'[^/]*(?:patch|projection)[^/]*' + WEIGHT,
+    'matrix',
+    *TORCH_CONV,
+  ),
+  named('weight', r'weights?$', 'matrix', 'o i'),
 )
 
 _LAYOUT_DOUBT = (
@@ -117,12 +137,12 @@ _UNSURE = tuple(
   known
   if known.role in ('vector', 'embedding')
   else known._replace(
-    role=None if known is _TORCH[-1] else known.role,
+    role=None if known is WEIGHTS[-1] else known.role,
     layouts=(),
     doubt=_LAYOUT_DOUBT,
     guess=False,
   )
-  for known in _TORCH
+  for known in WEIGHTS
 )
 
 # The first one that matches counts: from special names to general ones.
@@ -137,23 +157,32 @@ DEFAULT: tuple[Known, ...] = (
     'mask them',
   ),
   # Vision transformers.
-  _known(
+  named(
     'token',
-    r'(?:cls|cls_token|class_token|probe|mask_token'
+    r'(?:cls|cls_token|class_token|class_embedding|probe|mask_token'
     r'|register_tokens|dist_token)$',
     'vector',
     'o',
     '1 o',
     '1 1 o',
   ),
-  _known(
+  named(
+    'relative positions', r'relpos_bias/rel_embedding$', 'embedding', 'o i'
+  ),
+  named(
+    'relative positions',
+    r'[^/]*rel(?:ative|_|pos)[^/]*embed[^/]*$',
+    None,
+    doubt='[positions, heads] and [heads, positions] are both usual',
+  ),
+  named(
     'positions',
     r'(?:pos_?emb\w*|position_?embed\w*|positional_embed\w*)$',
     'embedding',
     'i o',
     '1 i o',
   ),
-  _known(
+  named(
     'patches',
     r'embedding/kernel$',
     'matrix',
@@ -161,14 +190,22 @@ DEFAULT: tuple[Known, ...] = (
     doubt='a table and a projection can both have this name',
   ),
   # Gemma.
-  _known('gemma query', r'q_einsum/w$', 'matrix', 'o i o'),
-  _known('gemma key, value', r'kv_einsum/w$', 'matrix', 'b o i o'),
-  _known('gemma qkv', r'qkv_einsum/w$', 'matrix', 'b o i o'),
-  _known('gemma out', r'attn_vec_einsum/w$', 'matrix', 'i i o'),
-  _known('gemma gates', r'gating_einsum(?:/w)?$', 'matrix', 'b i o'),
-  _known('gemma linear', r'mlp/linear(?:/w)?$', 'matrix', 'i o'),
+  named('gemma query', r'q_einsum' + _KERNEL, 'matrix', 'o i o'),
+  named('gemma key, value', r'kv_einsum' + _KERNEL, 'matrix', 'b o i o'),
+  named('gemma qkv', r'qkv_einsum' + _KERNEL, 'matrix', 'b o i o'),
+  named('gemma out', r'attn_vec_einsum' + _KERNEL, 'matrix', 'i i o'),
+  named(
+    'gemma gates',
+    r'gating_einsum(?:/w)?$',
+    'matrix',
+    'b i o',
+    'b o i',
+    doubt='Gemma 1 keeps it as [2, in, out], Gemma 2 as [2, out, in], and no '
+    'linear beside it tells which',
+  ),
+  named('gemma linear', r'mlp/linear(?:/w)?$', 'matrix', 'i o'),
   # Mamba.
-  _known(
+  named(
     'state space',
     r'(?:A_log|D|dt_bias)$',
     'vector',
@@ -177,37 +214,53 @@ DEFAULT: tuple[Known, ...] = (
     guess=False,
   ),
   # Low rank adapters, in Flax.
-  _known('adapter', r'lora_[ab]$', 'matrix', 'i o'),
-  _known(
+  named('adapter', r'lora_[ab]$', 'matrix', 'i o'),
+  named(
     'experts',
     r'(?:\w*[eE]xperts?\w*|moe\w*|Moe\w*)/(?:.*/)?w[io](?:_\d)?$',
     'matrix',
     'i o',
   ),
-  _known('head kernel', _HEAD + _KERNEL, 'head', 'i o'),
+  named('head kernel', _HEAD + _KERNEL, 'head', 'i o'),
   Known(
     'top-level output', r'^(?:params/)?output/(?:kernel|w)$', 'head', ('i o',)
   ),
-  _known(
+  named(
     'norm',
     _NORM + r'/(?:weight|kernel|w|scale|bias|b|offset|gamma|beta)$',
     'vector',
     'o',
   ),
-  _known('attention bias', _QKV + r'/(?:bias|b)$', 'vector', 'o', 'o o'),
-  _known('attention kernel', _QKV + _KERNEL, 'matrix', 'i o', 'i o o'),
-  _known('attention out', _OUT + _KERNEL, 'matrix', 'i o', 'i i o'),
-  _known('convolution', _CONV + _KERNEL, 'matrix', 'i o', *_CONV_LAYOUTS),
-  _known(
+  named('attention bias', _QKV + r'/(?:bias|b)$', 'vector', 'o', 'o o'),
+  named('attention kernel', _QKV + _KERNEL, 'matrix', 'i o', 'i o o'),
+  named('attention out', _OUT + _KERNEL, 'matrix', 'i o', 'i i o'),
+  _GPT2,
+  named(
+    'transposed convolution',
+    TRANSPOSED + _KERNEL,
+    'matrix',
+    *CONV_LAYOUTS,
+    *(layout.replace('i o', 'o i') for layout in CONV_LAYOUTS),
+    doubt='it is kept as [..., in, out] or as [..., out, in], and no bias '
+    'beside it tells which',
+  ),
+  named(
+    'convolution',
+    rf'(?:{CONV}|[^/]*patch[^/]*/proj(?:ection)?)' + _KERNEL,
+    'matrix',
+    'i o',
+    *CONV_LAYOUTS,
+  ),
+  named(
     'embedding as kernel',
     r'(?![^/]*(?:patch|proj|mapping))' + _EMBED + _KERNEL,
     None,
     doubt='a table and a projection can both have this name',
   ),
-  _known('embedding', r'[^/]*embeddings?$', 'embedding', 'i o'),
-  _known('kernel', r'(?:kernel|w)$', 'matrix', 'i o'),
+  named('embedding', r'[^/]*embeddings?$', 'embedding', 'i o'),
+  named('kernel', r'(?:kernel|w)$', 'matrix', 'i o'),
   *_UNSURE,
-  _known(
+  named(
     'bias or scale',
     r'(?:[^/]*bias|[^/]*scale|b|offset|gamma|beta)$',
     'vector',
@@ -215,28 +268,6 @@ DEFAULT: tuple[Known, ...] = (
     '',
   ),
 )
-
-FLAX = Preset('FLAX')
-MAXTEXT = Preset('MAXTEXT', scan_axis=1)
-TORCH = Preset('TORCH', _TORCH)
-EQUINOX = Preset(
-  'EQUINOX',
-  (
-    _known(
-      'convolution bias',
-      _CONV + r'/bias$',
-      'vector',
-      'o',
-      'o 1',
-      'o 1 1',
-      'o 1 1 1',
-    ),
-    *_TORCH,
-  ),
-)
-HAIKU = Preset('HAIKU')
-HALIAX = Preset('HALIAX', outputs_first=True, known=_TORCH)
-PRESETS = (FLAX, MAXTEXT, TORCH, EQUINOX, HAIKU, HALIAX)
 
 # Projections to the width of the residual stream, and from it.
 INTO_STREAM = re.compile(

@@ -52,7 +52,7 @@ def message(leaves: Sequence[Any], vocabularies: Mapping[int, str]) -> str:
   if any(_is_weight(leaf, leaf.role) for leaf in leaves):
     parts.append(
       'For weights that are [out, in] pass preset=sage_optax.layout.TORCH '
-      '(or EQUINOX, HALIAX), or describe each leaf:'
+      '(or EQUINOX), or describe each leaf:'
     )
   elif rules or axes:
     parts.append(

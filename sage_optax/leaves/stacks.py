@@ -1,17 +1,22 @@
-"""Stacks of layers or experts, proved by the shapes of leaves side by side.
+"""What the shapes of leaves side by side prove: stacks, and outputs.
 
 One layer's norm scale has one axis. Where it has two, one of them counts the
 layers, and all leaves of the subtree have an axis of that size at that place.
+A bias has the sizes of the outputs of the matrix beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from sage_optax.leaves import names as names_lib
+from sage_optax.leaves.axis_names import Axes
 
 # (place, size) of an axis that may count layers.
 _Axis = tuple[int, int]
 
 AMBIGUOUS = -1
+
+_BIASES = {'kernel': 'bias', 'w': 'b', 'weight': 'bias'}
 
 
 class Proofs:
@@ -102,18 +107,23 @@ class Proofs:
     found = set()
     for path in members:
       folder, _, name = path.rpartition('/')
-      bias = self._shapes.get(
-        f'{folder}/' + {'kernel': 'bias', 'w': 'b'}.get(name, '')
-      )
+      bias = self._shapes.get(f'{folder}/{_BIASES.get(name, "")}')
       shape = self._shapes[path]
       if bias is None or len(shape) < 3 or len(bias) < 2:
         continue
-      stacked = shape[0] == bias[0] and shape[1 - len(bias) :] == bias[1:]
+      if name == 'weight':  # Equinox has biases [out, 1, 1].
+        continue
+      stacked = {
+        (place, shape[place])
+        for place in self._places
+        if shape[place] == bias[place]
+        and _without(shape, place)[1 - len(bias) :] == _without(bias, place)
+      }
       single = shape[-len(bias) :] == bias  # [in, out, out]
       if single and not stacked:
         return set()
-      if stacked and not single:
-        found.add((0, shape[0]))
+      if not single:
+        found |= stacked
     return found or None
 
   def _by_kernels(self, members: list[str]) -> set[_Axis] | None:
@@ -129,9 +139,7 @@ class Proofs:
       for place in (0, 1)
       if self._fits(axis := (place, shapes[0][place]), members)
     }
-    rest = {
-      axis: {s[: axis[0]] + s[axis[0] + 1 :] for s in shapes} for axis in found
-    }
+    rest = {axis: {_without(s, axis[0]) for s in shapes} for axis in found}
     # One maps from what another maps to.
     return {
       axis
@@ -140,7 +148,72 @@ class Proofs:
     } or None
 
 
+class Beside(NamedTuple):
+  """A leaf that tells the outputs of the matrix beside it.
+
+  Attributes:
+    name: what it is.
+    shape: its shape.
+    sizes: of the axes of fan_out of the matrix that are longer than 1.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  sizes: tuple[int, ...]
+
+
+def outputs_beside(
+  path: str,
+  shapes: Mapping[str, tuple[int, ...]],
+  batch_of: Callable[[str], tuple[tuple[int, ...], str]],
+) -> Beside | None:
+  """The leaf that tells the outputs of a matrix; None if there is none.
+
+  Args:
+    path: of the matrix.
+    shapes: path -> shape of all leaves.
+    batch_of: from a path to the axes of stacks of the leaf.
+  """
+  folder, _, name = path.rpartition('/')
+  bias = f'{folder}/{_BIASES.get(name, "")}'.lstrip('/')
+  linear = path.replace('gating_einsum', 'linear')
+  for other, beside in (('bias', bias), ('linear', linear)):
+    if beside == path or beside not in shapes:
+      continue
+    shape, (batch, _) = shapes[beside], batch_of(beside)
+    core = [n for a, n in enumerate(shape) if a not in batch]
+    if other == 'linear':  # It maps from the outputs of the gates.
+      core = core[:1]
+    return Beside(other, shape, tuple(n for n in core if n > 1))
+  return None
+
+
+def attention_doubt(
+  path: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
+) -> str:
+  """Why the kernels of query and out do not agree; '' if they do."""
+  folder, _, name = path.rpartition('/')
+  parent, _, which = folder.rpartition('/')
+  other = {'query': 'out', 'out': 'query'}.get(which, '')
+  beside = shapes.get(f'{parent}/{other}/{name}'.lstrip('/'))
+  shape = shapes[path]
+  if beside is None or len(beside) != len(shape):
+    return ''
+  if len(axes.fan_in) + len(axes.fan_out) != 3:
+    return ''
+  heads, wanted = shape[-2:], beside[:-1]
+  if which == 'out':
+    heads, wanted = beside[-2:], shape[:-1]
+  if tuple(n for i, n in enumerate(wanted) if i not in axes.batch) == heads:
+    return ''
+  return f'the kernel of {other} beside it is {beside}'
+
+
 def _folders(path: str) -> list[str]:
   """The folders of a path, the innermost first; '' is the root."""
   parts = path.split('/')[:-1]
   return ['/'.join(parts[:i]) for i in range(len(parts), -1, -1)]
+
+
+def _without(shape: tuple[int, ...], place: int) -> tuple[int, ...]:
+  return shape[:place] + shape[place + 1 :]

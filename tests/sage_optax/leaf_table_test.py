@@ -3,13 +3,16 @@
 import ast
 import re
 
+import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
 from absl.testing import parameterized
 
 import sage_optax
+from sage_optax import layout
 from sage_optax.leaves import routing
-from tests.support import leaf_count, leaf_table
+from tests.support import boxes, leaf_count, leaf_table
 
 _PROJECTS = {project.name: project for project in leaf_table.PROJECTS}
 
@@ -149,6 +152,19 @@ class RefusalTest(parameterized.TestCase):
     (leaf,) = (leaf for leaf in leaves if leaf.path.endswith(name))
     self.assertEqual(leaf.axes.batch, batch)
 
+  @parameterized.parameters(
+    ((4, 6), (6,), (0,)), ((6, 4), (6,), (1,)), ((6, 6), (6,), None)
+  )
+  def test_a_bias_tells_the_order(self, shape, bias, fan_in):
+    params = {'c_fc': {'kernel': jnp.ones(shape), 'bias': jnp.ones(bias)}}
+    leaves = routing.records(params, routing.Routing()).leaves
+    axes = leaves[1].axes
+    self.assertEqual(axes and axes.fan_in, fan_in)
+    # Other kernels have one order: the bias can only contradict it.
+    params = {'f': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(6)}}
+    with self.assertRaisesRegex(ValueError, r'the bias beside it is \(6,\)'):
+      sage_optax.adamw(0.1).init(params)
+
   def test_said_stacks(self):
     params = {'f': {'kernel': jnp.ones((8, 3, 6)), 'bias': jnp.ones((6, 3))}}
     said = routing.Routing(stacked='^f/', scan_axis=1)
@@ -158,3 +174,72 @@ class RefusalTest(parameterized.TestCase):
       {'z': jnp.ones((8, 3))}, routing.Routing(default_role='auto')
     )
     self.assertEqual(leaves[0].role, 'matrix')
+
+
+def _axes(params, preset=None):
+  """Path -> role, axes of fan_in and of fan_out."""
+  leaves = routing.resolve(params, routing.Routing(preset=preset))
+  return {leaf.path: (leaf.role, *leaf.axes[1:]) for leaf in leaves}
+
+
+class ModulesTest(parameterized.TestCase):
+  """Modules tell what the names and shapes of their weights do not."""
+
+  def test_haliax(self):
+    x, y = boxes.Axis('x', 8), boxes.Axis('y', 8)
+    vocab = boxes.Axis('vocab', 9)
+
+    def array(*axes):
+      return boxes.HaliaxArray(jnp.ones([a.size for a in axes]), axes)
+
+    layers = boxes.Axis('layers', 3)
+    params = {
+      'first': boxes.HaliaxLinear(array(x, y), array(y), x, y),
+      'second': boxes.HaliaxLinear(array(layers, y, x), None, x, y),
+      'out': boxes.HaliaxLinear(array(x, vocab), None, (x,), vocab),
+      'tok': boxes.HaliaxEmbedding(array(y, x), y, x),
+    }
+    for preset in (None, layout.HALIAX):
+      self.assertEqual(
+        _axes(params, preset),
+        {
+          'first/bias': ('vector', (), (0,)),
+          'first/weight': ('matrix', (0,), (1,)),
+          'out/weight': ('head', (0,), (1,)),
+          'second/weight': ('matrix', (2,), (1,)),
+          'tok/weight': ('embedding', (0,), (1,)),
+        },
+      )
+    weights = {'first': {'weight': jnp.ones((8, 8))}}
+    with self.assertRaisesRegex(ValueError, r'\[in, out\] or \[out, in\]'):
+      _axes(weights, layout.HALIAX)
+
+  def test_equinox(self):
+    key = jax.random.key(0)
+    params = {
+      'tok': eqx.nn.Embedding(9, 4, key=key),
+      'scaling': eqx.nn.LayerNorm((4, 6), use_bias=False),
+      'conv': eqx.nn.Conv2d(3, 8, 1, key=key),
+      'up': {'conv_transpose': eqx.nn.ConvTranspose2d(3, 8, 2, key=key)},
+    }
+    params = eqx.filter(params, eqx.is_inexact_array)
+    self.assertEqual(
+      _axes(params, layout.EQUINOX),
+      {
+        'conv/bias': ('vector', (), (0,)),
+        'conv/weight': ('matrix', (1, 2, 3), (0,)),
+        'scaling/weight': ('vector', (), (0, 1)),
+        'tok/weight': ('embedding', (0,), (1,)),
+        'up/conv_transpose/bias': ('vector', (), (0,)),
+        'up/conv_transpose/weight': ('matrix', (1, 2, 3), (0,)),
+      },
+    )
+
+  def test_haiku(self):
+    model = hk.transform(lambda x: hk.Conv2DTranspose(4, 3)(hk.Conv2D(4, 3)(x)))
+    params = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    found = _axes(params, layout.HAIKU)
+    self.assertEqual(found['conv2_d/w'], ('matrix', (0, 1, 2), (3,)))
+    self.assertEqual(found['conv2_d_transpose/w'], ('matrix', (0, 1, 3), (2,)))
+    with self.assertRaisesRegex(ValueError, 'conv2_d_transpose/w .*no bias'):
+      _axes(params)

@@ -300,8 +300,16 @@ class RulesTest(parameterized.TestCase):
       roles.assign(self.params, **kwargs)
 
   def test_flat_matrix(self):
+    params = {'a': {'kernel': _leaf(4)}}
+    with self.assertRaisesRegex(ValueError, r'a/kernel \(4,\): its name means'):
+      roles.assign(params)
+    self.assertEqual(
+      roles.assign(params, default_role='auto'), {'a': {'kernel': 'vector'}}
+    )
     with self.assertRaisesRegex(ValueError, r'a/kernel \(4,\) is matrix by'):
-      roles.assign({'a': {'kernel': _leaf(4)}})
+      sage_optax.adamw(0.1, rules=[('kernel', 'matrix')]).init(
+        {'a': {'kernel': jnp.ones(4)}}
+      )
 
   def test_placeholder_of_map_params(self):
     # map_params initialises with an empty tree: labels must not index into it.

@@ -1,6 +1,7 @@
-"""Stand-ins for arrays with named axes, with the attributes that are read."""
+"""Stand-ins for what Haliax and Penzai have, with the attributes read."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -43,3 +44,32 @@ class PenzaiArray:
   @classmethod
   def tree_unflatten(cls, items, children):
     return cls(children[0], dict(items))
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['weight', 'bias'],
+  meta_fields=['In', 'Out'],
+)
+@dataclasses.dataclass(frozen=True)
+class HaliaxLinear:
+  """As `haliax.nn.Linear`, whose weight has either order."""
+
+  weight: HaliaxArray
+  bias: HaliaxArray | None
+  In: Axis | tuple[Axis, ...]
+  Out: Axis | tuple[Axis, ...]
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['weight'],
+  meta_fields=['Vocab', 'Embed'],
+)
+@dataclasses.dataclass(frozen=True)
+class HaliaxEmbedding:
+  """As `haliax.nn.Embedding`."""
+
+  weight: HaliaxArray
+  Vocab: Axis
+  Embed: Axis | tuple[Axis, ...]
