@@ -3,6 +3,7 @@
 # Methods without a recorded run, and what they are compared with instead.
 NOT_RECORDED: dict[str, str] = {
   'adafactor': "Optax's scale_by_factored_rms and its clip",
+  'soap': 'its equations in float64',
   'adam_mini': 'optax.scale_by_adam where slices are constant',
 }
 
@@ -71,6 +72,11 @@ CHOICES: dict[str, tuple[str, str, str]] = {
     'a second moment per head for queries and keys',
     'as the paper',
     'per fan-out unit there too; per feature in Coupled Adam',
+  ),
+  'soap': (
+    'orthogonal iteration every f steps',
+    'no first step; directions and second moment sorted anew each time',
+    'no first step; sorted once, by the eigenvectors of the first gradient',
   ),
   'galore': (
     'Adam in the leading subspace of the gradient',

@@ -12,7 +12,7 @@ from sage_optax.hybrids import (
 )
 from sage_optax.hyperball import hyperball
 from sage_optax.layout import with_matrix_axes
-from sage_optax.low_rank import apollo, apollo_mini, fira, galore
+from sage_optax.low_rank import apollo, apollo_mini, fira, galore, soap
 from sage_optax.methods.adafactor import (
   ScaleByAdafactorState,
   scale_by_adafactor,
@@ -26,7 +26,6 @@ from sage_optax.methods.apollo import ScaleByApolloState, scale_by_apollo
 from sage_optax.methods.fira import ScaleByFiraState, scale_by_fira
 from sage_optax.methods.galore import ScaleByGaloreState, scale_by_galore
 from sage_optax.methods.lion import ScaleByLionState, scale_by_lion
-from sage_optax.methods.multi_norm import scale_by_multi_norm
 from sage_optax.methods.muon import ScaleByMuonState, scale_by_muon
 from sage_optax.methods.sage import ScaleBySageState, scale_by_sage
 from sage_optax.methods.scale import (
@@ -34,7 +33,8 @@ from sage_optax.methods.scale import (
   scale_by_column_norm,
 )
 from sage_optax.methods.sgd_sai import ScaleBySgdSaiState, scale_by_sgd_sai
-from sage_optax.methods.sinkgd import scale_by_sinkgd
+from sage_optax.methods.sinkgd import scale_by_multi_norm, scale_by_sinkgd
+from sage_optax.methods.soap import ScaleBySoapState, scale_by_soap
 from sage_optax.methods.spam import ScaleBySpamState, scale_by_spam
 from sage_optax.methods.stable_spam import (
   ScaleByStableSpamState,
@@ -69,6 +69,7 @@ __all__ = [
   'ScaleByMuonState',
   'ScaleBySageState',
   'ScaleBySgdSaiState',
+  'ScaleBySoapState',
   'ScaleBySpamState',
   'ScaleByStableSpamState',
   'adafactor',
@@ -111,6 +112,7 @@ __all__ = [
   'scale_by_sage',
   'scale_by_sgd_sai',
   'scale_by_sinkgd',
+  'scale_by_soap',
   'scale_by_spam',
   'scale_by_stable_spam',
   'scale_by_swan',
@@ -118,6 +120,7 @@ __all__ = [
   'sharding',
   'sinkgd',
   'sinkgd_pure',
+  'soap',
   'spam',
   'stable_spam',
   'stochastic_round_updates',

@@ -1,4 +1,4 @@
-"""Recipes that project matrices to a low rank, with AdamW elsewhere."""
+"""Recipes that project or rotate matrices, with AdamW elsewhere."""
 
 from typing import Unpack
 
@@ -230,3 +230,48 @@ def fira(
     What `sage_optax.recipe('fira', ...)` returns.
   """
   return recipe('fira', **given(locals()))
+
+
+@recipe_function
+def soap(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: ArrayLike = OWN,
+  b2: ArrayLike = OWN,
+  eps: ArrayLike = 1e-08,
+  state_dtype: DTypeLike | None = None,
+  update_proj_gap: int = 10,
+  max_side: int = 10000,
+  one_sided: bool = False,
+  **options: Unpack[Options],
+) -> optax.GradientTransformation:
+  """SOAP on matrices, AdamW elsewhere.
+
+  Method of each role:
+
+    embedding: `scale_by_adam`
+    head: `scale_by_adam`
+    matrix: `scale_by_soap`
+    vector: `scale_by_adam`
+
+  Args:
+    learning_rate: a number or an Optax schedule.
+    b1: decay of the first moment; 0.9 on embedding and head and vector, 0.95 on
+      matrix.
+    b2: decay of the second moment; 0.999 on embedding and head and vector, 0.95
+      on matrix.
+    eps: added to the root of the second moment.
+    state_dtype: float32 or bfloat16 for every slot, the latter rounded
+      stochastically; None: float32, or the parameters' type if wider.
+    update_proj_gap: steps between two bases, a static integer; of matrix.
+    max_side: sides longer than this are not rotated, a static integer; of
+      matrix.
+    one_sided: rotate the smaller side only, fan_in if both are equal; of
+      matrix.
+    **options: roles and layout, decay and overrides of one role, as
+      `sage_optax.recipe` takes them.
+
+  Returns:
+    What `sage_optax.recipe('soap', ...)` returns.
+  """
+  return recipe('soap', **given(locals()))

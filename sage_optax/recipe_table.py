@@ -18,6 +18,7 @@ from sage_optax.methods import (
   scale,
   sgd_sai,
   sinkgd,
+  soap,
   spam,
   stable_spam,
   swan,
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'sage': sage.scale_by_sage,
   'scale': scale.scale_by_column_norm,
   'sinkgd': sinkgd.scale_by_sinkgd,
+  'soap': soap.scale_by_soap,
   'swan': swan.scale_by_swan,
   'stable_spam': stable_spam.scale_by_stable_spam,
   'spam': spam.scale_by_spam,
@@ -164,6 +166,9 @@ RECIPES: dict[str, Recipe] = {
   ),
   'swan': Recipe(
     'SWAN on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('swan'), _ADAMW
+  ),
+  'soap': Recipe(
+    'SOAP on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('soap'), _ADAMW
   ),
   'muon': Recipe(
     'Muon on matrices, AdamW elsewhere.', _ADAMW, _ADAMW, Part('muon'), _ADAMW

@@ -1,10 +1,12 @@
-"""SinkGD: each gradient matrix normalised along both axes, without state."""
+"""SinkGD and MultiNorm: gradients normalised in several norms in turn."""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax.core import boxes, linalg, placement, sinkhorn
+from sage_optax.core import boxes, linalg, orthogonal, placement, sinkhorn
 
 
 def scale_by_sinkgd(
@@ -94,3 +96,124 @@ def scale_by_sinkgd(
   return boxes.opened(
     optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
   )
+
+
+def scale_by_multi_norm(
+  norms: Sequence[str] = ('fan_out', 'fan_in'),
+  num_iters: int = 5,
+  eps: jax.typing.ArrayLike = 1e-8,
+  *,
+  ns_steps: int = 10,
+  core_ndim: int | None = None,
+) -> optax.GradientTransformation:
+  r"""Replaces a gradient matrix by the steepest direction of each norm in turn.
+
+  `num_iters` times, for each norm :math:`p` of `norms`,
+
+  .. math::
+
+    X \leftarrow \arg\max_{p(Z) = 1} \langle Z, X \rangle
+
+  beginning with X = G. The norms are scaled so that every result has entries
+  of root mean square 1, which lets the alternation come to rest:
+
+  - 'fan_out': every fan-out unit has rms 1 over its fan_in;
+  - 'fan_in': every fan-in unit has rms 1 over its fan_out;
+  - 'spectral': all singular values are equal;
+  - 'frobenius': the whole matrix has rms 1;
+  - 'max': every entry is a sign.
+
+  The default is SinkGD (`scale_by_sinkgd`, which is faster), and
+  `norms=('spectral',)` with one iteration is Muon's direction without
+  momentum. SWAN centres the gradient, and takes 'fan_out' and 'spectral' once.
+
+  Learning rates:
+    None known to us but SinkGD's. Entries move by the learning rate.
+
+  Args:
+    norms: names from the list above, at least one, in their order.
+    num_iters: number of rounds, at least 1.
+    eps: added to the norms divided by. Zero slices stay zero.
+    ns_steps: Newton-Schulz iterations of 'spectral', as in `scale_by_swan`.
+    core_ndim: 2 or None; all axes before the last two are a batch.
+
+  Returns:
+    A `GradientTransformation` without state, for matrices; updates have the
+    dtype of the updates that came in. State: none.
+
+  Raises:
+    ValueError: an unknown norm, or none; `num_iters` or `ns_steps` is less
+      than 1 or traced; `core_ndim` is not 2; from `init`, a leaf that is no
+      matrix.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np, sage_optax
+    >>> tx = sage_optax.scale_by_multi_norm(['spectral', 'max'], 1)
+    >>> grads = jnp.array([[1.0, 10.0], [0.5, 9.0]])  # nearly one direction
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> print(np.asarray(updates))
+    [[ 1.  1.]
+     [-1.  1.]]
+
+  References:
+    Scetbon et al., Gradient Multi-Normalization for Stateless and Scalable LLM
+    Training, arXiv 2502.06742, 2025, algorithms 1 and 2.
+  """
+  unknown = [name for name in norms if name not in _NORMS]
+  if isinstance(norms, str) or unknown or not norms:
+    raise ValueError(
+      f'norms must be a list of {", ".join(map(repr, _NORMS))}, got {norms!r}.'
+    )
+  linalg.check_positive('num_iters', num_iters)
+  linalg.check_positive('ns_steps', ns_steps)
+  linalg.check_static('core_ndim', core_ndim, (None, 2))
+
+  def direction(place, grad):
+    x = linalg.as_stat(grad)
+    for name in tuple(norms) * num_iters:
+      x = _NORMS[name](x, eps, ns_steps, place)
+    return x
+
+  def init_fn(params):
+    linalg.check_matrices(params, 'scale_by_multi_norm')
+    return optax.EmptyState()
+
+  def update_fn(updates, state, params=None, *, placements=None, **extra_args):
+    del params, extra_args
+    scaled = placement.tree_map(direction, placements, updates)
+    return optax.tree.cast_like(scaled, updates), state
+
+  return boxes.opened(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def _unit_rms(*axes: int) -> Callable[..., jax.Array]:
+  """Slices over `axes` divided by their norm, times the root of their size."""
+
+  def apply(x, eps, ns_steps, place):
+    del ns_steps, place
+    size = 1
+    for axis in axes:
+      size *= x.shape[axis]
+    return x / (linalg.norm(x, axes) + eps) * size**0.5
+
+  return apply
+
+
+def _spectral(x, eps, ns_steps, place):
+  """The polar factor, scaled to rms 1."""
+  white = orthogonal.whiten(x, ns_steps, place)
+  return _NORMS['frobenius'](white, eps, ns_steps, place)
+
+
+def _max(x, eps, ns_steps, place):
+  del eps, ns_steps, place
+  return jnp.sign(x)
+
+
+_NORMS: dict[str, Callable[..., jax.Array]] = {
+  'fan_out': _unit_rms(linalg.FAN_IN),
+  'fan_in': _unit_rms(linalg.FAN_OUT),
+  'spectral': _spectral,
+  'frobenius': _unit_rms(linalg.FAN_IN, linalg.FAN_OUT),
+  'max': _max,
+}

@@ -170,6 +170,7 @@ class PartsTest(parameterized.TestCase):
     ('galore', 'adamw', 'adamw', 'galore', 'adamw'),
     ('fira', 'adamw', 'adamw', 'fira', 'adamw'),
     ('swan', 'adamw', 'adamw', 'swan', 'adamw'),
+    ('soap', 'adamw', 'adamw', 'soap', 'adamw'),
     ('muon', 'adamw', 'adamw', 'muon', 'adamw'),
     ('muon_eq', 'adamw', 'adamw', 'muon', 'adamw'),
     ('normuon', 'adamw', 'adamw', 'muon', 'adamw'),

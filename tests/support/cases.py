@@ -24,6 +24,7 @@ class Case:
       only.
     has_state_dtype: whether the method takes `state_dtype`.
     rank: size that an axis of the state may have beside the parameter's and 1.
+    square: whether it may also have the size of the parameter's other axis.
     equivariant: whether permuting an axis of the gradients permutes the
       updates; not so where something is drawn.
     steps: gradients to compare over: enough to pass a refresh or a reset.
@@ -38,6 +39,7 @@ class Case:
   has_state_dtype: bool = True
   steps: int = 4
   rank: int = 1
+  square: bool = False
   equivariant: bool = True
 
 
@@ -462,5 +464,16 @@ CASES = (
     ),
     lambda m, n: m * n + m + n,
     lambda d: 2 * d + 1,
+  ),
+  Case(
+    'soap',
+    'soap',
+    # Of both sides, the basis of the larger one would be arbitrary in part.
+    _free(sage_optax.scale_by_soap, update_proj_gap=3, one_sided=True),
+    functools.partial(oracles.soap, gap=3, one_sided=True),
+    lambda m, n: 2 * m * n + 2 * min(m, n) ** 2 + 2,
+    None,
+    steps=8,
+    square=True,
   ),
 )

@@ -423,6 +423,31 @@ def adafactor(grads, momentum=None, decay_rate=0.8, clip=1.0):
   return updates
 
 
+def soap(grads, b1=0.95, b2=0.95, eps=1e-8, gap=10, one_sided=False):
+  m, n = grads[0].shape
+  left, right = not one_sided or m <= n, not one_sided or n < m
+  gram = [np.zeros((m, m)), np.zeros((n, n))]
+  basis = [np.eye(m), np.eye(n)]
+  mu = nu = np.zeros((m, n))
+  updates = []
+  for t, g in enumerate(grads):
+    q, r = basis
+    update = np.zeros_like(g)
+    if t > 0:
+      mu = b1 * mu + (1 - b1) * g
+      nu = b2 * nu + (1 - b2) * (q.T @ g @ r) ** 2
+      update = q @ ((q.T @ mu @ r) / (np.sqrt(nu) + eps)) @ r.T
+      update *= np.sqrt(1 - b2**t) / (1 - b1**t)
+    updates.append(update)
+    for i, (used, square) in enumerate(((left, g @ g.T), (right, g.T @ g))):
+      gram[i] = b2 * gram[i] + (1 - b2) * square
+      if used and t == 0:
+        basis[i] = np.linalg.eigh(gram[i])[1][:, ::-1]
+      elif used and t % gap == 0:
+        basis[i] = np.linalg.qr(gram[i] @ basis[i])[0]
+  return updates
+
+
 def multi_norm(grads, norms, num_iters):
   updates = []
   for g in grads:

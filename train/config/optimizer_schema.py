@@ -34,6 +34,7 @@ LEARNING_RATES = {
   'galore': 1e-2,  # its paper, 60M to 1B (arXiv 2403.03507)
   'fira': 1e-2,  # its paper, 60M to 1B (arXiv 2410.01623)
   'swan': 1e-3,  # as sinkgd_pure, no trial yet
+  'soap': 3e-3,  # its paper, 360M and 660M (arXiv 2409.11321)
   # Its authors' 0.02 is for the matrices alone, AdamW has the rest here; no
   # trial yet.
   'muon': 1e-2,
@@ -136,7 +137,7 @@ class OptimizerConfig:
   )
   update_proj_gap: Optional[int] = field(
     None,
-    'Steps between projectors of APOLLO, GaLore and Fira.',
+    'Steps between projectors of APOLLO, GaLore and Fira, or bases of SOAP.',
     COUNT,
     'resolved',
     option=True,

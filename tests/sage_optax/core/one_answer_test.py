@@ -20,6 +20,7 @@ _ARGUMENTS = {
   'fira': {'rank': 2, 'projector': oracles.projection},
   'galore': {'rank': 2, 'projector': oracles.projection},
   'scale': {'momentum': 0.9},
+  'soap': {'one_sided': True},
   'spam': {'threshold': 4.0, 'grace_steps': 1},
 }
 _GAP = {'update_proj_gap': 200}
@@ -28,6 +29,7 @@ _ORACLES = {
   'fira': functools.partial(oracles.fira, **_GAP),
   'galore': functools.partial(oracles.galore, **_GAP),
   'scale': functools.partial(oracles.scale, momentum=0.9),
+  'soap': functools.partial(oracles.soap, one_sided=True),
   'spam': functools.partial(oracles.spam, threshold=4.0, grace_steps=1),
 }
 
