@@ -11,8 +11,6 @@ checkpoint and restore it.
 import argparse
 import collections
 import contextlib
-import dataclasses
-import json
 import os
 import pathlib
 import random
@@ -20,70 +18,14 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
+
+from tests.support import forks
 
 RECIPES = ('sage_hybrid', 'galore', 'apollo', 'muon', 'stable_spam')
 _SPREAD_SECONDS = 0.4
 _MOST_FRUITLESS = 30  # Starts in a row that save nothing new.
-
-
-@dataclasses.dataclass
-class Result:
-  """What a drill found.
-
-  Attributes:
-    name: What was drilled.
-    tries: Kills or flips.
-    counts: Outcome -> how often.
-    failed: What must not happen, in words.
-  """
-
-  name: str
-  tries: int
-  counts: dict[str, int]
-  failed: list[str]
-
-  def row(self) -> str:
-    counts = ', '.join(f'{n} {name}' for name, n in self.counts.items())
-    failed = '; '.join(self.failed) or 'none'
-    return f'| {self.name} | {self.tries} | {counts} | {failed} |'
-
-
-def _call(action: Callable[[], int], log: pathlib.Path) -> int:
-  """Runs an action in a forked process; returns its id."""
-  sys.stdout.flush()
-  pid = os.fork()
-  if pid:
-    return pid
-  status = 70
-  try:
-    os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = os.fdopen(1, 'w', buffering=1)
-    status = action()
-  except BaseException:
-    import traceback
-
-    traceback.print_exc()
-  finally:
-    sys.stdout.flush()
-    os._exit(status)
-
-
-def _wait(pid: int, seconds: float) -> int | None:
-  """The status of a process, or None if it still runs after so long."""
-  end = time.monotonic() + seconds
-  while True:
-    done, status = os.waitpid(pid, os.WNOHANG)
-    if done:
-      return os.waitstatus_to_exitcode(status)
-    if time.monotonic() > end:
-      return None
-    time.sleep(0.002)
 
 
 def kill_until_complete(
@@ -96,7 +38,7 @@ def kill_until_complete(
   resumes: str,
   compare: Callable[[pathlib.Path, pathlib.Path], str | None],
   rng: random.Random,
-) -> Result:
+) -> forks.Result:
   """Kills an action again and again, and compares what it makes.
 
   Args:
@@ -115,8 +57,8 @@ def kill_until_complete(
   """
   log = directory / 'log'
   whole = directory / 'whole'
-  if _wait(_call(lambda: action(whole), log), 600) != 0:
-    raise RuntimeError(f'{name} fails by itself:\n{_read(log)}')
+  if forks.wait(forks.call(lambda: action(whole), log), 600) != 0:
+    raise RuntimeError(f'{name} fails by itself:\n{forks.read(log)}')
   counts: collections.Counter = collections.Counter()
   failed: list[str] = []
   done = number = fruitless = 0
@@ -125,7 +67,7 @@ def kill_until_complete(
     out = directory / f'torn{number}'
     while True:
       before = progress(out)
-      pid = _call(lambda out=out: action(out), log)
+      pid = forks.call(lambda out=out: action(out), log)
       status = None
       if done < kills and fruitless < _MOST_FRUITLESS:
         delay = rng.uniform(0, _SPREAD_SECONDS)
@@ -133,23 +75,23 @@ def kill_until_complete(
           delay *= 5
         else:
           while status is None and progress(out) == before:
-            status = _wait(pid, 0.002)
+            status = forks.wait(pid, 0.002)
         if status is None:
-          status = _wait(pid, delay)
+          status = forks.wait(pid, delay)
         if status is None:
           os.killpg(pid, signal.SIGKILL)
-          status = _wait(pid, 60)
+          status = forks.wait(pid, 60)
           done += 1
       else:
-        status = _wait(pid, 600)
-      resumed = resumes in _read(log)
+        status = forks.wait(pid, 600)
+      resumed = resumes in forks.read(log)
       counts['resumed'] += resumed
       counts['not yet anything to resume'] += not resumed
       fruitless = 0 if resumed else fruitless + 1
       if status == -signal.SIGKILL:
         continue
       if status != 0:
-        failed.append(f'status {status}: {_read(log)[-300:]}')
+        failed.append(f'status {status}: {forks.read(log)[-300:]}')
       break
     counts['completed'] += 1
     if difference := compare(whole, out):
@@ -157,42 +99,7 @@ def kill_until_complete(
     else:
       counts['bit-identical'] += 1
     shutil.rmtree(out, ignore_errors=True)
-  return Result(name, done, dict(counts), failed)
-
-
-def _read(path: pathlib.Path) -> str:
-  with contextlib.suppress(OSError):
-    return path.read_text(errors='replace')
-  return ''
-
-
-def _compare_runs(whole: pathlib.Path, torn: pathlib.Path) -> str | None:
-  """Compares checksums of the last state, metrics and results."""
-
-  def content(workdir):
-    from train.results import metrics
-
-    last = max(
-      (workdir / 'checkpoints').glob('[0-9]*'), key=lambda p: int(p.name)
-    )
-    described = json.loads((last / 'run' / 'metadata').read_text())
-    records = [
-      {k: v for k, v in r.items() if k != 'timing'}
-      for r in metrics.read(workdir / metrics.FILE)
-    ]
-    results = json.loads((workdir / 'results.json').read_text())
-    return {
-      'state': (described['step'], described['checksums']),
-      'metrics': records,
-      'results': results['validation'],
-      'sample': (workdir / 'sample.txt').read_text(),
-    }
-
-  try:
-    a, b = content(whole), content(torn)
-  except (OSError, ValueError, KeyError) as error:
-    return f'incomplete: {error}'
-  return next((f'{name} differs' for name in a if a[name] != b[name]), None)
+  return forks.Result(name, done, dict(counts), failed)
 
 
 def _compare_data(whole: pathlib.Path, torn: pathlib.Path) -> str | None:
@@ -207,7 +114,7 @@ def _compare_data(whole: pathlib.Path, torn: pathlib.Path) -> str | None:
 
 def kill_trainer(
   recipe: str, data: pathlib.Path, directory: pathlib.Path, kills: int
-) -> Result:
+) -> forks.Result:
   """Kills training runs that save every third step, synchronously."""
   from tests.support import runs
   from train import main
@@ -235,14 +142,14 @@ def kill_trainer(
       p.name for p in out.glob('checkpoints/*') if p.name.isdecimal()
     ),
     resumes='Resuming from the checkpoint',
-    compare=_compare_runs,
+    compare=forks.compare_runs,
     rng=random.Random(recipe),
   )
 
 
 def kill_preparation(
   directory: pathlib.Path, kills: int, workers: int
-) -> Result:
+) -> forks.Result:
   """Kills preparations that commit twenty times a second."""
   from tests.support import corpora
   from train import prepare
@@ -285,7 +192,7 @@ def _commits(output: pathlib.Path) -> float:
   return 0
 
 
-def flip_bits(directory: pathlib.Path, flips: int) -> Result:
+def flip_bits(directory: pathlib.Path, flips: int) -> forks.Result:
   """Flips bits of a checkpoint, each in a copy of its own."""
   import jax
   import numpy as np
@@ -335,7 +242,7 @@ def flip_bits(directory: pathlib.Path, flips: int) -> Result:
         failed.append(f'{name}, bit {bit}: another number was restored')
     torn.close()
     shutil.rmtree(copy)
-  return Result('flips in a checkpoint', flips, dict(counts), failed)
+  return forks.Result('flips in a checkpoint', flips, dict(counts), failed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -343,6 +250,9 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(prog='python -m tests.drill')
   parser.add_argument('--kills', type=int, default=10, help='of each kind')
   parser.add_argument('--flips', type=int, default=200)
+  parser.add_argument(
+    '--process-kills', type=int, default=20, help='one of several processes'
+  )
   parser.add_argument('--recipes', default=','.join(RECIPES))
   parser.add_argument('--no-prepare', action='store_true')
   parser.add_argument('--markdown', type=pathlib.Path, help='document to edit')
@@ -351,24 +261,30 @@ def main(argv: list[str] | None = None) -> int:
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
   # Imported before the forks, which then start at once.
-  from tests.support import runs
+  from tests.support import process_kills, runs
   from train import loop, main, prepare
 
   del loop, main, prepare
   results = []
 
-  def report(result: Result) -> None:
+  def report(result: forks.Result) -> None:
     print(result.row(), flush=True)
     results.append(result)
 
   with tempfile.TemporaryDirectory() as name:
     directory = pathlib.Path(name)
+    data = runs.write_data(directory / 'data')
     if args.kills:
-      data = runs.write_data(directory / 'data')
       for recipe in filter(None, args.recipes.split(',')):
         report(kill_trainer(recipe, data, directory / recipe, args.kills))
       for workers in () if args.no_prepare else (0, 2):
         report(kill_preparation(directory / f'p{workers}', args.kills, workers))
+    if args.process_kills:
+      rng = random.Random(0)
+      target = directory / 'processes'
+      report(
+        process_kills.kill_processes(data, target, args.process_kills, rng)
+      )
     # Last: a process that has used JAX cannot be forked.
     if args.flips:
       (directory / 'flips').mkdir()
@@ -378,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
   return int(any(result.failed for result in results))
 
 
-def _write(path: pathlib.Path, results: list[Result]) -> None:
+def _write(path: pathlib.Path, results: list[forks.Result]) -> None:
   from train import files
 
   rows = [

@@ -69,6 +69,23 @@ def guarded() -> Iterator[None]:
     sys.stdout, sys.stderr = streams
 
 
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+  """Discards what compiled code writes to standard error."""
+  try:
+    saved = os.dup(2)
+  except OSError:  # It is closed.
+    yield
+    return
+  try:
+    with open(os.devnull, 'w') as null:
+      os.dup2(null.fileno(), 2)
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+
+
 @functools.cache
 def _silence_libraries() -> None:
   """Stays for the life of the process: TensorStore's threads may be late."""

@@ -86,7 +86,8 @@ def _differences(
 
 
 def _words(value: Any) -> str:
-  return 'not set' if value is None else repr(value)
+  text = 'not set' if value is None else repr(value)
+  return text if len(text) <= 100 else f'{text[:97]}...'
 
 
 def check(

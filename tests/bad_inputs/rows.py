@@ -221,6 +221,16 @@ def _workdirs() -> Iterator[Row]:
 
     name = f'metrics.jsonl has {text}'
     yield Row(name, record, 'workdir', 'metrics.jsonl')
+  for value in ('x' * 5000, {'x' * 5000: 1}, [0] * 5000):
+
+    def field(root, value=value):
+      path = root / 'run' / 'run.json'
+      content = json.loads(path.read_text())
+      content['run']['model.hidden_size'] = value
+      path.write_text(json.dumps(content))
+
+    name = f'run.json has a long {type(value).__name__}'
+    yield Row(name, field, 'workdir', 'hidden_size')
   for text in ('{"crc": 1}', '{"crc": null}', '{"steps": 60}'):
 
     def results(root, text=text):
@@ -343,8 +353,12 @@ def _tokenizers() -> Iterator[Row]:
   def unending(content):
     content['version'] = '[' * 10**5
 
+  def panicking(content):
+    content['model']['continuing_subword_prefix'] = 'x' * 17
+
   for edit in (
     *(huge, large, negative, without_pieces, endless, unknown, unending),
+    panicking,
   ):
     yield Row(
       f'tokenizer {edit.__name__}', change(edit), 'prepare', 'tokenizer'
@@ -408,7 +422,13 @@ def _configuration() -> Iterator[Row]:
 _FILES_OF_CONFIGURATIONS = (
   *('learning_rates = -1', 'learning_rates = None', 'matrix_lr_scales = [1]'),
   *("learning_rates = {'adamw': 10**400}", "learning_rates = {'adamw': '1'}"),
-  *('embedding = 3', 'embedding = None', 'eps = print', 'rank = True'),
+  *(
+    'embedding = 3',
+    'embedding = None',
+    'recipe = {}',
+    'eps = print',
+    'rank = True',
+  ),
 )
 
 

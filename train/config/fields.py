@@ -194,6 +194,8 @@ def walk(section: Any, prefix: str = '') -> Iterator[Declared]:
       if not isinstance(value, dict):
         raise UserError(f'config.{path} is {show(value)}: give a dictionary')
       kinds = kinds[1:]
+    elif isinstance(value, dict):
+      raise UserError(f'config.{path} is a dictionary: give one value')
     yield Declared(path, value, kinds, entry.metadata['declaration'])
 
 

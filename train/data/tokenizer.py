@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-from train import errors, files
+from train import errors, files, output
 from train.errors import UserError
 
 END_OF_TEXT = '<|endoftext|>'
@@ -151,8 +151,12 @@ class _Json:
 
   def __init__(self, path: pathlib.Path, data: bytes):
     try:
-      self._model = tokenizers.Tokenizer.from_str(data.decode())
-    except Exception as error:  # The library raises bare Exception.
+      # Where it panics, it prints a stack.
+      with output.silent_stderr():
+        self._model = tokenizers.Tokenizer.from_str(data.decode())
+    except BaseException as error:  # A panic is no Exception.
+      if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise
       raise UserError(
         f'{path} is not a tokenizer.json that `tokenizers` reads: '
         f'{errors.first_line(error)}.'

@@ -217,12 +217,17 @@ def fail(error: BaseException) -> None:
   except jax.errors.JaxRuntimeError:
     if status == 2:
       text = f'error: {_name(jax.process_index())}: {error}'
-    elif isinstance(error, jax.errors.JaxRuntimeError) and (
-      'RESOURCE_EXHAUSTED' not in text
-    ):
+    elif _may_be_lost(text):
       # Another may have died, of which `_watch` or JAX will hear.
       time.sleep(cluster.HEARTBEAT_SECONDS)
   _exit(status, text)
+
+
+def _may_be_lost(text: str) -> bool:
+  """Whether an error may be of a collective whose other end is gone."""
+  # JAX raises Gloo's as ValueError.
+  by_jax = 'JaxRuntimeError' in text and 'RESOURCE_EXHAUSTED' not in text
+  return by_jax or 'Gloo' in text
 
 
 def _watch(ended: threading.Event) -> None:
