@@ -13,6 +13,7 @@ from tests.bad_inputs import rows
 from tests.support import corpora, runs
 from train import config as config_lib
 from train import errors, inputs, main, prepare, workdir
+from train.plan import __main__ as plan
 from train.results import metrics, report
 
 _RUN = {'model.hidden_size': 32}
@@ -64,6 +65,8 @@ def _arguments(row, root):
       '--workers=0',
       *row.args,
     ]
+  if row.command == 'plan':
+    return [f'--config={runs.CONFIG}', '--topology=cpu:1', *row.args]
   overrides = (f'data.path={root}/data', f'workdir={root}/run')
   file = root / 'config.py'
   return [
@@ -77,6 +80,8 @@ def _run(row, root):
   """Runs a command in this process, as far as the row needs."""
   if row.command == 'prepare':
     return prepare.main(_arguments(row, root))
+  if row.command == 'plan':
+    return plan.main(_arguments(row, root))
   if row.command == 'train':
     return main.main(['main', *_arguments(row, root)])
   if row.command == 'data':
@@ -146,7 +151,8 @@ def test_command_line(row, good, tmp_path):
   if row.command != 'workdir':
     shutil.rmtree(root / 'run')  # It is of no real configuration.
   before = _listing(root)
-  module = 'train.prepare' if row.command == 'prepare' else 'train.main'
+  commands = {'prepare': 'train.prepare', 'plan': 'train.plan'}
+  module = commands.get(row.command, 'train.main')
   process = runs.start(_arguments(row, root), module=module)
   (status,), (out,), (err,) = runs.ends([process], timeout=120)
   _check(row, status, out, err)

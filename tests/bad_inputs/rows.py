@@ -23,7 +23,7 @@ class Row:
   Attributes:
     name: Says what is wrong.
     spoil: Does that to the directory with `data`, `run`, `texts`.
-    command: 'train', 'prepare', 'data' or 'workdir'; see the test.
+    command: 'train', 'prepare', 'plan', 'data' or 'workdir'; see the test.
     args: Options of the command.
     fragment: Part of the line that is expected.
     cli: Whether the real command line is run, too.
@@ -499,6 +499,29 @@ def _processes() -> Iterator[Row]:
     )
 
 
+def _plans() -> Iterator[Row]:
+  long = 'x' * 300
+  for option, path in (
+    *(('json', 'gone/a.json'), ('png', 'gone/a.png'), ('markdown', 'gone/a')),
+    *(('json', 'data'), ('png', 'd.png'), ('markdown', 'data')),
+    *(('json', long), ('png', f'{long}.png'), ('markdown', long)),
+    *(('json', 'texts/a.jsonl/x'), ('json', 'fifo'), ('markdown', 'fifo')),
+    *(('png', 'a.pdf'), ('png', 'a'), ('png', ''), ('markdown', 'latin')),
+    *(('json', 'loop'), ('markdown', 'loop')),
+  ):
+
+    def spoil(root):
+      (root / 'd.png').mkdir()
+      os.mkfifo(root / 'fifo')
+      (root / 'latin').write_bytes(b'\xe9\n')
+      (root / 'loop').symlink_to('loop')
+
+    args = (f'--{option}={path}',)
+    name = f'plan --{option}={path[:20]}'
+    cli = path in ('gone/a.json', 'a.pdf')
+    yield Row(name, spoil, 'plan', f'--{option}', args, cli=cli)
+
+
 def all_rows() -> list[Row]:
   """Every row, with names that differ."""
   rows = [
@@ -512,6 +535,7 @@ def all_rows() -> list[Row]:
     *_configuration_files(),
     *_resume_states(),
     *_processes(),
+    *_plans(),
   ]
   # A working directory of another run would be refused for that.
   real = [row for row in rows if row.command != 'workdir'][::_EVERY]

@@ -121,11 +121,37 @@ def _recipes(args: argparse.Namespace, overrides: list[str]) -> list[str]:
   return [config_lib.load(args.config, rate, *overrides).optimizer.recipe]
 
 
+def _check_outputs(args: argparse.Namespace) -> None:
+  """Raises UserError if an output cannot be written; plans take hours."""
+  from train import errors, files
+
+  if args.png and args.png.suffix != '.png':
+    raise errors.UserError(f'--png is {str(args.png)!r}: give a .png file')
+  for option in ('json', 'png', 'markdown'):
+    path = getattr(args, option)
+    if path is None:
+      continue
+    reason = 'its directory is missing or may not be written to'
+    try:
+      writable = os.access(path if path.exists() else path.parent, os.W_OK)
+      if path.exists() and option == 'markdown':
+        files.read_text(path)
+      elif path.exists():
+        files.read_bytes(path)  # It is no directory and no FIFO.
+    except (OSError, ValueError) as error:
+      writable, reason = False, errors.first_line(error)
+    if not writable:
+      raise errors.UserError(
+        f'--{option} {path} cannot be written ({reason}): give another file'
+      )
+
+
 def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   from train import files
   from train.plan import chart, table
   from train.plan import sweep as sweep_lib
 
+  _check_outputs(args)
   recipes = _recipes(args, overrides)
   sweep = sweep_lib.Sweep(
     args.config, overrides, args.topology, recipes, _say, quick=args.quick
