@@ -62,8 +62,8 @@ def check_same(
   for name, (before, value) in _differences(saved, now).items():
     if name not in unknown:
       raise errors.UserError(
-        f'{where} belongs to another run: its {name} is {_words(before)}, now '
-        f'it is {_words(value)}; give another --config.workdir, or the old '
+        f'{where} belongs to another run: its {_short(name)} is '
+        f'{_words(before)}, now it is {_words(value)}; give another --config.workdir, or the old '
         'value, or remove that directory'
       )
 
@@ -86,7 +86,10 @@ def _differences(
 
 
 def _words(value: Any) -> str:
-  text = 'not set' if value is None else repr(value)
+  return 'not set' if value is None else _short(repr(value))
+
+
+def _short(text: str) -> str:
   return text if len(text) <= 100 else f'{text[:97]}...'
 
 
@@ -185,7 +188,7 @@ def claim(
 
 def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
   changes = [
-    f'{name} was {_words(old)} and is {_words(new)}'
+    f'{_short(name)} was {_words(old)} and is {_words(new)}'
     for name, (old, new) in _differences(before, now).items()
   ]
   if not changes:

@@ -57,22 +57,23 @@ def _listing(root):
 
 
 def _arguments(row, root):
+  args = [arg.replace('{root}', str(root)) for arg in row.args]
   if row.command == 'prepare':
     return [
       f'--input={root}/texts/a.*',
       f'--tokenizer={root}/texts/tokenizer.json',
       f'--output={root}/out',
       '--workers=0',
-      *row.args,
+      *args,
     ]
   if row.command == 'plan':
-    return [f'--config={runs.CONFIG}', '--topology=cpu:1', *row.args]
+    return [f'--config={runs.CONFIG}', '--topology=cpu:1', *args]
   overrides = (f'data.path={root}/data', f'workdir={root}/run')
   file = root / 'config.py'
   return [
     f'--config={file if file.exists() else runs.CONFIG}',
     *(f'--config.{o}' for o in overrides),
-    *row.args,
+    *args,
   ]
 
 

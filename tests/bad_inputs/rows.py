@@ -24,7 +24,7 @@ class Row:
     name: Says what is wrong.
     spoil: Does that to the directory with `data`, `run`, `texts`.
     command: 'train', 'prepare', 'plan', 'data' or 'workdir'; see the test.
-    args: Options of the command.
+    args: Options of the command; {root} is the directory.
     fragment: Part of the line that is expected.
     cli: Whether the real command line is run, too.
     in_process: Whether this process may run it.
@@ -221,16 +221,20 @@ def _workdirs() -> Iterator[Row]:
 
     name = f'metrics.jsonl has {text}'
     yield Row(name, record, 'workdir', 'metrics.jsonl')
-  for value in ('x' * 5000, {'x' * 5000: 1}, [0] * 5000):
+  long = 'x' * 5000
+  for key, value in (
+    *(('model.hidden_size', long), ('model.hidden_size', [0] * 5000)),
+    *(('model.hidden_size', {long: 1}), (long, 1)),
+  ):
 
-    def field(root, value=value):
+    def field(root, key=key, value=value):
       path = root / 'run' / 'run.json'
       content = json.loads(path.read_text())
-      content['run']['model.hidden_size'] = value
+      content['run'][key] = value
       path.write_text(json.dumps(content))
 
-    name = f'run.json has a long {type(value).__name__}'
-    yield Row(name, field, 'workdir', 'hidden_size')
+    name = f'run.json has {key[:20]}, a {type(value).__name__}'
+    yield Row(name, field, 'workdir', key[:20])
   for text in ('{"crc": 1}', '{"crc": null}', '{"steps": 60}'):
 
     def results(root, text=text):
@@ -516,7 +520,7 @@ def _plans() -> Iterator[Row]:
       (root / 'latin').write_bytes(b'\xe9\n')
       (root / 'loop').symlink_to('loop')
 
-    args = (f'--{option}={path}',)
+    args = (f'--{option}={{root}}/{path}' if path else f'--{option}=',)
     name = f'plan --{option}={path[:20]}'
     cli = path in ('gone/a.json', 'a.pdf')
     yield Row(name, spoil, 'plan', f'--{option}', args, cli=cli)

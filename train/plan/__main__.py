@@ -131,15 +131,16 @@ def _check_outputs(args: argparse.Namespace) -> None:
     path = getattr(args, option)
     if path is None:
       continue
-    reason = 'its directory is missing or may not be written to'
+    reason = 'its directory is missing, or its permissions forbid it'
+    writable = False
     try:
-      writable = os.access(path if path.exists() else path.parent, os.W_OK)
-      if path.exists() and option == 'markdown':
-        files.read_text(path)
-      elif path.exists():
-        files.read_bytes(path)  # It is no directory and no FIFO.
+      # Not a directory or a FIFO, and a document is text.
+      (files.read_text if option == 'markdown' else files.read_bytes)(path)
+      writable = os.access(path, os.W_OK)
+    except FileNotFoundError:
+      writable = os.access(path.parent, os.W_OK)
     except (OSError, ValueError) as error:
-      writable, reason = False, errors.first_line(error)
+      reason = errors.first_line(error)
     if not writable:
       raise errors.UserError(
         f'--{option} {path} cannot be written ({reason}): give another file'

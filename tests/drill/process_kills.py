@@ -10,7 +10,8 @@ import shutil
 import signal
 import time
 
-from tests.support import forks, runs
+from tests.drill import forks
+from tests.support import runs
 
 COUNTS = (2, 3, 4)  # Processes, in turn.
 SECONDS = 60  # In which the others must have ended.

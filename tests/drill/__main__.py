@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from tests.support import forks
+from tests.drill import forks
 
 RECIPES = ('sage_hybrid', 'galore', 'apollo', 'muon', 'stable_spam')
 _SPREAD_SECONDS = 0.4
@@ -261,7 +261,8 @@ def main(argv: list[str] | None = None) -> int:
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
   # Imported before the forks, which then start at once.
-  from tests.support import process_kills, runs
+  from tests.drill import process_kills
+  from tests.support import runs
   from train import loop, main, prepare
 
   del loop, main, prepare
