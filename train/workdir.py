@@ -63,8 +63,8 @@ def check_same(
     if name not in unknown:
       raise errors.UserError(
         f'{where} belongs to another run: its {_short(name)} is '
-        f'{_words(before)}, now it is {_words(value)}; give another --config.workdir, or the old '
-        'value, or remove that directory'
+        f'{_words(before)}, now it is {_words(value)}; give another '
+        '--config.workdir, or the old value, or remove that directory'
       )
 
 
