@@ -13,13 +13,15 @@ from absl import flags
 
 from train.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # A process without one for so long counts as dead.
+HEARTBEAT_SECONDS = 30  # Without a heartbeat, a process is dead after this.
 REACH_SECONDS = 40  # For process 0 to answer.
 JOIN_SECONDS = 300  # For all processes to start.
-_ADVICE = (
-  'give --coordinator=HOST:PORT --num_processes=N --process_id=I to each, or '
-  '--nodistributed to run this one alone'
-)
+# Arguments of `jax.distributed.initialize`, and the flags that give them.
+_FLAGS = {
+  'coordinator_address': 'coordinator',
+  'num_processes': 'num_processes',
+  'process_id': 'process_id',
+}
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -29,29 +31,33 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     None,
     'HOST:PORT at which process 0 listens, the same for every process; PORT '
     'may be any free one.',
-    flag_values=flag_values,
+    flag_values,
   )
   flags.DEFINE_integer(
-    'num_processes', None, 'How many there are.', flag_values=flag_values
+    'num_processes', None, 'Number of processes.', flag_values=flag_values
   )
   flags.DEFINE_integer(
-    'process_id', None, 'Which this is, from 0.', flag_values=flag_values
+    'process_id', None, 'Index of this one, from 0.', flag_values=flag_values
   )
   flags.DEFINE_bool(
     'distributed',
     None,
-    'Whether to join other processes. By default that is found out.',
-    flag_values=flag_values,
+    'Whether to join other processes; detected by default.',
+    flag_values,
   )
 
 
 def detect(
   environment: Mapping[str, str], devices: pathlib.Path = pathlib.Path('/dev')
 ) -> str | None:
-  """What started several processes, if anything did.
+  """Returns what started several processes, or None.
 
-  A Slurm allocation or a cluster's pod alone does not count: plain `python`
-  in one of them must not wait for others. A TPU VM has its chips in `devices`.
+  A Slurm allocation or a pod of a cluster is not enough: plain `python` there
+  must not wait for others.
+
+  Args:
+    environment: The environment variables.
+    devices: Where the chips of a TPU VM are.
   """
 
   def number(name: str) -> int:
@@ -69,8 +75,8 @@ def detect(
     )
     if ',' in workers or number('MEGASCALE_NUM_SLICES') > 1:
       return 'GKE'
-    # There the metadata server knows. One that is not to be asked is no
-    # worker of a slice, nor is one with the list of workers above.
+    # The metadata server of a TPU VM lists the workers of its slice. A VM with
+    # the list above, or that must not ask the server, is not one of them.
     if (
       not workers
       and 'TPU_SKIP_MDS_QUERY' not in environment
@@ -92,11 +98,10 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
     UserError: If the flags are wrong, or the others cannot be joined.
   """
   given: dict[str, Any] = {
-    'coordinator_address': flag_values['coordinator'].value,
-    'num_processes': flag_values['num_processes'].value,
-    'process_id': flag_values['process_id'].value,
+    name: flag_values[flag].value
+    for name, flag in _FLAGS.items()
+    if flag_values[flag].value is not None
   }
-  given = {name: value for name, value in given.items() if value is not None}
   wanted = flag_values['distributed'].value
   _check(given, wanted)
   environment = dict(os.environ)
@@ -107,13 +112,13 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
     return
   import jax
 
-  # JAX reads this variable itself, if the flag is not there.
+  # JAX reads this variable if the flag is not given.
   address = given.get('coordinator_address') or os.environ.get(
     'JAX_COORDINATOR_ADDRESS'
   )
   if address and {'num_processes', 'process_id'} <= set(given):
     given['cluster_detection_method'] = 'deactivate'
-    port = _port(address)
+    _, port = _parse(address)
     if given['process_id'] == 0:
       _check_port(port)
   joined = threading.Event()
@@ -124,41 +129,51 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       initialization_timeout=JOIN_SECONDS + 60,
     )
-  except Exception as error:  # A library's, the network's or JAX's own.
+  except Exception as error:  # Of a library, the network or JAX.
     text = ' '.join(str(error).split())[:300]
-    where = f' of {found}' if found else ''
-    raise UserError(
-      f'cannot join the other processes{where} ({text}): {_ADVICE}'
-    ) from error
+    raise _cannot_join(f'{found}: {text}' if found else text) from error
   finally:
     joined.set()
 
 
 def _give_up(joined: threading.Event, address: str | None) -> None:
-  """Ends the process with a line, where JAX would abort with a stack."""
-  reason = 'they did not all start'
-  waited = joined.wait(REACH_SECONDS)
-  if address and not waited and not _answers(address):
-    reason = f'nothing answers at {address}, where process 0 should be'
-  elif waited or joined.wait(JOIN_SECONDS - REACH_SECONDS):
+  """Ends the process with one line, where JAX would abort with a stack."""
+  if joined.wait(REACH_SECONDS):
     return
-  print(
-    f'error: cannot join the other processes ({reason}): {_ADVICE}',
-    file=sys.stderr,
-    flush=True,
-  )
+  reason = 'they did not all start'
+  if address and not _answers(address):
+    reason = f'nothing answers at {address}, where process 0 should be'
+  elif joined.wait(JOIN_SECONDS - REACH_SECONDS):
+    return
+  print(f'error: {_cannot_join(reason)}', file=sys.stderr, flush=True)
   os._exit(2)
 
 
-def _port(address: str) -> int:
-  """The port of an address; raises UserError if that is none."""
+def _cannot_join(reason: str) -> UserError:
+  return UserError(
+    f'cannot join the other processes ({reason}): give --coordinator=HOST:PORT '
+    '--num_processes=N --process_id=I to each, or --nodistributed to run this '
+    'one alone'
+  )
+
+
+def _answers(address: str) -> bool:
+  try:
+    socket.create_connection(_parse(address), 5).close()
+  except (OSError, UserError):
+    return False
+  return True
+
+
+def _parse(address: str) -> tuple[str, int]:
+  """Returns host and port; raises UserError if there are none."""
   host, _, port = address.rpartition(':')
   if not (host and port.isdecimal() and 0 < int(port) < 65536):
     raise UserError(
       f'the coordinator is {address[:99]!r}: give HOST:PORT, with a PORT of 1 '
       'to 65535'
     )
-  return int(port)
+  return host.strip('[]'), int(port)
 
 
 def _check_port(port: int) -> None:
@@ -174,21 +189,15 @@ def _check_port(port: int) -> None:
     ) from error
 
 
-def _answers(address: str) -> bool:
-  host, _, port = address.rpartition(':')
-  try:
-    socket.create_connection((host.strip('[]'), int(port)), 5).close()
-  except (OSError, ValueError):
-    return False
-  return True
-
-
 def _check(given: dict[str, Any], wanted: bool | None) -> None:
   """Raises UserError if the flags contradict each other."""
   if given and wanted is False:
-    raise UserError('--nodistributed and the flags of processes: leave one out')
+    raise UserError(
+      'give either --nodistributed or --coordinator, --num_processes and '
+      '--process_id'
+    )
   if 'coordinator_address' in given:
-    _port(given['coordinator_address'])
+    _parse(given['coordinator_address'])
   count, index = given.get('num_processes', 1), given.get('process_id', 0)
   if count < 1:
     raise UserError(f'--num_processes is {count}: give at least 1')

@@ -1,8 +1,8 @@
 """What the processes of a run do together, by JAX's coordination service.
 
-A barrier of the service waits for hours if need be, and fails when a process
-dies; values and errors are gathered as arrays; JAX's preemption service agrees
-where to stop. docs/hosts.md says what the engine does not give.
+Its barrier can wait for hours, and fails when a process dies; its key-value
+store shares values and errors; its preemption service agrees where to stop.
+docs/hosts.md lists what it does not provide.
 """
 
 import functools
@@ -21,9 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from train import errors
 from train.distributed import cluster
@@ -33,8 +31,8 @@ _T = TypeVar('_T')
 
 LOST = 3  # Exit status where another process failed or died.
 SEEN_SECONDS = 60.0
-LAST_SECONDS = 5.0  # For the others to hear of a death before process 0 ends.
-_FOREVER = 10**11  # milliseconds
+LAST_SECONDS = 5.0  # Process 0 lives on, so that the others learn who died.
+_FOREVER, _SHORT = 10**11, 10_000  # Milliseconds.
 _exchanges = itertools.count()
 
 
@@ -69,26 +67,12 @@ def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
   Returns:
     What `action` returned in this process.
   """
-  return _together(action, stop)[0]
-
-
-def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
-  """Returns, or raises, in all what `make` does in the first, as JSON."""
-  value, first = _together(lambda: make() if is_first() else None, stop, True)
-  return first['value'] if first else value
-
-
-def _together(
-  action: Callable[[], _T], stop: Stop | None, share: bool = False
-) -> tuple[_T, dict[str, Any]]:
-  """As `together`; with `share` also what the first process returned."""
   if not several():
-    return action(), {}
+    return action()
   value: Any = None
   outcome: dict[str, Any] = {}
   try:
     value = action()
-    outcome = {'value': value if share else None}
   except errors.UserError as error:
     outcome['error'] = str(error)
   except errors.Interrupted:
@@ -97,7 +81,7 @@ def _together(
     outcome |= {'calls': stop.calls, 'signum': stop.signum or 0}
   outcomes = [json.loads(text) for text in _exchange(json.dumps(outcome))]
   if isinstance(stop, SharedStop):
-    # The process with the most calls has met every number up to there.
+    # Every process continues with the number of the one that called most.
     stop.calls = max(outcome['calls'] for outcome in outcomes)
     stop.signum = max(outcome['signum'] for outcome in outcomes) or None
   for index, outcome in enumerate(outcomes):
@@ -106,7 +90,13 @@ def _together(
       raise Agreed(prefix + outcome['error'])
   if any('interrupted' in outcome for outcome in outcomes):
     raise errors.Interrupted
-  return value, outcomes[0]
+  return value
+
+
+def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
+  """Runs `make` in the first process; all return its value, which is JSON."""
+  value = together(lambda: make() if is_first() else None, stop)
+  return json.loads(_exchange(json.dumps(value))[0]) if several() else value
 
 
 def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
@@ -115,17 +105,14 @@ def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
 
 
 def _exchange(text: str) -> list[str]:
-  """The texts of all processes, in all."""
-  _barrier(f'exchange {next(_exchanges)}')
-  gather = multihost_utils.process_allgather
-  data = np.frombuffer(text.encode(), np.uint8)
-  sizes = gather(np.int32(data.size))
-  # Powers of two: few shapes to compile for.
-  padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
-  padded[: data.size] = data
-  rows = np.asarray(gather(padded), np.uint8)
+  """Returns the texts of all processes, in all, by the key-value service."""
+  key = f'exchange {next(_exchanges)}'
+  client = ocp.multihost.get_jax_distributed_client()
+  client.key_value_set(f'{key}/{jax.process_index()}', text)
+  _barrier(key)
   return [
-    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+    client.blocking_key_value_get(f'{key}/{index}', _SHORT)
+    for index in range(jax.process_count())
   ]
 
 
@@ -199,9 +186,9 @@ def run(action: Callable[[], int]) -> int:
 
 
 def fail(error: BaseException) -> None:
-  """Ends this process, and thereby all, unless all agree on the error.
+  """Ends this process, and thereby all, unless all raise the same error.
 
-  What comes after an error may wait for the others: call this before.
+  Call this before anything that may wait for the other processes.
   """
   if not several() or isinstance(error, Agreed):
     return
@@ -209,16 +196,14 @@ def fail(error: BaseException) -> None:
   if isinstance(error, errors.UserError):
     status, text = 2, f'error: {error}'
   try:
-    _barrier('fail', 10_000)
-    # All fail, so the first reports; it runs the service, and ends last.
-    if not is_first():
+    _barrier('fail', _SHORT)
+    if not is_first():  # All fail, and the first reports it.
       os._exit(status)
-    time.sleep(1)
   except jax.errors.JaxRuntimeError:
     if status == 2:
       text = f'error: {_name(jax.process_index())}: {error}'
     elif _may_be_lost(text):
-      # Another may have died, of which `_watch` or JAX will hear.
+      # If another died, `_watch` or JAX will report it first.
       time.sleep(cluster.HEARTBEAT_SECONDS)
   _exit(status, text)
 
@@ -231,7 +216,7 @@ def _may_be_lost(text: str) -> bool:
 
 
 def _watch(ended: threading.Event) -> None:
-  """Waits at a barrier that is not reached, to learn of another's death."""
+  """Waits at a barrier that is never reached, to learn who dies."""
   key = 'of the others' if is_first() else 'of the first'
   try:
     _barrier(key)
@@ -240,24 +225,17 @@ def _watch(ended: threading.Event) -> None:
       return
     # No number: process 0, which runs the service, is gone.
     found = re.search(r'(?:Task |task:)(\d+)', str(error))
-    # With process 0 ends the service, by which the others learn who died.
     _exit(
       LOST,
       f'error: {_name(int(found[1]) if found else 0)} ended or cannot be '
       'reached. Rerun the same command in all processes to resume.',
-      seconds=LAST_SECONDS if is_first() else 0,
     )
 
 
-def _exit(status: int, text: str, seconds: float = 0) -> NoReturn:
-  """Ends the process, since an orderly end would wait for the others.
-
-  Args:
-    status: Its exit status.
-    text: What is printed at once.
-    seconds: How long the process lives on.
-  """
+def _exit(status: int, text: str) -> NoReturn:
+  """Ends the process at once: an orderly end would wait for the others."""
   print(text, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  time.sleep(seconds)
+  if is_first():  # It runs the service.
+    time.sleep(LAST_SECONDS)
   os._exit(status)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C become a flag that the run looks at between events."""
+"""SIGTERM and Ctrl-C set a flag, which a run checks between steps."""
 
 import contextlib
 import os
@@ -41,12 +41,13 @@ class Stop:
 class SharedStop(Stop):
   """Whether any process was sent SIGTERM or Ctrl-C, the same in all.
 
-  JAX's preemption service numbers the calls, and agrees on one that no process
-  has reached. So all must call equally often, but within an action that is
-  passed with this object to `processes.first_does` or `together`.
+  JAX's preemption service numbers the calls, and agrees on a number that no
+  process has reached. So all processes must call equally often, except in an
+  action that is passed with this object to `processes.first_does` or
+  `together`.
   """
 
-  takes = (signal.SIGINT,)  # JAX takes SIGTERM.
+  takes = (signal.SIGINT,)  # JAX handles SIGTERM.
 
   def __init__(self) -> None:
     super().__init__()
@@ -79,7 +80,7 @@ def watch(
 
 
 def quit_at_once() -> None:
-  """Makes Ctrl-C end the process silently: there is nothing to save yet."""
+  """Makes Ctrl-C end the process silently; there is nothing to save yet."""
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -88,16 +89,16 @@ def quit_at_once() -> None:
 def catch(stop: Stop | None = None) -> Iterator[Stop]:
   """Passes SIGTERM and Ctrl-C to a `Stop` while the context lasts.
 
-  A Python signal handler waits for the running bytecode, which a compilation
-  may hold for a minute. The C handler instead writes the signal's number to a
-  pipe at once, and a thread reads it: so the message appears immediately and
-  a second Ctrl-C ends the process even while XLA compiles.
+  A Python signal handler waits for the running bytecode, which may be a
+  compilation of a minute. So the C handler writes the signal's number to a
+  pipe, and a thread reads it: the message appears immediately, and a second
+  Ctrl-C ends the process while XLA compiles.
   """
   stop = stop or Stop()
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  # A signal that was ignored (nohup, a shell's background job) stays ignored.
+  # Signals that are ignored (nohup, background jobs) stay ignored.
   old_handlers = {
     number: signal.signal(number, lambda *_: None)
     for number in stop.takes
@@ -131,5 +132,5 @@ def _listen(reader: int, stop: Stop) -> None:
         text = f'\n{name}: stopping cleanly (Ctrl-C now: exit at once)\n'
         os.write(2, text.encode())
     elif number == signal.SIGINT:
-      # Only Ctrl-C: make and timeout may pass SIGTERM on a second time.
+      # Not SIGTERM, which make and timeout may pass on twice.
       os._exit(128 + number)

@@ -114,7 +114,7 @@ def test_joins_what_is_given_or_found(monkeypatch):
     (('--num_processes=0',), 'give at least 1'),
     (('--num_processes=2', '--process_id=2'), '--num_processes - 1'),
     (('--process_id=-1',), '--process_id is -1'),
-    (('--nodistributed', '--process_id=1'), 'leave one out'),
+    (('--nodistributed', '--process_id=1'), 'either --nodistributed'),
   ],
 )
 def test_flags_that_cannot_be(monkeypatch, args, message):
@@ -174,7 +174,7 @@ def test_address_of_the_environment_that_cannot_be(monkeypatch):
 
 def test_those_that_cannot_be_joined(monkeypatch):
   error = ValueError('coordinator_address should\nbe defined.')
-  with pytest.raises(errors.UserError, match='of Slurm') as info:
+  with pytest.raises(errors.UserError, match='Slurm: ') as info:
     _join(monkeypatch, environment=_SLURM, error=error)
   assert 'address should be defined' in str(info.value)
   assert '--nodistributed' in str(info.value)
