@@ -1,10 +1,10 @@
 """Benchmarks of speed; README.md has the latest results.
 
 - optimizer step: optimizers (the command), optimizers_under_test, rounds (the
-  timing), torch_peers (PyTorch's optimizers in a subprocess), on_tpu (estimates
-  of the TPU compiler)
+  timing), torch_optimizers (PyTorch's, in a subprocess), on_tpu (estimates of
+  the TPU compiler)
 - training step: train_step (the command), worker (a subprocess that takes steps
-  in turns), step_jax, step_torch
+  on request), step_jax, step_torch
 - data, start-up and checkpoints: pipeline
 - shared by all: results (description of the machine, tables, documents)
 """

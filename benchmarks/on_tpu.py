@@ -92,17 +92,17 @@ def compile_here(name: str, size: str) -> Figures:
   mesh = Mesh(targets.devices(target), ('fsdp',))
   config = under_test.SIZES[size]()
   options, note = _plannable(name, config, target)
-  contender = under_test.make(name, under_test.tree(config), mesh, **options)
+  optimizer = under_test.make(name, under_test.tree(config), mesh, **options)
   params = under_test.tree(config).params
-  if contender.unstacked:
+  if optimizer.unstacked:
     params = jax.eval_shape(under_test.unstack, params)
   params, state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=NamedSharding(mesh, P())
     ),
-    (params, jax.eval_shape(contender.tx.init, params)),
+    (params, jax.eval_shape(optimizer.tx.init, params)),
   )
-  compiled = rounds.lower(contender.tx, params, state).compile()
+  compiled = rounds.lower(optimizer.tx, params, state).compile()
   module = hlo.parse(compiled.as_text())
   return Figures(
     # Each Pallas kernel counts as reading its inputs once, which it does.

@@ -1,8 +1,9 @@
 """Times optimizer steps: python -m benchmarks.optimizers.
 
-The optimizers take turns to update the same stacked Llama with the same
-gradients on one CPU device. The jitted step is the update and its application,
-with parameters and state donated. README.md describes the columns.
+The optimizers update the same stacked Llama with the same gradients on one CPU
+device, one after the other in several rounds. The jitted step is the update and
+its application, with parameters and state donated. README.md describes the
+columns.
 """
 
 import argparse
@@ -16,15 +17,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import (
-  on_tpu,
-  results,
-  rounds,
-  torch_peers,
-)
-from benchmarks import (
-  optimizers_under_test as under_test,
-)
+from benchmarks import on_tpu, results, rounds, torch_optimizers
+from benchmarks import optimizers_under_test as under_test
 from train.errors import UserError
 from train.plan import targets
 
@@ -91,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError if the benchmark cannot be run."""
-  everybody = (*under_test.names(), *torch_peers.NAMES)
+  every = (*under_test.names(), *torch_optimizers.NAMES)
   for option, given, known in (
     ('--params', args.params, tuple(under_test.SIZES)),
-    ('--methods', args.methods or (), everybody),
+    ('--methods', args.methods or (), every),
   ):
     if unknown := [name for name in given if name not in known]:
       raise UserError(
@@ -124,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
   sizes = ','.join(under_test.SIZES)
   add('--params', type=names, default=names(sizes), help=f'some of {sizes}')
   add('--methods', type=names, help='comma-separated names (default: all)')
-  add('--rounds', type=int, default=5, help='turns of each; slow ones take 2')
+  add('--rounds', type=int, default=5, help='timings of each; slow ones have 2')
   add('--tpu', action='store_true', help='compile the first size for a TPU')
   add('--torch-python', default=sys.executable, help='Python that has torch')
   results.add_outputs(parser)
@@ -135,45 +129,46 @@ def _measure(size: str, args: Any, machine: dict[str, Any]) -> list[Row]:
   """Compiles and times the optimizers on the tree of one size."""
   to = under_test.tree(under_test.SIZES[size]())
   tensors = rounds.Tensors(to)
-  subjects = {}
+  ours = {}
   for name in chosen(args.methods):
     _say(f'{size}: compiling {name}')
-    contender = under_test.make(name, to, _one_device())
-    subjects[name] = rounds.Subject(contender, tensors)
+    optimizer = under_test.make(name, to, _one_device())
+    ours[name] = rounds.JaxOptimizer(optimizer, tensors)
   first = {}
   # Decompositions take minutes on larger trees, so time them on the first only.
-  for name in subjects if size == next(iter(under_test.SIZES)) else ():
+  for name in ours if size == next(iter(under_test.SIZES)) else ():
     _say(f'{size}: first step of {name}')
-    first[name] = subjects[name].first_step()
+    first[name] = ours[name].first_step()
   python = args.torch_python
-  with torch_peers.start(python, torch_shapes(to)) as (peers, versions):
+  with torch_optimizers.start(python, torch_shapes(to)) as (theirs, versions):
     machine['versions'] |= versions
-    wanted = args.methods or torch_peers.NAMES
-    peers = [peer for peer in peers if peer.name in wanted]
-    racers: list[rounds.Racer] = [*subjects.values(), *peers]
-    found = rounds.race(racers, args.rounds, lambda s: _say(f'{size}: {s}'))
+    wanted = args.methods or torch_optimizers.NAMES
+    theirs = [optimizer for optimizer in theirs if optimizer.name in wanted]
+    found = rounds.time_rounds(
+      [*ours.values(), *theirs], args.rounds, lambda s: _say(f'{size}: {s}')
+    )
   timings = rounds.summary(found, under_test.BASELINE)
-  floor = subjects[under_test.FLOOR]
+  floor = ours[under_test.FLOOR]
   speed = floor.floor_bytes / timings[under_test.FLOOR].ms
   tpu = {}
   if args.tpu and size == args.params[0]:
     _say(f'{size}: compiling for {on_tpu.TOPOLOGY}')
-    tpu = on_tpu.figures(list(subjects), size)
+    tpu = on_tpu.figures(list(ours), size)
   _say('')
   return [
     Row(
       name=name,
       timing=timings[name],
-      floor=timings[name].ms * speed / subject.floor_bytes,
-      floor_bytes=subject.floor_bytes,
-      state_bytes=subject.state_bytes,
-      temp_bytes=subject.compiled.temp_bytes,
-      compile_seconds=subject.compiled.seconds,
+      floor=timings[name].ms * speed / optimizer.floor_bytes,
+      floor_bytes=optimizer.floor_bytes,
+      state_bytes=optimizer.state_bytes,
+      temp_bytes=optimizer.compiled.temp_bytes,
+      compile_seconds=optimizer.compiled.seconds,
       first_seconds=first.get(name),
       tpu=tpu.get(name),
     )
-    for name, subject in subjects.items()
-  ] + [Row(name=peer.name, timing=timings[peer.name]) for peer in peers]
+    for name, optimizer in ours.items()
+  ] + [Row(name=x.name, timing=timings[x.name]) for x in theirs]
 
 
 def chosen(methods: Sequence[str] | None) -> list[str]:

@@ -33,7 +33,7 @@ class Tree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
+class OptimizerUnderTest:
   """An optimizer to time.
 
   Attributes:
@@ -55,10 +55,10 @@ def tree(config: Config) -> Tree:
 
 def names() -> tuple[str, ...]:
   """Returns the names of all JAX optimizers to time."""
-  return (BASELINE, FLOOR, *sage_optax.recipe_names(), *_BARE, *_PEERS)
+  return (BASELINE, FLOOR, *sage_optax.recipe_names(), *_BARE, *_OPTAX)
 
 
-def make(name: str, to: Tree, mesh: Any, **options: Any) -> Contender:
+def make(name: str, to: Tree, mesh: Any, **options: Any) -> OptimizerUnderTest:
   """Returns an optimizer to time.
 
   Args:
@@ -67,12 +67,14 @@ def make(name: str, to: Tree, mesh: Any, **options: Any) -> Contender:
     mesh: A mesh of one device, given to our methods as the trainer does.
     **options: Options of a recipe.
   """
-  if name in _PEERS:
-    return Contender(name, _PEERS[name](to.roles), name == 'optax.galore')
+  if name in _OPTAX:
+    return OptimizerUnderTest(
+      name, _OPTAX[name](to.roles), name == 'optax.galore'
+    )
   if name == BASELINE:
-    return Contender(name, optax.adamw(RATE, weight_decay=DECAY))
+    return OptimizerUnderTest(name, optax.adamw(RATE, weight_decay=DECAY))
   if name == FLOOR:
-    return Contender(name, optax.sgd(RATE))
+    return OptimizerUnderTest(name, optax.sgd(RATE))
   if name in _BARE:
     tx = optax.chain(
       _BARE[name](),
@@ -84,7 +86,9 @@ def make(name: str, to: Tree, mesh: Any, **options: Any) -> Contender:
       name, RATE, roles=to.roles, weight_decay=DECAY, **options
     )
   specs = jax.tree.map(lambda _: P(), to.params)
-  return Contender(name, sage_optax.sharding.with_mesh(tx, mesh, specs))
+  return OptimizerUnderTest(
+    name, sage_optax.sharding.with_mesh(tx, mesh, specs)
+  )
 
 
 def unstack(tree: Any) -> Any:
@@ -132,7 +136,7 @@ _BARE: dict[str, Callable[[], optax.GradientTransformation]] = {
   'scale_by_column_norm': sage_optax.scale_by_column_norm,
 }
 # Optax's own optimizers: roles -> transformation.
-_PEERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+_OPTAX: dict[str, Callable[[Any], optax.GradientTransformation]] = {
   'optax.lion': lambda _: optax.lion(RATE, weight_decay=DECAY),
   'optax.adafactor': lambda _: optax.adafactor(
     RATE, weight_decay_rate=RATE * DECAY

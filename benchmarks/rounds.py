@@ -1,4 +1,4 @@
-"""Times optimizer steps in turns, so that all see the same noise."""
+"""Times optimizers alternately, so that all see the same noise."""
 
 import dataclasses
 import statistics
@@ -14,12 +14,13 @@ import optax
 from benchmarks import optimizers_under_test as under_test
 from sage_optax import memory
 
-_TURN = 0.5  # seconds per turn, which has at least one step
-_STEPS = 10  # at most per turn
-_BETWEEN = 5  # racers between two turns of the first, the baseline
+# Limits of one timing of an optimizer, which takes at least one step.
+_SECONDS = 0.5
+_STEPS = 10
+_BETWEEN = 5  # Optimizers between two timings of the first, the baseline.
 
 
-class Racer(Protocol):
+class Timeable(Protocol):
   """An optimizer that can be timed.
 
   Attributes:
@@ -28,8 +29,8 @@ class Racer(Protocol):
 
   name: str
 
-  def turn(self, steps: int, seconds: float) -> list[float]:
-    """Takes steps for some time, after a warm-up step.
+  def time_steps(self, steps: int, seconds: float) -> list[float]:
+    """Times steps after a warm-up step.
 
     Args:
       steps: Largest number of steps.
@@ -76,8 +77,8 @@ def compile_update(tx: optax.GradientTransformation, params: Any) -> Compiled:
   return Compiled(compiled, seconds, temp_bytes)
 
 
-class Subject:
-  """A JAX optimizer; parameters are shared, the state is new in every turn.
+class JaxOptimizer:
+  """A JAX optimizer; parameters are shared, each timing has a new state.
 
   Attributes:
     name: Its name in tables.
@@ -86,25 +87,27 @@ class Subject:
     state_bytes: Size of its state.
   """
 
-  def __init__(self, contender: under_test.Contender, tensors: 'Tensors'):
-    self.name = contender.name
+  def __init__(
+    self, optimizer: under_test.OptimizerUnderTest, tensors: 'Tensors'
+  ):
+    self.name = optimizer.name
     self._tensors = tensors
-    self._unstacked = contender.unstacked
+    self._unstacked = optimizer.unstacked
     params = tensors.params
     if self._unstacked:
       params = jax.eval_shape(under_test.unstack, params)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
     )
-    self._init = jax.jit(contender.tx.init)
-    self.compiled = compile_update(contender.tx, abstract)
-    self.state_bytes = memory.state_bytes(contender.tx, abstract)
+    self._init = jax.jit(optimizer.tx.init)
+    self.compiled = compile_update(optimizer.tx, abstract)
+    self.state_bytes = memory.state_bytes(optimizer.tx, abstract)
     self.floor_bytes = floor_bytes(
       memory.tree_bytes(abstract), self.state_bytes
     )
 
-  def turn(self, steps: int, seconds: float) -> list[float]:
-    """See `Racer`."""
+  def time_steps(self, steps: int, seconds: float) -> list[float]:
+    """See `Timeable`."""
     return self._steps(steps, seconds, in_mid_run)[1:]
 
   def first_step(self) -> float:
@@ -112,7 +115,7 @@ class Subject:
     return self._steps(0, 0.0, lambda state: state)[0]
 
   def _steps(self, steps, seconds, prepare) -> list[float]:
-    """Takes a warm-up step and then those of `turn`; returns all seconds."""
+    """Takes a warm-up step and others; returns the seconds of all."""
     params, grads = self._tensors.params, self._tensors.grads
     if self._unstacked:
       params, grads = (
@@ -137,7 +140,7 @@ class Tensors:
   """Parameters and gradients with values as in training.
 
   Attributes:
-    params: The parameters; each turn donates and replaces them.
+    params: The parameters; each timing donates and replaces them.
     grads: The gradients.
   """
 
@@ -171,38 +174,37 @@ def in_mid_run(state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(later, state)
 
 
-def race(
-  racers: Sequence[Racer],
+def time_rounds(
+  optimizers: Sequence[Timeable],
   rounds: int,
   say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[list[float]]]:
-  """Times racers in turns: A B C, A B C, ...
+  """Times optimizers in rounds: A B C, A B C, ...
 
-  The first racer is the baseline and has more turns per round, because the
+  The first is the baseline, and is timed more than once per round, because the
   location of its state in memory changes its time by a third.
 
   Args:
-    racers: The optimizers.
-    rounds: Turns of each. A racer whose steps have taken twice the planned time
-      gets no further turns.
+    optimizers: The optimizers.
+    rounds: Number of rounds. An optimizer whose steps have taken twice the
+      planned time is left out of further rounds.
     say: Receives progress messages.
 
   Returns:
     Name -> seconds of its steps, round by round.
   """
-  found: dict[str, list[list[float]]] = {racer.name: [] for racer in racers}
-
-  first, *others = racers
+  found: dict[str, list[list[float]]] = {x.name: [] for x in optimizers}
+  first, *others = optimizers
   for i in range(rounds):
     say(f'round {i + 1} of {rounds}')
     base = found[first.name]
-    base.append(first.turn(_STEPS, _TURN))
-    for k, racer in enumerate(others, 1):
-      turns = found[racer.name]
-      if sum(map(sum, turns)) < 2 * rounds * _TURN:
-        turns.append(racer.turn(_STEPS, _TURN))
+    base.append(first.time_steps(_STEPS, _SECONDS))
+    for k, optimizer in enumerate(others, 1):
+      timings = found[optimizer.name]
+      if sum(map(sum, timings)) < 2 * rounds * _SECONDS:
+        timings.append(optimizer.time_steps(_STEPS, _SECONDS))
       if k % _BETWEEN == 0:
-        base[-1] += first.turn(_STEPS, _TURN)
+        base[-1] += first.time_steps(_STEPS, _SECONDS)
   return found
 
 
@@ -228,14 +230,14 @@ class Timing:
 def summary(
   found: Mapping[str, list[list[float]]], baseline: str
 ) -> dict[str, Timing]:
-  """Returns medians and spreads of the result of `race`."""
+  """Returns medians and spreads of the result of `time_rounds`."""
   result = {}
-  base = [statistics.median(turn) for turn in found[baseline]]
-  for name, turns in found.items():
-    ms = [1e3 * seconds for turn in turns for seconds in turn]
+  base = [statistics.median(steps) for steps in found[baseline]]
+  for name, timings in found.items():
+    ms = [1e3 * seconds for steps in timings for seconds in steps]
     ratios = [
-      statistics.median(turn) / other
-      for turn, other in zip(turns, base, strict=False)
+      statistics.median(steps) / other
+      for steps, other in zip(timings, base, strict=False)
     ]
     spread = ms if len(ms) > 1 else 2 * ms
     low, _, high = statistics.quantiles(spread, n=4, method='inclusive')

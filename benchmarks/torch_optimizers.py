@@ -16,7 +16,7 @@ NAMES = ('torch.AdamW', 'torch.Muon')
 _RATE, _DECAY = 1e-4, 0.1
 
 
-class Peer:
+class TorchOptimizer:
   """One of NAMES, in the process that `start` started.
 
   Attributes:
@@ -27,17 +27,17 @@ class Peer:
     self.name = name
     self._process = process
 
-  def turn(self, steps: int, seconds: float) -> list[float]:
-    """See `rounds.Racer`."""
-    question = {'name': self.name, 'steps': steps, 'seconds': seconds}
-    return ask(self._process, question)
+  def time_steps(self, steps: int, seconds: float) -> list[float]:
+    """See `rounds.Timeable`."""
+    request = {'name': self.name, 'steps': steps, 'seconds': seconds}
+    return ask(self._process, request)
 
 
-def ask(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:
+def ask(process: subprocess.Popen[str], request: dict[str, Any]) -> Any:
   """Sends a line of JSON and returns the answer."""
   assert process.stdin is not None
   assert process.stdout is not None
-  process.stdin.write(json.dumps(question) + '\n')
+  process.stdin.write(json.dumps(request) + '\n')
   process.stdin.flush()
   line = process.stdout.readline()
   if not line:
@@ -48,7 +48,7 @@ def ask(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:
 @contextlib.contextmanager
 def start(
   python: str, shapes: Sequence[tuple[tuple[int, ...], bool]]
-) -> Iterator[tuple[list[Peer], dict[str, str]]]:
+) -> Iterator[tuple[list[TorchOptimizer], dict[str, str]]]:
   """Starts the process; it ends with the context.
 
   Args:
@@ -56,10 +56,10 @@ def start(
     shapes: The shape of every parameter, and whether it is a matrix for Muon.
 
   Yields:
-    The available peers (none without torch), and the version of torch.
+    The available optimizers (none without torch), and the version of torch.
   """
   process = subprocess.Popen(
-    [python, '-m', 'benchmarks.torch_peers'],
+    [python, '-m', 'benchmarks.torch_optimizers'],
     cwd=pathlib.Path(__file__).parent.parent,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -67,7 +67,10 @@ def start(
   )
   try:
     found = ask(process, {'shapes': shapes})
-    yield [Peer(name, process) for name in found['names']], found['versions']
+    yield (
+      [TorchOptimizer(name, process) for name in found['names']],
+      found['versions'],
+    )
   finally:
     process.kill()
     process.wait()
@@ -90,10 +93,12 @@ def _serve() -> None:
     param.grad = 1e-3 * torch.randn(shape)
     params.append((param, is_matrix))
   for line in sys.stdin:
-    print(json.dumps(_turn(torch, params, **json.loads(line))), flush=True)
+    print(
+      json.dumps(_time_steps(torch, params, **json.loads(line))), flush=True
+    )
 
 
-def _turn(
+def _time_steps(
   torch: Any, params: Any, *, name: str, steps: int, seconds: float
 ) -> list[float]:
   matrices = [p for p, is_matrix in params if is_matrix]

@@ -2,7 +2,7 @@
 
 Hugging Face's Llama with the same shapes and weights takes the same steps in
 float32 on the same number of threads. Every implementation runs in its own
-process; they take one step at a time in turns, so that all see the same noise.
+process; they take one step each, alternately, so that all see the same noise.
 It is an error if their losses differ.
 """
 
@@ -118,10 +118,10 @@ def start(
   return workers
 
 
-def race(
+def run_steps(
   workers: dict[str, worker.Worker], warm_up: int, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-  """Runs the workers in turns.
+  """Runs the steps of the workers alternately.
 
   Returns:
     The seconds per step without the warm-up, and the losses with it.
@@ -130,7 +130,7 @@ def race(
   losses: dict[str, list[float]] = {name: [] for name in workers}
   names = list(workers)
   for i in range(warm_up + rounds):
-    # Alternate the order, so that none always follows the same worker.
+    # In alternating order, so that none always follows the same worker.
     for name in names if i % 2 else reversed(names):
       took, loss = workers[name].step(i)
       losses[name].append(loss)
@@ -219,7 +219,7 @@ def main() -> None:
     try:
       workers = start(job, args.torch_python)
       versions = {k: v for w in workers.values() for k, v in w.versions.items()}
-      seconds, losses = race(workers, args.warm_up, args.rounds)
+      seconds, losses = run_steps(workers, args.warm_up, args.rounds)
     finally:
       for process in workers.values():
         process.close()

@@ -1,4 +1,4 @@
-"""The processes that take training steps in turns.
+"""The processes that take training steps on request.
 
 Imports neither JAX nor PyTorch: a worker has one of them.
 """

@@ -31,16 +31,16 @@ def _mesh():
   return jax.make_mesh((1,), ('fsdp',), axis_types=auto)
 
 
-class _Racer:
-  """Has done its turns already."""
+class _Recorded:
+  """An optimizer whose times are given."""
 
-  def __init__(self, name, *turns):
+  def __init__(self, name, *timings):
     self.name = name
-    self._turns = iter(turns)
+    self._timings = iter(timings)
 
-  def turn(self, steps, seconds):
+  def time_steps(self, steps, seconds):
     del steps, seconds
-    return next(self._turns)
+    return next(self._timings)
 
 
 def test_floor_counts_what_an_update_must_move():
@@ -54,8 +54,8 @@ def test_floor_counts_what_an_update_must_move():
 
 def test_ratios_are_those_of_the_same_round():
   # The machine is three times slower in the second round.
-  racers = [_Racer('a', [0.1], [0.3, 0.3]), _Racer('b', [0.2, 0.2], [0.6])]
-  found = rounds.summary(rounds.race(racers, 2), 'a')
+  timed = [_Recorded('a', [0.1], [0.3, 0.3]), _Recorded('b', [0.2, 0.2], [0.6])]
+  found = rounds.summary(rounds.time_rounds(timed, 2), 'a')
   assert found['b'].ratio == pytest.approx(2.0)
   assert found['a'].ratio == 1.0
   assert found['b'].ms == 200.0
@@ -63,20 +63,22 @@ def test_ratios_are_those_of_the_same_round():
 
 
 def test_slow_ones_have_fewer_turns_but_some():
-  racers = [
-    _Racer('a', *[[0.1]] * 4),
-    _Racer('slow', *[[3.0]] * 2),
-    _Racer('slower', [30.0]),
+  timed = [
+    _Recorded('a', *[[0.1]] * 4),
+    _Recorded('slow', *[[3.0]] * 2),
+    _Recorded('slower', [30.0]),
   ]
-  found = rounds.race(racers, 4)
-  assert [len(found[racer.name]) for racer in racers] == [4, 2, 1]
+  found = rounds.time_rounds(timed, 4)
+  assert [len(found[optimizer.name]) for optimizer in timed] == [4, 2, 1]
   slower = rounds.summary(found, 'a')['slower']
   assert (slower.ratio, slower.low, slower.high) == (300, 30e3, 30e3)
 
 
 def test_the_first_has_more_turns_in_a_round():
-  racers = [_Racer(name, [1.0], [1.0]) for name in 'bcdefg']
-  found = rounds.race([_Racer('a', [2.0], [4.0], [6.0], [8.0]), *racers], 2)
+  timed = [_Recorded(name, [1.0], [1.0]) for name in 'bcdefg']
+  found = rounds.time_rounds(
+    [_Recorded('a', [2.0], [4.0], [6.0], [8.0]), *timed], 2
+  )
   # Before the others, and after five of them.
   assert found['a'] == [[2.0, 4.0], [6.0, 8.0]]
 
@@ -85,13 +87,13 @@ def test_the_first_has_more_turns_in_a_round():
 @pytest.mark.parametrize('name', optimizers_under_test.names())
 def test_everybody_updates_the_tree(name):
   to = _tiny()
-  contender = optimizers_under_test.make(name, to, _mesh())
+  optimizer = optimizers_under_test.make(name, to, _mesh())
   tensors = rounds.Tensors(to)
   params, grads = tensors.params, tensors.grads
-  if contender.unstacked:
+  if optimizer.unstacked:
     params, grads = map(optimizers_under_test.unstack, (params, grads))
-  state = jax.eval_shape(contender.tx.init, params)
-  updates, _ = jax.eval_shape(contender.tx.update, grads, state, params)
+  state = jax.eval_shape(optimizer.tx.init, params)
+  updates, _ = jax.eval_shape(optimizer.tx.update, grads, state, params)
   shapes = (jax.tree.map(jnp.shape, tree) for tree in (updates, params))
   assert next(shapes) == next(shapes)
 
@@ -131,14 +133,16 @@ def test_steps_are_those_between_renewals():
 def test_subjects_take_steps_with_what_all_share():
   tensors = rounds.Tensors(_tiny())
   names = ('optax.adamw', 'optax.galore', 'sage_hybrid')
-  racers = [
-    rounds.Subject(optimizers_under_test.make(name, _tiny(), _mesh()), tensors)
+  timed = [
+    rounds.JaxOptimizer(
+      optimizers_under_test.make(name, _tiny(), _mesh()), tensors
+    )
     for name in names
   ]
   before = jax.device_get(tensors.params)
-  found = rounds.race(racers, 1)
+  found = rounds.time_rounds(timed, 1)
   assert all(1 <= len(found[name][0]) <= 10 for name in names)
-  assert all(racer.first_step() > 0 for racer in racers)
+  assert all(optimizer.first_step() > 0 for optimizer in timed)
   for old, new in zip(
     jax.tree.leaves(before), jax.tree.leaves(tensors.params), strict=True
   ):
