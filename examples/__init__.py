@@ -1,0 +1,1 @@
+"""One file per library or task, to copy: python examples/<name>.py."""

@@ -1,0 +1,49 @@
+"""Each file of examples/ runs, and trains."""
+
+import importlib.util
+import pathlib
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from tests.support import runs
+from train.hf import files
+
+_FILES = sorted(
+  path
+  for path in (runs.ROOT / 'examples').glob('*.py')
+  if path.stem != '__init__'
+)
+_LLAMA3 = pathlib.Path(__file__).parents[1] / 'fixtures' / 'hf_llama3'
+# The others train for a few steps on sequences that count.
+_OPTIONS = {'maxtext_factory': {'steps': 5}, 'vit': {'steps': 5}}
+
+
+def _main(name, *args, **kwargs):
+  scope = runpy.run_path(str(runs.ROOT / 'examples' / f'{name}.py'))
+  with jax.numpy_rank_promotion('allow'):
+    return scope['main'](*args, **kwargs)
+
+
+@pytest.mark.parametrize('name', [path.stem for path in _FILES])
+def test_runs(name, tmp_path, capsys):
+  args = []
+  if name == 'hf_import':
+    args = [str(_LLAMA3), str(tmp_path / 'new')]
+  losses = _main(name, *args, **_OPTIONS.get(name, {'steps': 20}))
+  assert np.isfinite(losses).all()
+  assert losses[-1] < losses[0]
+  assert f'{losses[0]:.2f}'[:3] in capsys.readouterr().out
+  if args:
+    files.read_config(tmp_path / 'new')
+
+
+@pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
+def test_can_be_copied(path):
+  text = path.read_text()
+  assert len(text.splitlines()) <= 80
+  assert f'python examples/{path.name}' in text
+  # A script's folder comes first in the search for modules.
+  assert importlib.util.find_spec(path.stem) is None
