@@ -18,7 +18,7 @@ from train.hf import files
 
 
 def main(
-  source: str, target: str | None = None, steps: int = 10
+  source: str, target: str | None = None, *, steps: int = 10
 ) -> list[float]:
   config = files.read_config(pathlib.Path(source))
   params = hf.from_hf(files.Weights(pathlib.Path(source)), config)

@@ -25,7 +25,7 @@ def model(tokens):
 
 
 def main(steps: int = 100) -> list[float]:
-  transformed = hk.without_apply_rng(hk.transform(model))
+  transformed = hk.transform(model)
   example = jnp.zeros((1, LENGTH), jnp.int32)
   params = transformed.init(jax.random.key(0), example)
   preset = sage_optax.layout.HAIKU
@@ -39,7 +39,7 @@ def main(steps: int = 100) -> list[float]:
   @jax.jit
   def train_step(params, state, tokens):
     def loss_fn(params):
-      logits = transformed.apply(params, tokens[:, :-1])
+      logits = transformed.apply(params, None, tokens[:, :-1])
       return optax.softmax_cross_entropy_with_integer_labels(
         logits, tokens[:, 1:]
       ).mean()

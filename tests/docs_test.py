@@ -14,6 +14,7 @@ from train.config import help as config_help
 _DOCS = pathlib.Path(conformance.__file__).parent
 _AGAIN = 'python -m docs.generate writes them again'
 _PACKAGES = ('sage_optax', 'models', 'train')
+_FOLDERS = ('configs', 'benchmarks', 'examples', 'experiments')
 
 
 class PagesTest(parameterized.TestCase):
@@ -88,7 +89,7 @@ def test_architecture_names_every_folder():
   text = (_DOCS / 'architecture.md').read_text()
   packages = {
     path.parent.relative_to(_DOCS.parent).as_posix() + '/'
-    for root in (*_PACKAGES, 'configs', 'benchmarks', 'experiments')
+    for root in (*_PACKAGES, *_FOLDERS)
     for path in (_DOCS.parent / root).rglob('__init__.py')
   }
   named = set(re.findall(r'^\| `([\w/]+/)` \|', text, re.MULTILINE))

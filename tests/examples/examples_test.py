@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import runpy
 
 import jax
@@ -38,6 +39,12 @@ def test_runs(name, tmp_path, capsys):
   assert f'{losses[0]:.2f}'[:3] in capsys.readouterr().out
   if args:
     files.read_config(tmp_path / 'new')
+
+
+def test_the_page_lists_all():
+  page = (runs.ROOT / 'docs' / 'examples.md').read_text()
+  named = re.findall(r'^\| `(.*?)`', page, re.MULTILINE)
+  assert sorted(named) == [path.name for path in _FILES]
 
 
 @pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
