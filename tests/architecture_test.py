@@ -24,6 +24,7 @@ _FOREIGN = {
 }
 
 
+# Without examples/, whose files are copied one by one and repeat each other.
 _PACKAGES = (
   *('sage_optax', 'models', 'train', 'configs', 'benchmarks', 'experiments'),
   *('docs', 'tests'),
