@@ -14,7 +14,7 @@ from train.distributed.signals import Stop
 _stops: list[Stop] = []
 
 
-class _Stream:
+class _GuardedStream:
   """A text stream whose failure stops the run instead of raising."""
 
   def __init__(self, stream: Any):
@@ -60,7 +60,7 @@ def guarded() -> Iterator[None]:
   """Lets no print fail, and silences what libraries print of their own."""
   streams = sys.stdout, sys.stderr
   _silence_libraries()
-  sys.stdout, sys.stderr = map(_Stream, streams)  # type: ignore[assignment]
+  sys.stdout, sys.stderr = map(_GuardedStream, streams)  # type: ignore[assignment]
   try:
     yield
   finally:

@@ -21,7 +21,7 @@ from train.data.checksums import DamagedFile
 from train.data.documents import BadLines, Holdout
 from train.data.source import Source, identities
 from train.data.tokenizer import Tokenizer
-from train.data.workers import Block
+from train.data.workers import InputBlock
 from train.data.writer import Writer
 from train.errors import Interrupted, UserError
 
@@ -101,7 +101,7 @@ class Stream:
         worker died.
     """
     sizes = [path.stat().st_size for path in self._files]
-    progress = _Progress(
+    progress = _InputProgress(
       sum(sizes), self._log, done=self._bytes_done(sizes), text=self._text
     )
     committed = time.monotonic()
@@ -170,7 +170,7 @@ class Stream:
       f'{self._files[self._place["file"]]}.'
     )
 
-  def _blocks(self, should_stop: Callable[[], bool]) -> Iterator[Block]:
+  def _blocks(self, should_stop: Callable[[], bool]) -> Iterator[InputBlock]:
     first, done = self._place['file'], self._place['blocks']
     expected = self._place['checksum']
     for file in range(first, len(self._files)):
@@ -180,7 +180,7 @@ class Stream:
         checksum = readers.checksum(content, checksum)
         number += 1
         if number > skipped:
-          yield Block(file, number, checksum, read, content)
+          yield InputBlock(file, number, checksum, read, content)
         elif should_stop():
           raise Interrupted
         elif number == skipped and checksum != expected:
@@ -193,7 +193,7 @@ class Stream:
       self._partial, f'{self._files[file]} has changed'
     )
 
-  def _apply(self, block: Block, encoded: encoding.EncodedBlock) -> None:
+  def _apply(self, block: InputBlock, encoded: encoding.EncodedBlock) -> None:
     line = self._place['line'] if block.file == self._place['file'] else 0
     for number, reason in encoded.bad:
       self.bad.add(self._files[block.file], line + number, reason)
@@ -219,7 +219,7 @@ class Stream:
     return sum(sizes[: self._place['file']]) + self._place['read']
 
 
-class _Progress:
+class _InputProgress:
   """Shows the share of the input done, the rate and the time left."""
 
   def __init__(

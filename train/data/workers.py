@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # Of linux/prctl.h.
 
 
-class Block(NamedTuple):
+class InputBlock(NamedTuple):
   """A block of the input.
 
   Attributes:
@@ -51,11 +51,11 @@ class WorkerDied(UserError):
 
 
 def encode(
-  blocks: Iterator[Block],
+  blocks: Iterator[InputBlock],
   encoder: encoding.Encoder,
   count: int,
   should_stop: Callable[[], bool],
-) -> Generator[tuple[Block, encoding.EncodedBlock], None, None]:
+) -> Generator[tuple[InputBlock, encoding.EncodedBlock], None, None]:
   """Encodes blocks, in memory that does not grow with their number.
 
   Args:
@@ -80,7 +80,7 @@ def encode(
 
 
 def _in_order(blocks, pool: '_Pool', should_stop):
-  waiting: dict[int, Block] = {}
+  waiting: dict[int, InputBlock] = {}
   done: dict[int, encoding.EncodedBlock] = {}
   sent = given = 0
   more = True
@@ -128,7 +128,7 @@ class _Worker:
     self.process.start()
     theirs.close()
 
-  def send(self, serial: int, block: Block) -> None:
+  def send(self, serial: int, block: InputBlock) -> None:
     try:
       self.connection.send((serial, block.content))
     except OSError:

@@ -157,21 +157,23 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   sweep = sweep_lib.Sweep(
     args.config, overrides, args.topology, recipes, _say, quick=args.quick
   )
-  alone: list[dict[str, Any]] = []
-  rows: list[sweep_lib.Row] = []
+  collectives: list[dict[str, Any]] = []
+  rows: list[sweep_lib.RecipePlan] = []
   for recipe in recipes:
     if args.collectives:
-      alone += sweep.alone(recipe)
+      collectives += sweep.collectives(recipe)
     else:
       rows.append(
         sweep.row(recipe, find_batch=args.find_batch, advise=not args.no_advice)
       )
   _say('')
   print(
-    table.collectives(alone) if args.collectives else table.text(rows, sweep)
+    table.collectives(collectives)
+    if args.collectives
+    else table.text(rows, sweep)
   )
   if args.json:
-    found = table.to_json(rows, sweep, alone)
+    found = table.to_json(rows, sweep, collectives)
     args.json.write_text(json.dumps(found, indent=2) + '\n')
   if args.png and rows:
     chart.stacked_bars(rows, sweep, args.png)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.plan.sweep import Row, Sweep
+from train.plan.sweep import RecipePlan, Sweep
 from train.plan.targets import GIB
 
 _PARTS = {
@@ -16,7 +16,9 @@ _PARTS = {
 }
 
 
-def stacked_bars(rows: Sequence[Row], sweep: Sweep, path: pathlib.Path) -> None:
+def stacked_bars(
+  rows: Sequence[RecipePlan], sweep: Sweep, path: pathlib.Path
+) -> None:
   """Draws the peak memory of every recipe as stacked bars.
 
   Args:

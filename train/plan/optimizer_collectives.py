@@ -17,7 +17,7 @@ from train.plan import cost, hlo, measure, targets
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ParameterUpdate:
   """One parameter, updated alone; sizes are per device.
 
   Attributes:
@@ -52,7 +52,7 @@ class Row:
     return self.largest <= self.vectors
 
 
-def rows(config: Config, target: targets.Target) -> list[Row]:
+def rows(config: Config, target: targets.Target) -> list[ParameterUpdate]:
   """Compiles the update of one parameter of each kind.
 
   A kind is a role, a shape and a sharding. Clipping by the global norm, which
@@ -81,15 +81,15 @@ def rows(config: Config, target: targets.Target) -> list[Row]:
     if kind in seen:
       continue
     seen.add(kind)
-    alone = (_nest(path, value) for value in (leaf, names, spec))
-    found = _collectives(config, target, mesh, *alone)
+    nested = (_nest(path, value) for value in (leaf, names, spec))
+    found = _collectives(config, target, mesh, *nested)
     counts: dict[str, int] = collections.Counter()
     for c in found:
       counts[c.kind] += c.times
     fan_in, fan_out = leaf.shape[-2:] if role != 'vector' else (1, leaf.size)
     batch = leaf.size // (fan_in * fan_out)
     result.append(
-      Row(
+      ParameterUpdate(
         recipe=config.optimizer.recipe,
         path=jax.tree_util.keystr(path, simple=True, separator='/'),
         role=role,

@@ -29,7 +29,7 @@ class Failure(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class RecipePlan:
   """One recipe of a plan.
 
   Attributes:
@@ -97,18 +97,18 @@ class Sweep:
     """The unit of the batch size."""
     return self.mesh[0] * self.mesh[1]
 
-  def row(self, recipe: str, *, find_batch: bool, advise: bool) -> Row:
+  def row(self, recipe: str, *, find_batch: bool, advise: bool) -> RecipePlan:
     """Measures one recipe."""
     self.memory = 0
     first = self._measure(recipe)
     largest = self._largest_batch(first) if find_batch else None
     advice = [] if first.fits or not advise else list(self._advice(first))
-    return Row(first, largest, advice, self.memory)
+    return RecipePlan(first, largest, advice, self.memory)
 
-  def alone(self, recipe: str) -> list[dict[str, Any]]:
+  def collectives(self, recipe: str) -> list[dict[str, Any]]:
     """Returns the rows of `optimizer_collectives`, as dictionaries."""
-    self._say(f'{recipe}: the optimizer alone')
-    return self._run('alone', self.target, self._recipe(recipe))
+    self._say(f'{recipe}: collectives of the optimizer')
+    return self._run('collectives', self.target, self._recipe(recipe))
 
   def _measure(
     self, recipe: str, *changes: str, target: targets.Target | None = None

@@ -9,7 +9,7 @@ from models import llama
 from train.config import model_config
 from train.plan import cost
 from train.plan.measure import Measurement
-from train.plan.sweep import Row, Sweep
+from train.plan.sweep import RecipePlan, Sweep
 from train.plan.targets import GIB, Chip
 
 _WIDTH = 118
@@ -46,7 +46,7 @@ def headline(sweep: Sweep) -> str:
   )
 
 
-def columns(rows: Sequence[Row], device: Chip) -> list[tuple[str, str]]:
+def columns(rows: Sequence[RecipePlan], device: Chip) -> list[tuple[str, str]]:
   """Returns headers and units of the table."""
   kinds = [
     k for k in cost.KINDS if any(r.measurement.collectives.get(k) for r in rows)
@@ -73,7 +73,7 @@ _SHORT = {
 }
 
 
-def cells(row: Row, device: Chip, headers: Sequence[str]) -> list[str]:
+def cells(row: RecipePlan, device: Chip, headers: Sequence[str]) -> list[str]:
   """Returns the texts of a row, for the headers of `columns`."""
   m = row.measurement
   compiled = m.arguments > 0
@@ -114,7 +114,7 @@ def _gib(size: float) -> str:
   return f'{value:.3f}' if abs(value) >= 0.1 else f'{value:.3g}'
 
 
-def text(rows: Sequence[Row], sweep: Sweep) -> str:
+def text(rows: Sequence[RecipePlan], sweep: Sweep) -> str:
   """Returns the table for a terminal."""
   headers = columns(rows, sweep.target.device)
   lines = [[h for h, _ in headers], [unit for _, unit in headers]]
@@ -141,7 +141,7 @@ def align(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
   ]
 
 
-def markdown(rows: Sequence[Row], sweep: Sweep) -> str:
+def markdown(rows: Sequence[RecipePlan], sweep: Sweep) -> str:
   """Returns the table for a document."""
   headers = columns(rows, sweep.target.device)
   names = [h for h, _ in headers]
@@ -161,7 +161,7 @@ def _row(texts: Sequence[str]) -> str:
   return '| ' + ' | '.join(texts) + ' |'
 
 
-def footers(rows: Sequence[Row], sweep: Sweep) -> list[str]:
+def footers(rows: Sequence[RecipePlan], sweep: Sweep) -> list[str]:
   """Returns the notes below the table."""
   device = sweep.target.device
   lines = ['All figures are per device and per step.']
@@ -191,7 +191,7 @@ def footers(rows: Sequence[Row], sweep: Sweep) -> list[str]:
   return lines
 
 
-def _renewals(rows: Sequence[Row]) -> list[str]:
+def _renewals(rows: Sequence[RecipePlan]) -> list[str]:
   """Reports the cost of steps that take the longer branch of conditionals."""
   lines = []
   for row in rows:
@@ -207,7 +207,7 @@ def _renewals(rows: Sequence[Row]) -> list[str]:
   return lines
 
 
-def _misfits(rows: Sequence[Row], device: Chip) -> list[str]:
+def _misfits(rows: Sequence[RecipePlan], device: Chip) -> list[str]:
   fitting = [r.measurement.recipe for r in rows if r.measurement.fits]
   lines = []
   for row in rows:
@@ -257,7 +257,7 @@ def collectives(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def to_json(
-  rows: Sequence[Row], sweep: Sweep, alone: Sequence[dict[str, Any]]
+  rows: Sequence[RecipePlan], sweep: Sweep, updates: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
   """Returns all figures, for json.dumps."""
   device = sweep.target.device
@@ -282,5 +282,5 @@ def to_json(
       }
       for row in rows
     ],
-    'optimizer_alone': list(alone),
+    'optimizer_collectives': list(updates),
   }

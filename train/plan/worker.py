@@ -23,7 +23,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     job: 'config', a file; 'overrides', such as 'train.steps=10'; 'topology';
-      'what', 'step' or 'alone'; and 'quick', whether to compile with less
+      'what', 'step' or 'collectives'; and 'quick', whether to compile with less
       effort.
 
   Returns:
@@ -35,7 +35,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
       jax.config.update('jax_enable_x64', True)
     target = targets.parse(job['topology'])
     result: Any
-    if job['what'] == 'alone':
+    if job['what'] == 'collectives':
       result = [
         dataclasses.asdict(row)
         for row in optimizer_collectives.rows(config, target)

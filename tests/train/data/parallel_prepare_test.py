@@ -202,7 +202,7 @@ def test_a_dead_worker_is_named(inputs, expected, tmp_path, monkeypatch):
 def test_a_worker_that_fails_is_named(inputs, tmp_path, capfd):
   model = tokenizer_lib.load(inputs / 'tokenizer')
   model.path = tmp_path / 'gone'
-  block = workers.Block(0, 1, 0, 0, b'{"text": "x"}\n')
+  block = workers.InputBlock(0, 1, 0, 0, b'{"text": "x"}\n')
   with pytest.raises(UserError, match=r'Worker 1 .* ended with status 1'):
     list(
       workers.encode(iter([block]), encoding.Encoder(model), 1, lambda: False)
@@ -218,13 +218,13 @@ def test_few_blocks_are_read_ahead(inputs):
   def blocks():
     for number in range(1, 1000):
       read.append(number)
-      yield workers.Block(0, number, 0, 0, b'{"text": "%d"}\n' % number)
+      yield workers.InputBlock(0, number, 0, 0, b'{"text": "%d"}\n' % number)
 
   encoded = workers.encode(blocks(), encoding.Encoder(model), 2, lambda: False)
   encoder = encoding.Encoder(model)
   for number in range(1, 50):
     block, result = next(encoded)
-    assert block == workers.Block(0, number, 0, 0, None)
+    assert block == workers.InputBlock(0, number, 0, 0, None)
     assert result == encoder.encode_block(b'{"text": "%d"}\n' % number)
     assert len(read) <= number + 2 * workers._AHEAD
   encoded.close()

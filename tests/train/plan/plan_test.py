@@ -209,7 +209,7 @@ class ProjectorTest(parameterized.TestCase):
     device = targets.parse('v5e:2x2').device
     headers = ['recipe', 'peak', 'bytes', 'time']
     for measured, left_out in ((found, False), (quick, True)):
-      row = sweep.Row(measured, None, [], 0)
+      row = sweep.RecipePlan(measured, None, [], 0)
       cells = table.cells(row, device, headers)
       self.assertEqual([c == '-' for c in cells], [False] * 2 + [left_out] * 2)
 
@@ -335,7 +335,11 @@ class TpuTest(parameterized.TestCase):
       _TINY, ['mesh.fsdp=4', 'mesh.tensor=2'], 'v5e:2x4', [recipe]
     )
     _check_vectors(
-      self, [optimizer_collectives.Row(**row) for row in found.alone(recipe)]
+      self,
+      [
+        optimizer_collectives.ParameterUpdate(**row)
+        for row in found.collectives(recipe)
+      ],
     )
 
 
