@@ -23,7 +23,7 @@ class Summary:
 
   Attributes:
     cell, arm: names.
-    progress: where its trials stand.
+    progress: which of its trials are done.
     tuning: lines of seed 0.
     final: lines of the tuned options with fresh seeds, by seed.
     best: the line of seed 0 with the lowest loss so far, if any.

@@ -3,7 +3,7 @@
   logits(x) = E[x] W E^T        E [V, d] the tied table, W [d, d] a matrix
 
 Batches are pairs drawn from the training text, and the loss is exact: the mean
-over all pairs of that text, so nothing but optimisation tells arms apart.
+over all pairs of that text, so arms differ by optimization only.
 """
 
 import functools

@@ -34,7 +34,7 @@ def label(arm: str) -> str:
 
 def _save(figure: Any, path: pathlib.Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Neither version nor date, which would change the bytes.
+  # Without version and date, which would change the bytes.
   figure.savefig(path, metadata={'Software': None}, bbox_inches='tight')
   plt.close(figure)
 
@@ -206,7 +206,7 @@ def trend(
     gaps: arm -> (number, mean difference, half-width of its interval).
     xlabel: What the number is.
     baseline: The baseline's name.
-    path: Where the picture goes.
+    path: The PNG to write.
   """
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(figsize=(7.5, 4.2))

@@ -1,4 +1,4 @@
-"""What is computed from a run's losses."""
+"""Numbers computed from the losses of a run."""
 
 from typing import Any
 

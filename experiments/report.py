@@ -38,7 +38,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
 
   Args:
     results: The folder of results.
-    docs: Where evidence.md goes.
+    docs: The folder of evidence.md.
   """
   found = {
     name: analysis.summarize(study, results)
@@ -54,7 +54,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
 
 
 def _missing(found: dict[str, list[Summary]]) -> str:
-  """How much of each study is done."""
+  """Returns how much of each study is done."""
   rows = [
     '## What has been measured\n',
     '| study | arms tuned | arms complete | runs done | runs missing, about |',

@@ -5,8 +5,8 @@
 
 Every finished trial is one line of results/STUDY.jsonl. Stop it at any time,
 and rerun the same command to resume: trials that were not finished are run
-again, finished ones are not. Several machines share a study by --shard; put
-the lines of their files together afterwards.
+again. Several machines can share a study by --shard; concatenate their files
+afterwards.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Pool:
     self.arms[channel] = trials[0].arm
 
   def finished(self) -> list[tuple[list[Trial], Any]]:
-    """Waits for a worker; returns trials and what they gave."""
+    """Waits for a worker; returns its trials and their outcomes."""
     results = []
     for channel in wait(list(self.running)):
       assert isinstance(channel, Connection)
@@ -123,7 +123,7 @@ class Runner:
     return not studies.missing_trials(study, losses, **self._which)
 
   def _fill(self, study, pool, losses):
-    """Gives idle workers something to do, unless time is up."""
+    """Sends trials to idle workers, unless time is up."""
     for channel in pool.idle:
       if self._end is not None and time.monotonic() > self._end:
         return

@@ -89,13 +89,13 @@ STUDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """Where one arm in one cell stands.
+  """Which trials of an arm in a cell are done.
 
   Attributes:
     tuned: The end of the search, None before it.
     missing: Trials that can run now.
     done: Trials of it that have results.
-    left: Trials that are still to run; a guess while the search goes on.
+    left: Trials that are still to run; an estimate during the search.
   """
 
   tuned: tuning.Tuned | None
@@ -107,7 +107,7 @@ class Progress:
 def progress(
   study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
 ) -> Progress:
-  """Where an arm stands, given the losses by key so far."""
+  """Returns which trials of an arm are done, given the losses by key."""
   make = functools.partial(trial.make, cell, arm.name)
 
   def loss_of(point: trial.Point) -> float | None:

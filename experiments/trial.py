@@ -1,4 +1,4 @@
-"""One run of a study, and the file that holds what it gave."""
+"""One run of a study, and the file of its results."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class Trial:
 
   @property
   def key(self) -> str:
-    """What tells it from other trials; two of one key are the same run."""
+    """What identifies the trial; two trials of one key are the same run."""
     return json.dumps([self.cell, self.arm, dict(self.options), self.seed])
 
 

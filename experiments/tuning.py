@@ -19,7 +19,7 @@ LONGEST = 40
 
 
 class Missing(Exception):
-  """Losses that the search needs before it can go further."""
+  """The search needs losses before it can continue."""
 
   def __init__(self, points: Sequence[Point]):
     super().__init__(f'{len(points)} trials are missing')
@@ -51,7 +51,7 @@ def search(
 
   Args:
     arm: The arm.
-    start: Where the search begins.
+    start: The point where the search starts.
     loss_of: Losses so far; None where there is none.
     budget: The least number of points to visit. A search that ends earlier
       also tries the diagonal neighbours of its best point, then half steps.

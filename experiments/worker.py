@@ -32,7 +32,7 @@ def one_thread() -> None:
 
 
 class Bench:
-  """Runs trials, and keeps what was compiled for the last arms."""
+  """Runs trials, and keeps the compiled steps of the last arms."""
 
   def __init__(self) -> None:
     self._runners: dict[tuple[str, str], Any] = {}
@@ -56,7 +56,7 @@ class Bench:
 
 
 def versions() -> dict[str, str]:
-  """What the numbers depend on, beside the commit."""
+  """Returns what results depend on in addition to the commit."""
   import jax
   import numpy as np
   import optax

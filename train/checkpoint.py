@@ -24,7 +24,7 @@ class Unreadable(Damaged):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Leaves the question whether to stop to `SharedStop`, which counts."""
+  """Does not ask JAX whether to stop: `SharedStop` does, and counts."""
 
   def reached_preemption(self, step: int) -> bool:
     del step
@@ -32,7 +32,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-  """The checkpoints of one run. The step is the position in the data, too."""
+  """The checkpoints of a run. The step is also the position in the data."""
 
   def __init__(
     self,
@@ -42,13 +42,12 @@ class Checkpoints:
     keep: int = 3,
     asynchronous: bool = True,
   ):
-    """Opens the directory, or makes it.
+    """Opens or creates the directory.
 
     Args:
-      directory: Where they are.
-      description: What makes the run what it is, as JSON; see
-        `workdir.check_same`.
-      keep: How many are kept.
+      directory: Directory of the checkpoints.
+      description: What identifies the run, as JSON; see `workdir.check_same`.
+      keep: Number of checkpoints to keep.
       asynchronous: Whether files are written while training continues.
     """
     self.directory = directory.absolute()
@@ -69,7 +68,7 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The step of the last checkpoint that is complete, or being written."""
+    """The step of the last checkpoint, which may still be being written."""
     return self._manager.latest_step()
 
   def path(self, step: int) -> pathlib.Path:
@@ -100,18 +99,18 @@ class Checkpoints:
     )
 
   def restore(self, abstract: TrainState, step: int) -> TrainState:
-    """Reads a state, each array to the devices where it belongs.
+    """Reads a state, each array to the devices of its sharding.
 
     Args:
       abstract: ShapeDtypeStructs with shardings.
-      step: Which.
+      step: The step of the checkpoint.
 
     Returns:
       The state, bit for bit as it was saved.
 
     Raises:
       Damaged: If the checkpoint cannot be read or is not what was saved.
-      UserError: If it is of another run.
+      UserError: If it belongs to another run.
     """
     self.wait()
     path = self.path(step)
@@ -125,7 +124,7 @@ class Checkpoints:
       state = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       ).state
-    except Exception as error:  # Orbax raises whatever a broken file causes.
+    except Exception as error:  # A broken file may raise anything.
       raise Unreadable(
         f'the checkpoint {path} cannot be read ({errors.first_line(error)})'
       ) from error
@@ -157,22 +156,22 @@ class Checkpoints:
     *,
     strict: bool = False,
   ) -> tuple[int, TrainState] | None:
-    """Reads the newest checkpoint that is intact.
+    """Reads the newest intact checkpoint.
 
-    Newer ones, which are damaged, are moved out of the way into the directory
-    `damaged` beside that of the checkpoints.
+    Damaged ones that are newer are moved to the directory `damaged` beside the
+    checkpoints.
 
     Args:
       abstract: As for `restore`.
-      say: Receives a line for each that is damaged.
-      strict: Whether a damaged one is an error instead.
+      say: Receives a line for each damaged checkpoint.
+      strict: Whether a damaged checkpoint is an error.
 
     Returns:
       Its step and state; None if there is no checkpoint.
 
     Raises:
-      UserError: If they are of another run, none is intact, or one is damaged
-        and `strict`.
+      UserError: If they belong to another run, none is intact, or one is
+        damaged and `strict`.
     """
     steps = processes.first_does(
       lambda: sorted(self._manager.all_steps(), reverse=True)
@@ -199,7 +198,7 @@ class Checkpoints:
       f'move that directory away to resume from step {older[0]}'
       if older
       else 'no other is intact: restore a copy, or remove the working '
-      'directory to begin again'
+      'directory to start again'
     )
     raise errors.UserError(f'{damaged[0][1]}: {advice}')
 
@@ -223,7 +222,7 @@ class Checkpoints:
 
   @property
   def writing(self) -> bool:
-    """Whether files are being written beside what else happens."""
+    """Whether a checkpoint is being written in the background."""
     return self._manager.is_saving_in_progress()
 
   def check(self) -> None:
@@ -231,7 +230,7 @@ class Checkpoints:
     self._manager.check_for_errors()
 
   def wait(self) -> None:
-    """Returns when all that was saved is complete on disk."""
+    """Waits until all saves are complete on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:

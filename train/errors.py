@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-  """SIGTERM or Ctrl-C arrived; whatever can be saved has been saved."""
+  """SIGTERM or Ctrl-C arrived, and everything possible has been saved."""
 
 
 class NonFinite(Exception):
@@ -39,10 +39,10 @@ _ADVICE = {
   errno.EMFILE: 'raise the limit on open files (`ulimit -n`)',
   errno.EIO: 'check the disk',
   errno.ENAMETOOLONG: 'give a shorter path',
-  errno.ELOOP: 'mend the symbolic links that point at each other',
+  errno.ELOOP: 'fix the symbolic links that form a loop',
 }
 
-# As libraries quote them.
+# Texts that libraries quote.
 _QUOTED = {
   'No space left on device': _ADVICE[errno.ENOSPC],
   'Disk quota exceeded': _ADVICE[errno.EDQUOT],
@@ -63,14 +63,14 @@ def first_line(error: BaseException) -> str:
 
 
 def of_system(error: BaseException) -> UserError | None:
-  """Returns what to tell about an error of the operating system.
+  """Converts an error of the operating system into a UserError.
 
   Args:
     error: An OSError, or an error of a library that was caused by one or
       quotes one, as Orbax and TensorStore do.
 
   Returns:
-    The error to raise instead, or None if it is none of the system.
+    The error to raise instead, or None if the error is another.
   """
   cause: BaseException | None = error
   while cause is not None:

@@ -1,4 +1,4 @@
-"""The data of a run: prepared if it is the bundled text, opened and checked."""
+"""Opens and checks the data of a run; prepares the bundled text."""
 
 import dataclasses
 import os
@@ -63,8 +63,8 @@ def open_inputs(
     The data.
 
   Raises:
-    UserError: If it is missing, damaged, or not for this model.
-    Interrupted: If `stop` came during the preparation.
+    UserError: If it is missing, damaged, or does not fit the model.
+    Interrupted: If `stop` was set during the preparation.
   """
   directory = _directory(config)
   if config.data.source == 'bundled':
@@ -107,8 +107,8 @@ def open_together(config: Config, stop: Stop) -> Inputs:
     The data.
 
   Raises:
-    UserError: As of `open_inputs`, or if a process does not see the data.
-    Interrupted: As of `open_inputs`.
+    UserError: As `open_inputs`, or if a process does not see the data.
+    Interrupted: As `open_inputs`.
   """
   opened: list[Inputs] = []
 
@@ -154,7 +154,7 @@ def check_tokenizer(
 
 
 def _directory(config: Config) -> pathlib.Path:
-  """Where the data is; the bundled text has a place for each preparation."""
+  """Returns the directory; each preparation of bundled text has its own."""
   data = config.data
   if data.path or data.source != 'bundled':
     return pathlib.Path(data.path or f'data/{config.name}')
@@ -186,7 +186,7 @@ That should take about {_trial_time(config)} (an estimate)."""
 
 
 def _trial_time(config: Config) -> str:
-  """How long two steps of two sequences take on this CPU, in words."""
+  """Estimates how long two steps of two sequences take on this CPU."""
   model = model_config(config, 'cpu')
   tokens = 2 * 2 * config.train.seq_len
   flops = llama.flops_per_token(model, config.train.seq_len) * tokens
@@ -202,9 +202,9 @@ def _trial_time(config: Config) -> str:
 
 
 def _matmul_flops(size: int = 1024) -> float:
-  """Measures the speed of a matrix product, for the estimate."""
+  """Measures the speed of a matrix product."""
   a = np.ones((size, size), np.float32)
-  a @ a  # wakes the threads
+  a @ a  # Starts the threads.
   start = time.perf_counter()
   a @ a
   return 2 * size**3 / (time.perf_counter() - start)

@@ -42,7 +42,7 @@ def _main(argv: list[str] | None) -> int:
   if {'-h', '--help'} & set(argv[1:]):
     print(__doc__)
     return 0
-  # Not earlier: the imports take seconds, and nothing is to be saved.
+  # Late, since these imports take seconds.
   try:
     from absl import flags
 
@@ -82,7 +82,7 @@ def _main(argv: list[str] | None) -> int:
 
 
 def _set_up_jax(config) -> None:
-  """Settings that must come before the first array."""
+  """Makes the settings that must precede the first array."""
   import jax
 
   if config.train.platform == 'cpu':

@@ -1,4 +1,4 @@
-"""What the commands print: their own lines, whatever the stream can show."""
+"""Standard output and error of the commands: printing never fails."""
 
 import contextlib
 import functools
@@ -43,11 +43,11 @@ class _GuardedStream:
       self._fail()
 
   def _fail(self) -> None:
-    """The reader has gone (`| head`), or the disk of a log is full."""
+    """Stops the runs: the reader left (`| head`), or a disk is full."""
     self._failed = True
     for stop in _stops:
       stop.receive(signal.SIGPIPE)
-    # Else Python flushes what is left at its exit, and fails.
+    # Otherwise Python would flush the rest at exit, and fail.
     with (
       contextlib.suppress(OSError, ValueError),
       open(os.devnull, 'w') as null,
@@ -57,7 +57,7 @@ class _GuardedStream:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-  """Lets no print fail, and silences what libraries print of their own."""
+  """Makes printing never fail, and silences messages of libraries."""
   streams = sys.stdout, sys.stderr
   _silence_libraries()
   sys.stdout, sys.stderr = map(_GuardedStream, streams)  # type: ignore[assignment]
@@ -88,8 +88,8 @@ def silent_stderr() -> Iterator[None]:
 
 @functools.cache
 def _silence_libraries() -> None:
-  """Stays for the life of the process: TensorStore's threads may be late."""
-  # What Orbax logs of an error it raises, too.
+  """For the rest of the process, since TensorStore's threads may be late."""
+  # Orbax also logs the errors that it raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   print_error, print_ignored = sys.excepthook, sys.unraisablehook
 
@@ -105,13 +105,13 @@ def _silence_libraries() -> None:
 
 
 def _is_late(error: BaseException | None) -> bool:
-  """Whether TensorStore answers a read that was given up after an error."""
+  """Whether TensorStore completed a read that was abandoned."""
   return isinstance(error, RuntimeError) and 'loop is closed' in str(error)
 
 
 @contextlib.contextmanager
 def stops(stop: Stop) -> Iterator[None]:
-  """Stops a run, with its state saved, if its output can't be written."""
+  """Stops a run, which saves its state, if its output cannot be written."""
   _stops.append(stop)
   try:
     yield

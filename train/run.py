@@ -1,4 +1,4 @@
-"""A run: its configuration, its compiled parts and its data."""
+"""A run: its configuration, program and data."""
 
 import dataclasses
 import importlib.metadata
@@ -16,11 +16,11 @@ from train.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What is trained, on what, and where it is written.
+  """A run, as far as it is fixed before the first step.
 
   Attributes:
     config: The configuration, checked and completed.
-    program: What runs on the devices.
+    program: The functions that run on the devices.
     inputs: The opened data.
   """
 
@@ -34,7 +34,7 @@ class Run:
 
   @property
   def windows(self) -> int:
-    """The number of sequences trained on, each counted as often as used."""
+    """The number of sequences in all steps."""
     return self.config.train.steps * self.config.train.batch_size
 
   @property
@@ -53,13 +53,13 @@ class Run:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What tells this run from others; checkpoints of others are refused."""
+    """What identifies the run; checkpoints of other runs are refused."""
     description = program_lib.describe(self.config, self.program)
     return description | self.inputs.hashes
 
   @property
   def rounding(self) -> dict[str, Any]:
-    """What changes the order of sums, and the packages that matter."""
+    """Settings and versions that may change rounding."""
     mesh = self.program.mesh
     return {
       'mesh': dict(mesh.shape),

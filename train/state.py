@@ -1,4 +1,4 @@
-"""The state of a run: made sharded, from abstract shapes and a seed."""
+"""The state of a run: its shapes, shardings, creation and checksums."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ _BLOCK = 2**16  # Elements that stay in a CPU's cache.
 
 
 class TrainState(NamedTuple):
-  """What a step takes and gives back; also a tree of its shapes or specs.
+  """Input and output of a step; also a tree of its shapes or specs.
 
   Attributes:
     step: int32 scalar, the number of steps taken.
@@ -68,17 +68,17 @@ def init_state(
   tx: optax.GradientTransformation,
   shardings: TrainState,
 ) -> TrainState:
-  """Returns the state before step 0, every array made where it belongs."""
+  """Creates the state before step 0, sharded."""
   return jit_init(config, tx, shardings)(seed)
 
 
 def state_of(
   params: Any, tx: optax.GradientTransformation, shardings: TrainState
 ) -> TrainState:
-  """Returns the state before step 0 of parameters that exist already.
+  """Creates the state before step 0 from given parameters.
 
   Args:
-    params: Arrays, placed as `shardings.params` says; they are donated.
+    params: Arrays sharded like `shardings.params`; they are donated.
     tx: The optimizer.
     shardings: Of the state.
   """
@@ -139,7 +139,7 @@ def _jit_checksums(shardings: tuple[Any, ...]) -> Any:
   def local(xs):
     return jnp.stack([_checksum(x, s) for x, s in zip(xs, specs, strict=True)])
 
-  # In each shard, since the loop below would gather an array that is sharded.
+  # In each shard, since the loop below would gather a sharded array.
   return jax.jit(
     jax.shard_map(
       local,
@@ -152,7 +152,7 @@ def _jit_checksums(shardings: tuple[Any, ...]) -> Any:
 
 
 def _checksum(x: jax.Array, spec: P) -> jax.Array:
-  """The sum over all shards; called with one, inside of `shard_map`."""
+  """Returns the sum over all shards; called with one, in `shard_map`."""
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
@@ -174,7 +174,7 @@ def _checksum(x: jax.Array, spec: P) -> jax.Array:
     part = (part ^ (part >> 13)) * np.uint32(0xC2B2AE35)
     return part ^ (part >> 16)
 
-  # Block by block: XLA on CPU would write down the mix of a whole array.
+  # In blocks: XLA on CPU would write the mix of a whole array to memory.
   size = min(max(1, _BLOCK // width), rows)
   blocks = rows // size
   total = lax.fori_loop(
@@ -195,7 +195,7 @@ def _names(entry: Any) -> tuple[str, ...]:
 
 
 def _places(shape: tuple[int, ...], spec: P) -> tuple[jax.Array, jax.Array]:
-  """Hashes of the places in the whole array: of rows and of columns."""
+  """Returns hashes of the positions in the whole array, by row and column."""
   entries = [*spec, *[None] * (len(shape) - len(spec))]
   stride = 0x9E3779B1
   axes: list[jax.Array] = []

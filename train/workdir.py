@@ -1,7 +1,7 @@
-"""The working directory of one run: which run it holds, and who writes to it.
+"""The working directory of a run: whose it is, and a lock.
 
-A directory belongs to a run if it has a `run.json`, or a checkpoint, which
-describes its run, too. Only such directories and empty ones are written to.
+A directory belongs to a run if it has a `run.json` or a checkpoint; both
+describe the run. Only such directories and empty ones are written to.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ _FILES = (
   *('optimizer.json', 'sample.txt', 'loss.png'),
 )
 CONFIG_FILE = 'config.py'
-# What a start that was refused, or killed at once, leaves; and what
-# `train.hf import` writes.
+# Left by a start that was refused or killed early, or written by
+# `train.hf import`.
 _UNCLAIMED = {LOCK, f'{RUN_FILE}.part', CONFIG_FILE}
 _ELSEWHERE = 'choose another --config.workdir'
 
@@ -44,14 +44,14 @@ def check_same(
   """Raises UserError at the first field in which two descriptions differ.
 
   Args:
-    saved: What a working directory or a checkpoint says of its run.
-    now: The same of this run.
+    saved: The description in a working directory or a checkpoint.
+    now: The description of this run.
     where: Where `saved` comes from.
-    unknown: Fields that are not in `now` because it is too early to tell.
+    unknown: Fields that are not known yet, and therefore not in `now`.
 
   Raises:
-    UserError: It names the field and both values; None and a field that is
-      not there are the same, not set.
+    UserError: With the name of the field and both values. None and a missing
+      field are the same: not set.
   """
   if _names_parts(now) and not _names_parts(saved):
     raise errors.UserError(
@@ -63,8 +63,8 @@ def check_same(
     if name not in unknown:
       raise errors.UserError(
         f'{where} belongs to another run: its {_short(name)} is '
-        f'{_words(before)}, now it is {_words(value)}; give another '
-        '--config.workdir, or the old value, or remove that directory'
+        f'{_words(before)}, now it is {_words(value)}; choose another '
+        '--config.workdir, set the old value, or remove that directory'
       )
 
 
@@ -76,7 +76,7 @@ def _names_parts(description: Mapping[str, Any]) -> bool:
 def _differences(
   saved: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  # As JSON reads them back: tuples are lists there.
+  # As read back from JSON, which has lists instead of tuples.
   now = json.loads(json.dumps(now))
   return {
     name: (saved.get(name), now.get(name))
@@ -98,13 +98,13 @@ def check(
   description: Mapping[str, Any],
   unknown: Collection[str] = (),
 ) -> None:
-  """Raises UserError unless the directory may be written to by this run.
+  """Raises UserError unless this run may write to the directory.
 
-  Nothing is written; a directory that is empty or not there is fine.
+  Nothing is written. An empty or missing directory is allowed.
 
   Args:
     workdir: The directory of a run.
-    description: What makes the run what it is; see `check_same`.
+    description: What identifies the run; see `check_same`.
     unknown: As for `check_same`.
   """
   try:
@@ -146,18 +146,18 @@ def _of_newest_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
       return dict(read_description(path)['run'])
   raise errors.UserError(
     f'{workdir} is not empty and holds no run (there is no {RUN_FILE}), so '
-    f'nothing is written there: {_ELSEWHERE}, or put that file back'
+    f'nothing is written there: {_ELSEWHERE}, or restore that file'
   )
 
 
 def checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
-  """The directories of complete checkpoints, the newest first."""
+  """Returns the directories of complete checkpoints, newest first."""
   found = [p for p in directory.glob('*') if p.name.isdecimal()]
   return sorted(found, key=lambda path: -int(path.name))
 
 
 def read_description(path: pathlib.Path) -> dict[str, Any]:
-  """What a checkpoint's item `run` holds; OSError or ValueError if it can't."""
+  """Returns the item `run` of a checkpoint; raises OSError or ValueError."""
   return json.loads(files.read_text(path.joinpath(*_DESCRIPTION)))
 
 
@@ -166,16 +166,16 @@ def claim(
   description: Mapping[str, Any],
   rounding: Mapping[str, Any],
 ) -> str | None:
-  """Checks, and writes down, which run the directory holds.
+  """Checks and records which run the directory belongs to.
 
   Args:
     workdir: The directory of a run.
-    description: What makes the run what it is; see `check_same`.
-    rounding: What may change while the run is interrupted, and changes how
-      sums are rounded; the values that the run began with are kept.
+    description: What identifies the run; see `check_same`.
+    rounding: Settings that may change when a run is resumed, and affect
+      rounding; those of its first start are kept.
 
   Returns:
-    A line that warns if `rounding` is not as it was when the run began.
+    A warning if `rounding` differs from that of the first start, else None.
   """
   check(workdir, description)
   path = workdir / RUN_FILE
@@ -194,8 +194,8 @@ def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
   if not changes:
     return None
   return (
-    f'Since the run began, {", ".join(changes)}: from here on its numbers may '
-    'differ: in rounding, or with another Grain in the order of the data.'
+    f'Since the run started, {", ".join(changes)}: from now on its numbers may '
+    'differ in rounding, and with another Grain in the order of the data.'
   )
 
 
@@ -206,17 +206,17 @@ def _load(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise errors.UserError(
       f'{path} is not readable or not of a run ({errors.first_line(error)}): '
-      f'{_ELSEWHERE}; without that file a run resumes from what its '
-      'checkpoints say'
+      f'{_ELSEWHERE}; without that file, the description in a checkpoint '
+      'is used'
     ) from error
 
 
 @contextlib.contextmanager
 def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
-  """Holds `workdir`, creating it if need be, until the context is left.
+  """Locks `workdir` while the context lasts; creates it if necessary.
 
-  The kernel drops the lock with the process, however it dies, so a lock file
-  left behind never blocks a later run. What the file says is only for people.
+  The kernel releases the lock when the process ends, so a lock file that is
+  left never blocks a later run. Its text is only for people.
 
   Args:
     workdir: Directory of one run.
@@ -225,7 +225,7 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
     Nothing.
 
   Raises:
-    UserError: If a live process holds the directory, or it cannot be written.
+    UserError: If another process has the lock, or it cannot be written.
   """
   path = pathlib.Path(workdir) / LOCK
   try:
@@ -269,7 +269,7 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _holder(text: str) -> str:
-  """Who holds the lock, as far as its file tells."""
+  """Describes the process that has the lock."""
   try:
     holder = json.loads(text)
     return 'process {pid} on {host}, since {since}'.format(**holder)

@@ -1,4 +1,4 @@
-"""Configurations: declared, read, checked, and what they leave open resolved.
+"""Configurations: declares, reads, checks and completes them.
 
 A configuration file is Python with a function `get_config() -> Config`. Every
 field can be overridden with `--config.section.field=value`; 'none' gives None

@@ -1,9 +1,8 @@
-"""What a field of a configuration declares, and what follows from it.
+"""Declarations of fields, and the checks, help and identity made from them.
 
-A section is a dataclass of fields; everything about a field stands in its one
-declaration in `schema.py`: name, type, default, meaning, the values it accepts,
-and whether another value makes another run. The checks, the help and the
-identity of a run are read from there.
+A section is a dataclass of fields. The declaration of a field in `schema.py`
+contains everything about it: name, type, default, meaning, accepted values, and
+whether another value makes another run.
 """
 
 import dataclasses
@@ -15,8 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from train.errors import UserError
 
-# What another value of a field changes.
-# 'no': nothing but speed, or what is shown.
+# What a change of a field changes.
+# 'no': only speed or output.
 # 'rounding': the order of sums; a resumed run warns.
 # 'value': the run; a working directory of another value is refused.
 # 'resolved': the run, if another value is computed from it, such as a learning
@@ -37,8 +36,8 @@ class Range:
   Attributes:
     minimum: The smallest.
     maximum: The largest.
-    above: What all are larger than, instead of `minimum`.
-    below: What all are smaller than, instead of `maximum`.
+    above: Exclusive lower limit, instead of `minimum`.
+    below: Exclusive upper limit, instead of `maximum`.
   """
 
   minimum: float = -math.inf
@@ -110,7 +109,7 @@ class FileName(Path):
 
 
 class Declaration(NamedTuple):
-  """What a field declares beside its type and its default.
+  """What a field declares in addition to its type and default.
 
   Attributes:
     meaning: A sentence or two, for the help.

@@ -20,7 +20,7 @@ from train.errors import UserError
 
 
 class _FloatOrNone(flags.FloatParser):
-  """A number; 'none' for None, which `validate` refuses where it must."""
+  """A number, or 'none' for None; `validate` checks whether it may be None."""
 
   def convert(self, argument: Any) -> Any:
     none = str(argument).lower() == 'none'
@@ -77,7 +77,7 @@ def parse_flags(
     The program's name and the positional arguments.
 
   Raises:
-    UserError: one line, whatever was wrong.
+    UserError: For any error, in one line.
   """
   path = _file_of(argv)
   if path is None and any(re.match('--?config', arg) for arg in argv[1:]):
@@ -107,7 +107,7 @@ def read_flag(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
 
 
 def load(path: str, *overrides: str) -> Config:
-  """Returns the configuration of a file, as the command line would.
+  """Returns the configuration of a file, like the command line.
 
   Args:
     path: The file.

@@ -52,7 +52,7 @@ LEARNING_RATES = {
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class RoleConfig:
-  """What one role does differently; none: what the recipe does."""
+  """Overrides of the recipe for one role; none: as in the recipe."""
 
   lr_scale: Optional[float] = field(
     None, 'Factor on the learning rate.', _LR_SCALE, 'resolved'

@@ -1,16 +1,16 @@
-"""What a configuration leaves open, resolved: None, 'auto', -1 and the like."""
+"""Resolves values that a configuration leaves open: None, 'auto', -1."""
 
 from models import llama, rope
 from train.config.schema import Config, ModelConfig
 from train.errors import UserError
 
-# What 'auto' means, and the platform of those that have but one.
+# What 'auto' stands for, and the platform of those that have only one.
 _ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
 _ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 
 def complete(config: Config) -> None:
-  """Fills, in place, the fields whose default is computed from others."""
+  """Fills in the fields whose default is computed from others, in place."""
   if not config.workdir:
     config.workdir = f'runs/{config.name}'
   if not config.eval.batch_size:
@@ -61,11 +61,10 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
 
   Args:
     config: The configuration.
-    platform: 'cpu', 'gpu' or 'tpu': where the model will run, which need not
-      be where it is planned.
+    platform: 'cpu', 'gpu' or 'tpu': where the model will run.
 
   Raises:
-    UserError: If the platform, or the type, has no such attention.
+    UserError: If the platform or the type does not support the attention.
   """
   default = 'float32' if platform == 'cpu' else 'bfloat16'
   dtype = config.train.dtype or default
@@ -105,7 +104,7 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
 
 
 def rope_scaling(model: ModelConfig) -> rope.RopeScaling | None:
-  """Returns how the rotary frequencies are scaled; raises UserError."""
+  """Returns the scaling of the rotary frequencies; raises UserError."""
   rest = (
     model.rope_low_freq_factor,
     model.rope_high_freq_factor,

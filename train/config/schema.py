@@ -85,7 +85,7 @@ class ModelConfig:
   )
   remat: str = field(
     'none',
-    'What the backward pass computes again to save memory: nothing, all but '
+    'What the backward pass recomputes to save memory: nothing, everything but '
     'the matrix products, or everything.',
     Choices('none', 'dots', 'full'),
     'rounding',

@@ -1,1 +1,1 @@
-"""From text to token shards, and from shards to batches (`loader`)."""
+"""Text to token shards, and shards to batches (`loader`)."""

@@ -19,7 +19,7 @@ from train.errors import UserError
 
 RESUME_STATE = 'progress.json'
 _FORMAT = 2
-# A directory with another lock, or with files but no lock, is not ours.
+# A directory with another lock, or with files but no lock, was not made here.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
 
@@ -36,7 +36,7 @@ def prepare(
   *,
   resumes: bool = False,
 ) -> dict[str, Any]:
-  """Builds a directory of shards, unless it is there already.
+  """Builds a directory of shards unless it exists.
 
   Args:
     output: The directory.

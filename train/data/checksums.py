@@ -12,7 +12,7 @@ from train.errors import Interrupted
 
 _VERIFIED = 'verified.json'
 _READ_BYTES = 2**24
-_SAY_FROM = 10**9  # Bytes to hash that take long enough for a message.
+_SAY_FROM = 10**9  # Bytes whose hashing takes long enough for a message.
 
 Stamps = dict[str, list]
 

@@ -22,8 +22,8 @@ _NO_RESPONSE = 'no string "text", nor strings "prompt" and "completion"'
 _SHOWN_BAD_LINES = 5
 MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
 
-# A text, all of it to be learnt; or parts by turns: a prompt, its response, ...
-# of which only the responses are.
+# A text, all of which is trained on; or alternating parts: a prompt, its
+# response, ..., of which only the responses are.
 Text = str | tuple[str, ...]
 
 # Whole lines of JSON; or rows of (subset, text), if they are strings; or None

@@ -123,7 +123,7 @@ def _cut(file: io.BufferedIOBase) -> Iterator[bytes | None]:
 
 
 class _Zstd(io.RawIOBase):
-  """Decompresses all frames; unlike stream_reader, it detects truncation."""
+  """Decompresses all frames; detects truncation, unlike stream_reader."""
 
   def __init__(self, file: BinaryIO):
     self._file = file

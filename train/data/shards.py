@@ -175,7 +175,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def _fault(manifest: Any) -> str | None:
-  """What is wrong with a manifest, if anything is."""
+  """Returns what is wrong with a manifest, or None."""
   try:
     content = msgspec.convert(manifest, _Manifest)
   except (msgspec.ValidationError, RecursionError) as error:

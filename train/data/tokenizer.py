@@ -151,10 +151,10 @@ class _Json:
 
   def __init__(self, path: pathlib.Path, data: bytes):
     try:
-      # Where it panics, it prints a stack.
+      # A panic prints a stack.
       with output.silent_stderr():
         self._model = tokenizers.Tokenizer.from_str(data.decode())
-    except BaseException as error:  # A panic is no Exception.
+    except BaseException as error:  # A panic is not an Exception.
       if isinstance(error, KeyboardInterrupt | SystemExit):
         raise
       raise UserError(

@@ -186,9 +186,9 @@ class _Pool:
 @contextlib.contextmanager
 def _pool(encoder: encoding.Encoder, count: int) -> Iterator[_Pool]:
   with contextlib.ExitStack() as stack:
-    # Ctrl-C reaches all processes of a terminal, and this one decides what
-    # to do. Children inherit the mask; the tracker would undo it if it were
-    # started by the first of them.
+    # Ctrl-C reaches all processes of a terminal, and only this one handles it.
+    # Children inherit the mask; the resource tracker is started first, because
+    # it would undo the mask.
     resource_tracker.ensure_running()
     held = {signal.SIGINT, signal.SIGTERM}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
@@ -224,12 +224,12 @@ def _listen(connection, tasks: queue.SimpleQueue) -> None:
   with contextlib.suppress(EOFError, OSError):
     while True:
       tasks.put(connection.recv())
-  # At once: what the worker is at may take long, and nobody waits for it.
+  # At once: its current block may take long, and nobody waits for it.
   os._exit(0)
 
 
 def _die_with(parent: int) -> None:
-  """Has Linux kill this process when its parent dies, whatever it is at."""
+  """Asks Linux to kill this process when its parent dies."""
   with contextlib.suppress(OSError, AttributeError):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

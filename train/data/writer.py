@@ -1,7 +1,7 @@
 """Writes token shards, which `shards` reads.
 
 A writer can resume after a kill: `state` after a `sync` records how much of its
-files is valid, and `restore` cuts off the rest.
+files is valid, and `restore` truncates them.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ class Writer:
     )
 
   def sync(self) -> None:
-    """Returns when all added documents are on disk."""
+    """Waits until all added documents are on disk."""
     for file, _ in self._open.values():
       _sync(file)
     files.sync_directory(self._directory)
@@ -199,7 +199,7 @@ class Writer:
   def _baselines(
     self, should_stop: Callable[[], bool]
   ) -> dict[str, float] | None:
-    """What `ngram.of_splits` finds; None without one of the splits."""
+    """Returns the result of `ngram.of_splits`; None if a split is missing."""
     # Grain, which reads the shards, takes a second to import in each worker.
     from train.data import ngram
 

@@ -1,1 +1,1 @@
-"""Hugging Face checkpoints in and out: python -m train.hf import|export."""
+"""Imports and exports Hugging Face checkpoints: python -m train.hf."""

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints in and out.
+"""Imports and exports Hugging Face checkpoints.
 
 python -m train.hf import DIR WORKDIR [--recipe RECIPE]
   checks the Llama in DIR (config.json, safetensors, a tokenizer) and writes

@@ -29,8 +29,8 @@ class Format(NamedTuple):
 
   Attributes:
     dtype: 'float32' or 'bfloat16'.
-    max_shard_bytes: Size above which a second file is begun.
-    tokenizer: File or directory of the tokenizer to copy; None: none.
+    max_shard_bytes: Largest size of a file.
+    tokenizer: File or directory of the tokenizer to copy, if any.
   """
 
   dtype: str = 'float32'
@@ -48,12 +48,12 @@ def export(
 
   Args:
     workdir: Working directory of a run.
-    target: Where to; it must be empty or not exist.
-    form: Of the weights.
-    step: Of the checkpoint; None: the last one.
+    target: Directory to write; it must be empty or not exist.
+    form: Format of the weights.
+    step: Step of the checkpoint; None for the last one.
 
   Returns:
-    A line that says what was written.
+    A message that lists the files.
 
   Raises:
     UserError: If there is no such run or checkpoint, or `target` is not empty.
@@ -115,14 +115,14 @@ def _model(run: dict[str, Any], workdir: pathlib.Path) -> layers.LlamaConfig:
 def restore_params(
   path: pathlib.Path, model: layers.LlamaConfig
 ) -> llama.Params:
-  """Reads the parameters of a checkpoint, and not the optimizer's state.
+  """Reads the parameters of a checkpoint without the optimizer's state.
 
   Args:
     path: Directory of the checkpoint.
-    model: The model it is of.
+    model: The model of the checkpoint.
 
   Returns:
-    A tree as of `llama.init`, on the CPU, equal to what was saved.
+    A tree as of `llama.init`, on the CPU.
 
   Raises:
     UserError: If it cannot be read, or a checksum differs.
@@ -144,7 +144,7 @@ def restore_params(
         partial_restore=True,
       ),
     )
-  except Exception as error:  # Orbax raises whatever a broken file causes.
+  except Exception as error:  # A broken file may raise anything.
     raise UserError(
       f'cannot read the checkpoint {path} ({errors.first_line(error)}): give '
       'another --step'
@@ -159,7 +159,7 @@ def restore_params(
 
 
 def _copy_tokenizer(path: pathlib.Path, target: pathlib.Path) -> int:
-  """Copies what transformers reads; returns the id that ends a text."""
+  """Copies the tokenizer; returns the id of its end-of-text token."""
   tokenizer = tokenizer_lib.load(path)
   for name in _TOKENIZER_FILES:
     if (tokenizer.path.parent / name).exists():

@@ -18,7 +18,7 @@ _INDEX = 'model.safetensors.index.json'
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the object in a file; UserError if there is none."""
+  """Returns the JSON object in a file; raises UserError if there is none."""
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
@@ -45,16 +45,16 @@ def read_config(directory: pathlib.Path) -> layers.LlamaConfig:
 
 
 class Weights(Mapping[str, np.ndarray]):
-  """The tensors of a directory by name, each read when it is asked for."""
+  """The tensors of a directory by name, read on access."""
 
   def __init__(self, directory: pathlib.Path):
     """Finds the files.
 
     Args:
-      directory: Holds model.safetensors, or its shards and their index.
+      directory: Has model.safetensors, or its shards and their index.
 
     Raises:
-      UserError: If it does not, or a file is missing or damaged.
+      UserError: If a file is missing or damaged.
     """
     index = directory / _INDEX
     if index.exists():
@@ -97,9 +97,9 @@ def write_weights(
   """Writes model.safetensors, or shards and their index.
 
   Args:
-    directory: Where to; it exists.
-    state: Name -> array, in the order in which they are written.
-    max_shard_bytes: Size above which a second file is begun.
+    directory: An existing directory.
+    state: Name -> array, in the order of writing.
+    max_shard_bytes: Largest size of a file.
 
   Returns:
     The files of weights.
@@ -128,7 +128,7 @@ def write_weights(
     }
     write_json(directory / _INDEX, index)
   for name, shard in zip(names, shards, strict=True):
-    # transformers refuses files that do not say who wrote them.
+    # transformers requires this metadata.
     safetensors.numpy.save_file(
       shard, directory / name, metadata={'format': 'pt'}
     )

@@ -33,15 +33,15 @@ def get_config() -> Config:
 def write_config(
   source: pathlib.Path, workdir: pathlib.Path, recipe: str
 ) -> str:
-  """Writes WORKDIR/config.py, after all of the weights' names and shapes.
+  """Checks names and shapes of all weights, and writes WORKDIR/config.py.
 
   Args:
     source: Directory of a Hugging Face Llama.
-    workdir: Working directory of the run to come; made if need be.
-    recipe: Its optimizer.
+    workdir: Working directory of the new run; created if necessary.
+    recipe: The optimizer of the run.
 
   Returns:
-    A line that tells how to start the run.
+    A message with the command that starts the run.
 
   Raises:
     UserError: If the model is not supported, a tensor is missing or has

@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face directory, checked, for a run to start from."""
+"""The weights that a run starts from: checks and reads a directory."""
 
 import pathlib
 from typing import Any

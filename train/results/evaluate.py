@@ -16,9 +16,8 @@ from train.data import loader, shards
 
 SPLIT = 'validation'
 
-# Evaluations end here, about. The perplexity of this many tokens is known to
-# a few per thousand, and on large data all of the split could take as long as
-# a third of the training.
+# Approximate largest number of tokens of an evaluation. It gives the perplexity
+# to a few per thousand; a whole split could take a third of the training time.
 MAX_TOKENS = 10_000_000
 
 

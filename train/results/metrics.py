@@ -22,7 +22,7 @@ class _Timing(msgspec.Struct):
 
 
 class _Record(msgspec.Struct):
-  """What of a record is read again; others only pass through."""
+  """The fields of a record that are read again."""
 
   step: _Count
   tokens: _Count
@@ -92,7 +92,7 @@ class JsonLines:
     self._file = path.open('a', encoding='utf-8')
 
   def write(self, record: Mapping[str, Any]) -> None:
-    """Appends a record, which then survives the death of the process."""
+    """Appends a record, which then survives a kill of the process."""
     self._file.write(_line(record))
     self._file.flush()
     if 'eval/loss' in record:

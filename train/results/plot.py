@@ -24,7 +24,7 @@ def smooth(values: Sequence[float], width: float) -> np.ndarray:
   weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
 
   def average(series):
-    # What reaches over the ends counts as nothing, here and below the line.
+    # Weights beyond the ends count as zero, in sums and in normalization.
     return np.convolve(series, weights)[reach : reach + len(series)]
 
   return average(values) / average(np.ones(len(values)))

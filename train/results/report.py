@@ -70,7 +70,7 @@ def write(
   All processes compute; the first writes.
 
   Args:
-    run: What ran.
+    run: The run.
     params: The parameters at the end.
     scores: Scores on the validation split.
     max_windows: Largest number of windows evaluated.
@@ -92,7 +92,7 @@ def _write(
   max_windows: int,
   stop: Stop,
 ) -> None:
-  """The part of `write` that is for one process."""
+  """Does the part of `write` that one process does."""
   found, fitted = _baselines(run, max_windows, stop)
   config, program, workdir = run.config, run.program, run.workdir
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
@@ -189,7 +189,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
 def _baseline_note(
   fitted: int, split: int | None = None, seen: int = 0
 ) -> list[str]:
-  """What the baselines are fitted on, if not on the tokens that were seen."""
+  """Describes what the baselines are fitted on, if not all tokens seen."""
   text = f'Unigram and bigram are fitted on {fitted:,} of '
   if split is not None:
     return [
@@ -225,10 +225,10 @@ def _table(results: Mapping[str, Any]) -> list[str]:
 def _baselines(
   run: Run, max_windows: int, stop: Stop
 ) -> tuple[ngram.Baselines, dict[str, int]]:
-  """The n-gram models, and the numbers of tokens that they are fitted on.
+  """Returns the n-gram baselines, and the tokens that they are fitted on.
 
-  They are in the manifest. Data that was prepared without them is read now: the
-  tokens that the run has seen.
+  They are in the manifest. If data was prepared without them, they are fitted
+  now, on the tokens that the run has seen.
   """
   inputs = run.inputs
   if prepared := inputs.manifest.get('baselines'):
