@@ -147,17 +147,39 @@ class SpecsTest(parameterized.TestCase):
     tx = sage_optax.sage_hybrid(1e-3)
     plain = sharding.unbox(self.boxed)
     expected = sharding.state_specs(tx, plain, self.specs)
+    for params, specs in self._boxings():
+      self.assertEqual(sharding.state_specs(tx, params, specs), expected)
+
+  def test_explain_of_boxed_trees(self):
+    mesh = jax.sharding.AbstractMesh((5,), ('model',))
+    for params, specs in self._boxings():
+      explanation = sage_optax.explain(
+        'sage_hybrid', params, param_specs=specs, mesh=mesh
+      )
+      replicated = {row.path: row.replicated for row in explanation.rows}
+      self.assertEqual(
+        replicated,
+        {
+          'embed/embedding': (0,),
+          'Dense_0/kernel': (1,),
+          'Dense_0/bias': (0,),
+          'lm_head/kernel': (0,),
+        },
+      )
+
+  def _boxings(self):
+    """Pairs of parameters and specs, of which both or one is boxed."""
+    plain = sharding.unbox(self.boxed)
     boxed_specs = jax.tree.map(
       lambda box: box.replace_boxed(box.get_partition_spec()),
       self.boxed,
       is_leaf=lambda x: isinstance(x, nn.Partitioned),
     )
-    for params, specs in (
+    return (
       (self.boxed, self.specs),
       (self.boxed, boxed_specs),
       (plain, boxed_specs),
-    ):
-      self.assertEqual(sharding.state_specs(tx, params, specs), expected)
+    )
 
   def test_with_mesh_finds_boxed_leaves(self):
     tx = sage_optax.scale_by_muon()

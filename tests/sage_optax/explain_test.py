@@ -2,6 +2,7 @@
 
 import functools
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,75 @@ class ExplainTest(parameterized.TestCase):
     ):
       total = sage_optax.explain(name, params).totals['all']
       self.assertAlmostEqual(total.state_bytes / 2**30, gib, delta=0.005)
+
+
+class SecondLookTest(parameterized.TestCase):
+  """What is clear, but may not be what was meant."""
+
+  def setUp(self):
+    super().setUp()
+    self.params = {
+      'wte': {'embedding': jnp.ones((40, 8))},
+      'tower': {
+        'many': {'kernel': jnp.ones((24, 4, 4))},
+        'few': {'kernel': jnp.ones((3, 4, 5))},
+        'conv': {'kernel': jnp.ones((3, 5, 4, 6))},
+      },
+      'thin': {'kernel': jnp.ones((8, 1))},
+      'long': {'kernel': jnp.ones((40, 6))},
+      'usual': {'kernel': jnp.ones((8, 6))},
+    }
+    self.options = {
+      'rules': [('^long/', 'matrix')],
+      'stacked': ['/many/', '/few/'],
+    }
+    self.notes = {
+      'tower/many/kernel': '24 units of 4x4',
+      'tower/conv/kernel': 'axis 0 is a batch elsewhere',
+      'thin/kernel': 'a side of 1 in 8x1',
+      'long/kernel': 'as long as the vocabulary of wte/embedding',
+    }
+
+  def test_explain_marks_it(self):
+    explanation = sage_optax.explain('adamw', self.params, **self.options)
+    found = {r.path: r.second_look for r in explanation.rows if r.second_look}
+    self.assertEqual(found, self.notes)
+    for note in self.notes.values():
+      self.assertIn(note, str(explanation))
+
+  def test_init_warns_once(self):
+    tx = sage_optax.adamw(0.1, **self.options)
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      state = tx.init(self.params)
+      tx.update(self.params, state, self.params)
+      tx.init(self.params)
+    messages = [str(w.message) for w in caught]
+    self.assertLen(messages, len(self.notes))
+    for (path, note), message in zip(
+      sorted(self.notes.items()), sorted(messages), strict=True
+    ):
+      self.assertStartsWith(message, f'{path} (')
+      self.assertIn(note, message)
+
+  def test_mask(self):
+    mask = jax.tree.map(lambda p: p.ndim == 2, self.params)
+    options = {'rules': [('^long/', 'matrix')]}
+    for given in (mask, lambda params: mask):
+      rows = sage_optax.explain(
+        'adamw', self.params, mask=given, **options
+      ).rows
+      self.assertCountEqual(
+        [row.path for row in rows],
+        ['long/kernel', 'thin/kernel', 'usual/kernel', 'wte/embedding'],
+      )
+    # As the state of optax.masked, which has fewer bytes than the whole.
+    tx = optax.masked(sage_optax.adamw(0.1, **options), mask)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', sage_optax.roles.RoutingWarning)
+      size = sage_optax.memory.state_bytes(tx, self.params)
+    explanation = sage_optax.explain('adamw', self.params, mask=mask, **options)
+    self.assertEqual(explanation.totals['all'].state_bytes, size)
 
 
 class StateSpecsTest(parameterized.TestCase):
