@@ -32,8 +32,9 @@ def adafactor(
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
 
@@ -69,8 +70,9 @@ def adam_mini(
       itself is divided.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis of the matrices that is averaged away, -2 or -1, static; -1
       on embedding, -2 on head and matrix.
     **options: roles and layout, decay and overrides of one role, as
@@ -107,8 +109,9 @@ def coupled_adam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis of the matrices that is averaged away, -2 or -1, static; -2
       on embedding, -1 on head.
     **options: roles and layout, decay and overrides of one role, as

@@ -43,9 +43,9 @@ def sage_hybrid(
       vector.
     eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
       slices whose entries are all below 1e-18.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider; of
-      embedding and head and vector.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider; of embedding and head and vector.
     mu_dtype: the same for the momentum alone, Optax's name; of embedding and
       head and vector.
     axis: the axis that is averaged away in matrices, a static integer. -2, the
@@ -96,9 +96,9 @@ def lion_hybrid(
     b1: weight of the old momentum in the update; of embedding and head and
       vector.
     b2: decay of the momentum; 0.99 on embedding and head, 0.999 on vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider; of
-      embedding and head and vector.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider; of embedding and head and vector.
     mu_dtype: the same under Optax's name; of embedding and head.
     num_iters: number of iterations, at least 1; of matrix.
     eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
@@ -144,9 +144,9 @@ def sinkgd(
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
       slices whose entries are all below 1e-18.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider; of
-      embedding and head and vector.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider; of embedding and head and vector.
     num_iters: number of iterations, at least 1; of matrix.
     unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
       The fan_out slices [i, :] then end with norm 1, entries with root mean
@@ -189,9 +189,9 @@ def swan(
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to the root of the second moment; of embedding and head and
       vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider; of
-      embedding and head and vector.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider; of embedding and head and vector.
     ns_steps: number of iterations, at least 1; singular values below about
       1.5^-ns_steps of the typical are not brought up to the others. Keep to 20
       in float32: centring leaves an empty direction where rounding grows by 1.5
@@ -252,8 +252,9 @@ def sage_muon(
       vector.
     eps: added to the statistics in the denominators; of embedding and head and
       vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same for the momentum alone, Optax's name; of embedding and
       head and vector.
     axis: the axis that is averaged away in matrices, a static integer. -2, the

@@ -44,8 +44,9 @@ def apollo(
     b2: decay of the second moment.
     eps: added to the root of the second moment; 1e-08 on embedding and head and
       vector, 1e-06 on matrix.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     rank: rows of P, at most the smaller side; a static integer; of matrix.
     update_proj_gap: steps between two projectors, a static integer; of matrix.
     scale: enters as its square root. APOLLO-Mini takes 128 with rank 1; of
@@ -104,8 +105,9 @@ def apollo_mini(
     b2: decay of the second moment.
     eps: added to the root of the second moment; 1e-08 on embedding and head and
       vector, 1e-06 on matrix.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     rank: rows of P, at most the smaller side; a static integer; of matrix.
     update_proj_gap: steps between two projectors, a static integer; of matrix.
     scale: enters as its square root. APOLLO-Mini takes 128 with rank 1; of
@@ -161,8 +163,9 @@ def galore(
     b2: decay of the second moment.
     eps: added to the root of the second moment; 1e-08 on embedding and head and
       vector, 1e-06 on matrix.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     rank: rows of P, at most the smaller side; a static integer; of matrix.
     update_proj_gap: steps between two projectors, a static integer; of matrix.
     scale: factor of the update; of matrix.
@@ -213,8 +216,9 @@ def fira(
     b2: decay of the second moment.
     eps: added to the root of the second moment; 1e-08 on embedding and head and
       vector, 1e-06 on matrix.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     rank: rows of P, at most the smaller side; a static integer; of matrix.
     update_proj_gap: steps between two projectors, a static integer; of matrix.
     alpha: factor of the subspace's part; of matrix.
@@ -261,8 +265,9 @@ def soap(
     b2: decay of the second moment; 0.999 on embedding and head and vector, 0.95
       on matrix.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     update_proj_gap: steps between two bases, a static integer; of matrix.
     max_side: sides longer than this are not rotated, a static integer; of
       matrix.

@@ -42,8 +42,9 @@ def scale(
     eps: smallest rms (or norm) divided by. Zero slices stay zero.
     unit_norm: divide by the L2 norm, as the paper's equation does; of embedding
       and head and matrix.
-    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis that slices run along in matrices, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token); of embedding and head and matrix.
@@ -99,8 +100,9 @@ def sage_scale(
     b2: decay of the momentum and of the statistic; of embedding and head and
       vector.
     eps: smallest rms (or norm) divided by. Zero slices stay zero.
-    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same for the momentum alone, Optax's name; of embedding and
       head and vector.
     axis: the axis that slices run along in matrices, a static integer: -2,
@@ -154,8 +156,9 @@ def rmnp(
     b1: decay of the first moment; of embedding and head and vector.
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     momentum: decay of the momentum; None: no momentum, no state; of matrix.
     unit_norm: divide by the L2 norm, as the paper's equation does; of matrix.
     axis: the axis that slices run along in matrices, a static integer: -2,
@@ -225,8 +228,9 @@ def symmetric(
       and head and vector.
     unit_norm: divide by the L2 norm, as the paper's equation does; of embedding
       and head.
-    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis that slices run along in matrices, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token); -1 on embedding, -2 on head.

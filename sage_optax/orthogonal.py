@@ -47,8 +47,9 @@ def muon(
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to the root of the second moment; of embedding and head and
       vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     momentum: decay of the momentum; None: the gradient itself, and no state; of
       matrix.
     ns_steps: number of iterations, at least 1; of matrix.
@@ -120,8 +121,9 @@ def muon_eq(
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to the root of the second moment; of embedding and head and
       vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     momentum: decay of the momentum; None: the gradient itself, and no state; of
       matrix.
     ns_steps: number of iterations, at least 1; of matrix.
@@ -193,8 +195,9 @@ def normuon(
     b2: decay of the second moment; of embedding and head and vector.
     eps: added to the root of the second moment; of embedding and head and
       vector.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     momentum: decay of the momentum; None: the gradient itself, and no state; of
       matrix.
     ns_steps: number of iterations, at least 1; of matrix.

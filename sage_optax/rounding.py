@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax.core import linalg
+from sage_optax.core import eight_bits, noise
 
 _IMPL = 'threefry2x32'  # its bits do not depend on the mesh
 
@@ -37,36 +37,12 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
   """
   x = x.astype(jnp.float32)
   # Into the 16 bits that are cut off: a carry rounds the magnitude up.
-  noise = _hash_bits(key, x) >> 16
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+  added = noise.bits(key, x) >> 16
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + added
   cut = jax.lax.bitcast_convert_type(
     (bits >> 16).astype(jnp.uint16), jnp.bfloat16
   )
   return jnp.where(jnp.isfinite(x), cut, x.astype(jnp.bfloat16))
-
-
-def _hash_bits(key: jax.Array, x: jax.Array) -> jax.Array:
-  """uint32 bits per element of `x`: a hash of the key and its place in `x`.
-
-  A tenth of what jax.random.bits costs, which would take more time than the
-  optimizer, and good enough for what is rounded off: two rounds of a mixing
-  function of 32 bits (the constants are Wellons's lowbias32).
-  """
-  place = jnp.zeros([], jnp.uint32)
-  for axis in range(x.ndim):
-    # Places are counted modulo 2^32, over the whole array whatever the mesh.
-    along = jax.lax.broadcasted_iota(
-      jnp.uint32, x.shape, axis, out_sharding=linalg.explicit_sharding(x)
-    )
-    place = place * jnp.uint32(x.shape[axis]) + along
-
-  def mix(bits):
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
-    return bits ^ (bits >> 16)
-
-  first, second = jax.random.bits(key, (2,), jnp.uint32)
-  return mix(mix(place ^ first) + second)
 
 
 def raw_key(key: int | jax.Array) -> jax.Array:
@@ -126,9 +102,10 @@ def leaf_key(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
 
 def check_dtype(dtype: Any) -> None:
   """Raises ValueError unless it is None or a dtype that states can have."""
-  if dtype is not None and jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+  allowed = ('float32', 'bfloat16', 'int8')
+  if dtype is not None and jnp.dtype(dtype).name not in allowed:
     raise ValueError(
-      'The dtype of the state must be float32 or bfloat16, got '
+      f'The dtype of the state must be one of {", ".join(allowed)}, got '
       f'{jnp.dtype(dtype).name}.'
     )
 
@@ -150,7 +127,7 @@ def low_precision_state(
   slot: str | None = None,
   constant: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-  """Keeps what `tx` remembers in float32 or bfloat16.
+  """Keeps what `tx` remembers in float32, bfloat16 or 8 bits.
 
   `tx` itself sees and makes float32; its state has a field `count`, from which
   (with the leaf's index) the noise of the rounding is drawn, so the state gains
@@ -158,7 +135,8 @@ def low_precision_state(
 
   Args:
     tx: a transformation whose state is a NamedTuple with a field `count`.
-    dtype: float32 or bfloat16; None: the state as `tx` has it.
+    dtype: float32, bfloat16 or int8; None: the state as `tx` has it. In int8
+      (`core.eight_bits`) are `mu` and `nu` alone; other fields stay float32.
     slot: name of the only field to change. None: all.
     constant: fields that stay the same for many steps, and are rounded to
       nearest.
@@ -174,6 +152,9 @@ def low_precision_state(
   if dtype is None:
     return tx
   dtype = jnp.dtype(dtype)
+  if dtype == jnp.int8:
+    moments = ('mu', 'nu') if slot is None else (slot,)
+    return eight_bits.kept_in(tx, moments, _noise)
   inner = optax.with_extra_args_support(tx)
 
   def on_slots(function, state):
@@ -206,6 +187,17 @@ def low_precision_state(
     return updates, on_slots(store, wide)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _noise(count, slot):
+  """Numbers from 0 to 1 for each element of a tree."""
+  key = jax.random.fold_in(jax.random.key(0, impl=_IMPL), count)
+  key = jax.random.fold_in(key, slot == 'nu')
+
+  def draw(number, x):
+    return noise.uniform(leaf_key(key, number), x)
+
+  return lambda tree: jax.tree.map(draw, leaf_numbers(tree), tree)
 
 
 class StochasticRoundUpdatesState(NamedTuple):

@@ -32,8 +32,9 @@ def adamw(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
 
@@ -61,8 +62,9 @@ def lion(
     learning_rate: a number or an Optax schedule.
     b1: weight of the old momentum in the update.
     b2: decay of the momentum.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same under Optax's name.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
@@ -99,8 +101,9 @@ def sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same for the momentum alone, Optax's name.
     axis: the axis that is averaged away in matrices, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
@@ -177,8 +180,9 @@ def stable_spam(
     gamma3: decay of the mean largest entry.
     reset_interval: steps between resets of Adam's moments, at least 1; None:
       none.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     total_steps: multiply b1 and gamma1 by half a cosine that falls from 1 to
       `min_scale` in so many steps and stays there; None: leave them as they
       are. In the released code only.
@@ -226,8 +230,9 @@ def spam(
       `optax.inject_hyperparams` makes of it) is compared with them at each
       step.
     key: of the masks: a seed or a key of `jax.random`.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
 
@@ -255,8 +260,9 @@ def sgd_sai(
     learning_rate: a number or an Optax schedule.
     momentum: decay of the momentum.
     eps: added to the standard deviation.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     normalize_by_max: divide gsnr by its maximum over all units that this
       transformation sees (in a recipe: those of the role), as the paper does.
     **options: roles and layout, decay and overrides of one role, as

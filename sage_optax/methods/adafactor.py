@@ -68,8 +68,9 @@ def scale_by_adafactor(
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
       all axes before are a batch. None: min(ndim, 2).
 

@@ -64,8 +64,9 @@ def scale_by_adam_mini(
       itself is divided.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis of the matrices that is averaged away, -2 or -1, static.
     core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
       whose elements have a second moment each; all axes before are a batch.

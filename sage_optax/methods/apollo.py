@@ -84,8 +84,9 @@ def scale_by_apollo(
     eps: added to the root of the second moment.
     norm_growth_limit: largest growth of a matrix's norm in one step; None: no
       limiter.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     per_unit: one factor per index of the larger side; False: per matrix.
     scale_front: apply `scale` before the limiter, as the released option.
     projector: 'gaussian', entries N(0, 1/rank); 'svd', the leading singular

@@ -83,8 +83,9 @@ def scale_by_fira(
     eps: added to the root of the second moment.
     norm_growth_limit: largest growth of a residual's norm in one step; None: no
       limiter.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     exact_residual: subtract the projection without `alpha`.
     projector: as in `scale_by_galore`.
     key: seed or key of the projectors; 'svd' has no use for it.

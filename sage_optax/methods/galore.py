@@ -72,8 +72,9 @@ def scale_by_galore(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     projector: 'svd', the leading singular vectors of the gradient; 'subspace',
       nearly the same by orthogonal iteration from the projector before;
       'gaussian', entries N(0, 1/rank); or a callable (key,

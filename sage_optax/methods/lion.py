@@ -48,8 +48,9 @@ def scale_by_lion(
   Args:
     b1: weight of the old momentum in the update.
     b2: decay of the momentum.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same under Optax's name.
 
   Returns:

@@ -114,8 +114,9 @@ def scale_by_muon(
     equilibrate: before orthogonalising divide by the norm of each fan-out unit
       over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
       ('fan_in'), by the product of the two ('both'), or by nothing (None).
-    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
       'polar_express', which bring singular values nearer to 1.
     preconditioning: norm divided by before the iteration: 'frobenius',

@@ -71,8 +71,9 @@ def scale_by_sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     mu_dtype: the same for the momentum alone, Optax's name.
     axis: the axis that is averaged away in matrices, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant

@@ -76,8 +76,9 @@ def scale_by_column_norm(
     momentum: decay of the momentum; None: no momentum, no state.
     eps: smallest rms (or norm) divided by. Zero slices stay zero.
     unit_norm: divide by the L2 norm, as the paper's equation does.
-    state_dtype: float32 or bfloat16 for the momentum, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     axis: the axis that slices run along in matrices, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token).

@@ -63,8 +63,9 @@ def scale_by_sgd_sai(
   Args:
     momentum: decay of the momentum.
     eps: added to the standard deviation.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     normalize_by_max: divide gsnr by its maximum over all units that this
       transformation sees (in a recipe: those of the role), as the paper does.
     core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;

@@ -78,8 +78,9 @@ def scale_by_soap(
     b2: decay of the second moment and of L and R.
     eps: added to the root of the second moment.
     update_proj_gap: steps between two bases, a static integer.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     max_side: sides longer than this are not rotated, a static integer.
     one_sided: rotate the smaller side only, fan_in if both are equal.
 

@@ -86,9 +86,10 @@ def scale_by_spam(
       `optax.inject_hyperparams` makes of it) is compared with them at each
       step.
     key: of the masks: a seed or a key of `jax.random`.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider. Second
-      moments of gradients below 1e-17 are zero in either: nothing is clipped.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider. Second moments of gradients below 1e-17 are
+      zero in either: nothing is clipped.
 
   Returns:
     A `GradientTransformation`; updates have the dtype of the updates that came

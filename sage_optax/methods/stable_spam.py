@@ -85,8 +85,9 @@ def scale_by_stable_spam(
     gamma3: decay of the mean largest entry.
     reset_interval: steps between resets of Adam's moments, at least 1; None:
       none.
-    state_dtype: float32 or bfloat16 for every slot, the latter rounded
-      stochastically; None: float32, or the parameters' type if wider.
+    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
+      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
+      parameters' type if wider.
     total_steps: multiply b1 and gamma1 by half a cosine that falls from 1 to
       `min_scale` in so many steps and stays there; None: leave them as they
       are. In the released code only.

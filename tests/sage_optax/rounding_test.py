@@ -192,11 +192,11 @@ class StateTest(parameterized.TestCase):
     ]
     self.assertTrue(all(ours == default for ours, default in others), others)
 
-  @parameterized.parameters('float16', 'int8', jnp.float64)
+  @parameterized.parameters('float16', 'int4', jnp.float64)
   def test_other_types(self, dtype):
     for kwargs in ({'state_dtype': dtype}, {'mu_dtype': dtype}):
       with self.assertRaisesRegex(
-        ValueError, 'must be float32 or bfloat16, got (float|int)'
+        ValueError, 'must be one of float32, bfloat16, int8, got (float|int)'
       ):
         sage_optax.scale_by_sage(**kwargs)
 

@@ -206,8 +206,8 @@ MUTATIONS = (
   Mutation(
     'rounding_to_nearest',
     'sage_optax/rounding.py',
-    'noise = _hash_bits(key, x) >> 16',
-    'noise = jnp.uint32(0x8000)',
+    'added = noise.bits(key, x) >> 16',
+    'added = jnp.uint32(0x8000)',
     'tests/sage_optax/rounding_test.py',
     'unbiased or does_not_stall',
   ),

@@ -159,7 +159,7 @@ class OptimizerConfig:
   state_dtype: Optional[str] = field(
     None,
     'Type of the moments.',
-    Choices('float32', 'bfloat16'),
+    Choices('float32', 'bfloat16', 'int8'),
     'resolved',
     option=True,
   )

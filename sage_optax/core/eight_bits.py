@@ -1,0 +1,184 @@
+"""Arrays in 8 bits: a code per number, and a float32 scale per block.
+
+Blocks lie along the last axis, and codes have the shape of the array, so that
+the spec of a parameter shards both. Within a block the codes are finer for
+small numbers: code c stands for (c / 127)^2 of the block's largest number in a
+first moment, which has signs, and for (c / 255)^4 in a second moment.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax.core import linalg
+
+_LARGEST_BLOCK = 128
+_SMALLEST_BLOCK = 16
+
+
+class EightBits(NamedTuple):
+  """Two trees in place of one.
+
+  Attributes:
+    codes: int8 arrays in the shapes of the tree; leaves whose last axis is
+      shorter than 16 as they are.
+    scales: float32 [..., blocks]; `optax.MaskedNode` where there are no codes.
+  """
+
+  codes: Any
+  scales: Any
+
+
+def block_size(shape: tuple[int, ...]) -> int | None:
+  """Numbers per block: the largest divisor of the last axis from 16 to 128.
+
+  An axis without one is one block; None: shorter than 16, so nothing is gained.
+  """
+  last = shape[-1] if shape else 0
+  if last < _SMALLEST_BLOCK:
+    return None
+  sizes = range(_LARGEST_BLOCK, _SMALLEST_BLOCK - 1, -1)
+  return next((size for size in sizes if last % size == 0), last)
+
+
+def encode(
+  tree: Any, noise: Callable[[Any], Any] | None, *, signed: bool
+) -> EightBits:
+  """Rounds the arrays of a tree to 8 bits.
+
+  Args:
+    tree: of arrays.
+    noise: tree -> tree of numbers from 0 to 1 in the same shapes, for
+      stochastic rounding. None: to nearest.
+    signed: whether the numbers have signs. If not, numbers above zero stay so.
+  """
+
+  def code(x, uniform):
+    if block_size(x.shape) is None:
+      return x, optax.MaskedNode()
+    like = x, linalg.aligned_zeros(x, _scales_shape(x.shape), jnp.float32)
+    function = _signed_codes if signed else _unsigned_codes
+    return linalg.in_auto_axes(function, like)(x, uniform)
+
+  half = jax.tree.map(lambda x: 0.5, tree)
+  both = jax.tree.map(code, tree, half if noise is None else noise(tree))
+  return EightBits(
+    *(jax.tree.map(lambda _, pair, i=i: pair[i], tree, both) for i in (0, 1))
+  )
+
+
+def decode(stored: EightBits, *, signed: bool) -> Any:
+  """The tree of float32 arrays that `encode` made this of."""
+
+  def number(codes, scales):
+    if isinstance(scales, optax.MaskedNode):
+      return codes
+    function = _signed_numbers if signed else _unsigned_numbers
+    return linalg.in_auto_axes(function, codes)(codes, scales)
+
+  return jax.tree.map(number, stored.codes, stored.scales)
+
+
+def kept_in(
+  tx: optax.GradientTransformation,
+  slots: tuple[str, ...],
+  noise: Callable[[jax.Array, str], Callable[[Any], Any]],
+) -> optax.GradientTransformationExtraArgs:
+  """Keeps the moments of `tx` in 8 bits.
+
+  Args:
+    tx: a transformation whose state is a NamedTuple with a field `count`.
+    slots: which of its fields 'mu' (with signs) and 'nu' (without).
+    noise: count and slot -> what `encode` takes.
+
+  Returns:
+    A transformation whose state has `EightBits` in these fields.
+  """
+  inner = optax.with_extra_args_support(tx)
+
+  def change(state, function):
+    present = [n for n in slots if getattr(state, n, None) is not None]
+    return state._replace(
+      **{n: function(n, getattr(state, n)) for n in present}
+    )
+
+  def init_fn(params):
+    return change(
+      inner.init(params),
+      lambda name, tree: encode(tree, None, signed=name == 'mu'),
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    wide = change(
+      state, lambda name, stored: decode(stored, signed=name == 'mu')
+    )
+    updates, wide = inner.update(updates, wide, params, **extra_args)
+    return updates, change(
+      wide,
+      lambda name, tree: encode(
+        tree, noise(wide.count, name), signed=name == 'mu'
+      ),
+    )
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _signed_codes(x, uniform):
+  share, scales = _shares(jnp.abs(x))
+  root = jnp.sqrt(share)
+  codes = _rounded(share, root, jnp.square, 127, _like(share, uniform))
+  return (jnp.sign(x) * codes.reshape(x.shape)).astype(jnp.int8), scales
+
+
+def _signed_numbers(codes, scales):
+  share = jnp.square(_blocks(codes.astype(jnp.float32)) / 127)
+  return jnp.sign(codes) * (share * scales[..., None]).reshape(codes.shape)
+
+
+def _unsigned_codes(x, uniform):
+  share, scales = _shares(x)
+  root = jnp.sqrt(jnp.sqrt(share))
+  codes = _rounded(share, root, _fourth_power, 255, _like(share, uniform))
+  # A second moment of zero would let the update explode.
+  codes = jnp.where(share > 0, jnp.maximum(codes, 1), 0).reshape(x.shape)
+  return (codes - 128).astype(jnp.int8), scales
+
+
+def _unsigned_numbers(codes, scales):
+  share = _fourth_power(_blocks(codes.astype(jnp.float32) + 128) / 255)
+  return (share * scales[..., None]).reshape(codes.shape)
+
+
+def _fourth_power(x):
+  return jnp.square(jnp.square(x))
+
+
+def _shares(x):
+  """Non-negative numbers over their block's largest, and these."""
+  blocks = _blocks(x.astype(jnp.float32))
+  scales = jnp.max(blocks, axis=-1)
+  return blocks / jnp.where(scales > 0, scales, 1.0)[..., None], scales
+
+
+def _rounded(share, root, power, levels, uniform):
+  """Codes, up or down with the right probabilities."""
+  low = jnp.floor(root * levels)
+  below, above = power(low / levels), power((low + 1) / levels)
+  up = uniform < (share - below) / (above - below)
+  return jnp.minimum(low + up, levels)
+
+
+def _like(blocks, uniform):
+  return uniform if jnp.ndim(uniform) == 0 else uniform.reshape(blocks.shape)
+
+
+def _blocks(x):
+  """[..., n] as [..., blocks, numbers]."""
+  return x.reshape(*x.shape[:-1], -1, block_size(x.shape))
+
+
+def _scales_shape(shape):
+  return (*shape[:-1], shape[-1] // block_size(shape))
