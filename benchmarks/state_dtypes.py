@@ -10,6 +10,7 @@ types in turn.
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 import sage_optax
 
 _DTYPES = ('float32', 'bfloat16', 'int8')
-_METHODS = {
+_METHODS: dict[str, Callable[..., Any]] = {
   'adamw': sage_optax.scale_by_adam,
   'lion': sage_optax.scale_by_lion,
   'sage': sage_optax.scale_by_sage,
@@ -61,8 +62,8 @@ def _seconds(transformations: list[Any], rounds: int = 7) -> list[float]:
 def main() -> None:
   """Prints the table."""
   rng = np.random.default_rng(0)
-  size = 10.0 ** (rng.uniform(-2, 2, (64, 1)) + rng.uniform(-1, 1, 256))
-  size = jnp.asarray(size, jnp.float32)
+  exponents = rng.uniform(-2, 2, (64, 1)) + rng.uniform(-1, 1, 256)
+  size = jnp.asarray(10.0**exponents, jnp.float32)
   print('| method | state | bytes per number | error | time |')
   print('|---|---|---:|---:|---:|')
   for name, method in _METHODS.items():
