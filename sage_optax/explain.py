@@ -146,7 +146,7 @@ def explain(
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
   **options: Any,
 ) -> Explanation:
-  """Says which method, learning rate, decay and state each parameter gets.
+  """Lists method, learning rate, decay and state of each parameter.
 
   Nothing is allocated: `params` may be `ShapeDtypeStruct`s.
 

@@ -1,7 +1,7 @@
 """A role for every leaf: embedding, head, matrix or vector.
 
-Roles decide which method a recipe gives to a leaf. They come from what the
-user says, from logical axes or from names, never from the number of axes alone:
+Roles decide which method a recipe gives to a leaf. They come from rules of the
+user, from logical axes or from names, never from the number of axes alone:
 stacked layers make matrices 3-D and norm scales 2-D.
 """
 

@@ -1,1 +1,1 @@
-"""What each leaf of a tree of parameters is: role, axes and the evidence."""
+"""Roles and axes of the leaves of a tree, with the evidence for them."""

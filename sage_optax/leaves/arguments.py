@@ -1,4 +1,4 @@
-"""Checks of what users give to recipes, and defaults that show themselves."""
+"""Checks of the arguments of recipes, and their signatures."""
 
 import functools
 import inspect
@@ -48,7 +48,7 @@ _DEFAULTS: Options = {
 
 
 class Own:
-  """Says that each method of the recipe keeps its own default."""
+  """Default of an argument for which each method has a default of its own."""
 
   def __repr__(self):
     return "each method's own"
@@ -58,7 +58,7 @@ OWN: Any = Own()
 
 
 class _Shown:
-  """A default that `optax.inject_hyperparams` does not take for a number."""
+  """Hides that a default is a number from `optax.inject_hyperparams`."""
 
   def __init__(self, value):
     self._value = value
@@ -70,9 +70,9 @@ class _Shown:
 def recipe_function(function: Callable[..., Any]) -> Callable[..., Any]:
   """Spells out `**options` in the signature of a recipe's function.
 
-  `help()` shows them, and `optax.inject_hyperparams`, which cannot pass a
-  `**options` on, knows them. Defaults stay what the function says they are:
-  as numbers, Optax would trace them, or round them to bfloat16.
+  `help()` shows the options, and `optax.inject_hyperparams`, which does not
+  support `**options`, can pass them. Optax would trace a default that is a
+  number, or round it to bfloat16, so defaults are wrapped.
   """
   own = inspect.signature(function)
   parameters = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
@@ -115,7 +115,7 @@ def check_rate(name: str, value: Any) -> None:
 
 
 def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:
-  """The argument of a method, if it is what the method can take.
+  """Returns the argument of a method, if the method accepts it.
 
   Args:
     name: of the argument, for messages.

@@ -1,4 +1,4 @@
-"""What the logical names of a leaf's axes say about it."""
+"""Roles and axes of leaves from the logical names of their axes."""
 
 import itertools
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from sage_optax.leaves.metadata import (
 
 
 class Axes(NamedTuple):
-  """Which axes of a leaf are what, counted from the start.
+  """The axes of a leaf by their meaning, counted from the start.
 
   Attributes:
     batch: of units that are treated one by one.
@@ -33,7 +33,7 @@ class Axes(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """What one kind of evidence says; None where it says nothing."""
+  """What one kind of evidence shows; None if it shows nothing."""
 
   role: str | None = None
   axes: Axes | None = None
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
 def read(
   path: str, shape: tuple[int, ...], axis_names: metadata.AxisNames
 ) -> Reading:
-  """Role and axes of a leaf by the names of its axes.
+  """Returns role and axes of a leaf by the names of its axes.
 
   Args:
     path: of the leaf.
@@ -51,7 +51,7 @@ def read(
     axis_names: the names.
 
   Returns:
-    What is sure; nothing at all if there is not a name for each axis.
+    What is certain; an empty `Reading` unless every axis has a name.
   """
   if len(axis_names.names) != len(shape) or not shape:
     return Reading()
@@ -73,7 +73,7 @@ def read(
 
 
 def _kinds(path: str, given: tuple[str | None, ...]) -> list[str | None]:
-  """The kind of each axis; None for a name that says nothing."""
+  """The kind of each axis; None for an unknown name."""
   kinds = [metadata.KINDS.get(name or '') for name in given]
   others = [i for i, kind in enumerate(kinds) if kind not in (BATCH, EXPERTS)]
   batch = len(others) > 1 or (others and _is_vector(path))
@@ -103,7 +103,7 @@ def _table(path, kinds, core):
 
 
 def _sides(path, kinds, core, ordered):
-  """Axes of fan_in and fan_out of a matrix; None if they are not sure."""
+  """Axes of fan_in and fan_out of a matrix; None if they are not certain."""
   width = [i for i in core if kinds[i] == WIDTH]
   inner = tuple(i for i in core if kinds[i] == INNER)
   if len(width) == 1 and inner:
@@ -123,7 +123,7 @@ def _sides(path, kinds, core, ordered):
 
 
 def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
-  """The axes of a leaf that has this layout beside the batch axes.
+  """Returns the axes of a leaf with this layout and these batch axes.
 
   Args:
     layout: as in `names`.

@@ -1,4 +1,4 @@
-"""All that is known about the leaves of a tree, weighed leaf by leaf."""
+"""Decides role and axes of each leaf by the available evidence."""
 
 import math
 import re
@@ -24,7 +24,7 @@ from sage_optax.leaves.records import Leaf, Routing
 
 
 class Evidence:
-  """A tree of parameters with all that is said about it."""
+  """The evidence about the leaves of a tree of parameters."""
 
   def __init__(self, params: Any, routing: Routing):
     self.routing = routing
@@ -60,7 +60,7 @@ class Evidence:
     return logical
 
   def reading(self, path: str) -> axis_names.Reading:
-    """What the names of the axes say, or the module that has the leaf."""
+    """Role and axes by the names of the axes, or by the module."""
     if path in self.logical:
       names_of = metadata.AxisNames(self.logical[path])
     elif path in self.modules:
@@ -107,7 +107,7 @@ class Evidence:
     return found
 
   def decide(self, path: str, given: str | None) -> Leaf:
-    """The record of a leaf, but for vocabularies."""
+    """The record of a leaf, before `check_vocabulary`."""
     leaf, named = self.leaves[path], self.named[path]
     role, rule, doubt = self._role(path, given)
     if role is None:
@@ -287,7 +287,7 @@ def _doubt(role: str, core: int, evidence: str) -> str:
 
 
 def _unique(paths: list[str]) -> list[str]:
-  """The paths, made different where boxes hide what makes them so."""
+  """The paths, numbered where two leaves have the same one."""
   seen: dict[str, int] = {}
   result = []
   for path in paths:

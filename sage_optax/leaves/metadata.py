@@ -79,7 +79,7 @@ def _is_box(part: str, key: Any, named: bool) -> bool:
 
 
 def axis_names(tree: Any) -> dict[str, AxisNames]:
-  """The names of axes that boxes in the tree carry, by the leaf's path."""
+  """The names of axes in the boxes of a tree, by the leaf's path."""
   found = {}
   nodes = jax.tree.leaves_with_path(tree, is_leaf=lambda x: _box(x) is not None)
   for key_path, node in nodes:

@@ -1,8 +1,8 @@
-"""What modules of Equinox and Haliax say about their weights.
+"""Roles and axes of weights from the modules of Equinox and Haliax.
 
 Modules are read by their attributes, so that no library has to be imported:
 Haliax's Linear (In, Out) and Embedding (Vocab, Embed), Equinox's Embedding,
-LayerNorm and RMSNorm. A weight's shape alone does not tell them apart.
+LayerNorm and RMSNorm. The shape of a weight does not distinguish them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from sage_optax.leaves.axis_names import Axes, Reading
 
 
 def readings(tree: Any) -> dict[str, Reading]:
-  """The roles and axes of weights that modules tell, by path."""
+  """The roles and axes of the weights of known modules, by path."""
   found = {}
   nodes = jax.tree.leaves_with_path(
     tree, is_leaf=lambda node: _read(node) is not None
@@ -29,7 +29,7 @@ def readings(tree: Any) -> dict[str, Reading]:
 
 
 def _read(node: Any) -> Reading | None:
-  """What a module says about its weight; None if it is no such module."""
+  """Role and axes of the weight of a module; None if it is not known."""
   if not dataclasses.is_dataclass(node) or not hasattr(node, 'weight'):
     return None
   module: Any = node

@@ -17,7 +17,7 @@ class Known(NamedTuple):
     pattern: regular expression, searched in the leaf's path.
     role: 'embedding', 'head', 'matrix' or 'vector'; None: not a parameter.
     layouts: those that it may have without a stack. Where two fit, a leaf
-      beside it has to tell which.
+      beside it has to show which.
     doubt: why leaves of this name are refused where no layout fits.
     guess: whether a role that a user gives is enough to know the axes.
   """
@@ -89,7 +89,7 @@ _GPT2 = named(
   'o i',
   guess=False,
   doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias beside it '
-  'tells which',
+  'shows which',
 )
 WEIGHT = r'/weights?$'
 # Weights of PyTorch, Equinox and Haliax, in the layout of PyTorch.
@@ -132,7 +132,7 @@ WEIGHTS: tuple[Known, ...] = (
 _LAYOUT_DOUBT = (
   'PyTorch, Equinox and Haliax keep a weight as [out, in], others as [in, out]'
 )
-# The same names, where nobody has said that the layout is PyTorch's.
+# The same names, without a preset for PyTorch's layout.
 _UNSURE = tuple(
   known
   if known.role in ('vector', 'embedding')
@@ -201,7 +201,7 @@ DEFAULT: tuple[Known, ...] = (
     'b i o',
     'b o i',
     doubt='Gemma 1 keeps it as [2, in, out], Gemma 2 as [2, out, in], and no '
-    'linear beside it tells which',
+    'linear beside it shows which',
   ),
   named('gemma linear', r'mlp/linear(?:/w)?$', 'matrix', 'i o'),
   # Mamba.
@@ -242,7 +242,7 @@ DEFAULT: tuple[Known, ...] = (
     *CONV_LAYOUTS,
     *(layout.replace('i o', 'o i') for layout in CONV_LAYOUTS),
     doubt='it is kept as [..., in, out] or as [..., out, in], and no bias '
-    'beside it tells which',
+    'beside it shows which',
   ),
   named(
     'convolution',
@@ -289,7 +289,7 @@ TOKENS = re.compile(
 
 
 def find(path: str, preset: Preset | None) -> Known | None:
-  """The row of the names that knows the leaf, if one does."""
+  """Returns the first row whose pattern matches the path, or None."""
   bare = re.sub(r'(?<=[a-zA-Z_])(?:/\d+)+$', '', path)
   for known in (*(preset.known if preset else ()), *DEFAULT):
     if re.search(known.pattern, bare):

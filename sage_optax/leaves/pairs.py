@@ -1,4 +1,4 @@
-"""What a user says about axes: pairs (fan_in, fan_out) by path."""
+"""Axes given by users: pairs (fan_in, fan_out) by path."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ def axes_of_pair(path: str, shape: tuple[int, ...], pair: AxesPair) -> Axes:
   Args:
     path: of the leaf, for the message.
     shape: of the leaf.
-    pair: what the user says.
+    pair: given by the user.
 
   Returns:
     The `Axes`.

@@ -24,7 +24,7 @@ def by_role(
 
   Args:
     transforms: role -> transformation of matrices [..., fan_in, fan_out].
-    routing: what the user says about leaves.
+    routing: options given by the user.
     elementwise: whether no transformation needs to know a leaf's shape.
 
   Returns:
@@ -122,7 +122,7 @@ def _form(leaf: Any) -> tuple[Any, ...]:
 def _check_flat(
   leaves: list[Leaf], routing: Routing, elementwise: bool
 ) -> None:
-  """Refuses one long vector, which a whole tree was made into."""
+  """Refuses a whole tree that was flattened to one vector."""
   if elementwise or len(leaves) != 1 or routing.default_role is not None:
     return
   (leaf,) = leaves

@@ -1,4 +1,4 @@
-"""Presets: what a user says once about the library that made the names."""
+"""Presets: names and layouts of libraries, chosen by the user."""
 
 from sage_optax.leaves.names import (
   CONV,
@@ -52,7 +52,7 @@ HALIAX = Preset(
     else known._replace(
       layouts=(),
       doubt='haliax.nn.Linear keeps [in, out] or [out, in]: pass the tree of '
-      'modules, whose In and Out tell',
+      'modules, whose In and Out give the order',
       guess=False,
     )
     for known in WEIGHTS

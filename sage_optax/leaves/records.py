@@ -1,4 +1,4 @@
-"""What a user says about leaves, and the record of each leaf."""
+"""Options of the user about leaves, and the record of each leaf."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sage_optax.leaves.axis_names import Axes
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-  """What a user says about leaves; see `sage_optax.recipe`."""
+  """Options about leaves; `sage_optax.recipe` describes them."""
 
   roles: Any = None
   rules: Sequence[rules_lib.Rule] | None = None
@@ -24,7 +24,7 @@ class Routing:
 
 
 class Leaf(NamedTuple):
-  """A leaf and what it is.
+  """A leaf with its role and axes.
 
   Attributes:
     path: names from the root to the leaf, joined by '/'.

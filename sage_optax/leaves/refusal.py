@@ -12,7 +12,7 @@ _SHOWN = 12
 
 
 def message(leaves: Sequence[Any], vocabularies: Mapping[int, str]) -> str:
-  """What is in doubt and how to say what it is.
+  """Returns the message about doubtful leaves.
 
   Args:
     leaves: records of `routing` that have a doubt.

@@ -1,6 +1,6 @@
 """One record for each leaf: its role, its axes and the evidence for both.
 
-Evidence counts in this order: what the user said, the logical names of axes,
+Evidence counts in this order: options of the user, logical names of axes,
 names and shapes that agree. Where there is none, the leaf is refused.
 """
 
@@ -35,7 +35,7 @@ def resolve_tree(
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
-    routing: what the user says.
+    routing: options given by the user.
     roles_only: accept leaves whose axes are in doubt.
 
   Returns:
@@ -75,7 +75,7 @@ def is_assign(function: Any) -> bool:
 
 
 def _merge_partial(routing: Routing) -> Routing:
-  """A partial of `roles.assign` says what keyword arguments would."""
+  """Takes over the keyword arguments of a partial of `roles.assign`."""
   if not is_assign(routing.roles):
     return routing
   said = dataclasses.replace(routing, roles=None)

@@ -16,7 +16,7 @@ Rule = tuple[str | tuple[str, ...], str]
 
 
 def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
-  """The rules, if they are what they should be."""
+  """Returns the rules as a list, if they are well formed."""
   if default_role not in (None, 'auto'):
     check_role(default_role)
   if isinstance(rules, str):

@@ -1,4 +1,4 @@
-"""What of a clear routing deserves a second look."""
+"""Notes on leaves whose role or axes deserve a second look."""
 
 import math
 from collections.abc import Mapping, Sequence

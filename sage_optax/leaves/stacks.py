@@ -1,4 +1,4 @@
-"""What the shapes of leaves side by side prove: stacks, and outputs.
+"""Proofs of stacks and of outputs from the shapes of neighboring leaves.
 
 One layer's norm scale has one axis. Where it has two, one of them counts the
 layers, and all leaves of the subtree have an axis of that size at that place.
@@ -149,7 +149,7 @@ class Proofs:
 
 
 class Beside(NamedTuple):
-  """A leaf that tells the outputs of the matrix beside it.
+  """A leaf whose shape shows the outputs of the matrix beside it.
 
   Attributes:
     name: what it is.
@@ -167,7 +167,7 @@ def outputs_beside(
   shapes: Mapping[str, tuple[int, ...]],
   batch_of: Callable[[str], tuple[tuple[int, ...], str]],
 ) -> Beside | None:
-  """The leaf that tells the outputs of a matrix; None if there is none.
+  """Returns the leaf that shows the outputs of a matrix, or None.
 
   Args:
     path: of the matrix.

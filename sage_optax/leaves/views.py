@@ -22,7 +22,7 @@ matrices = contextvars.ContextVar('matrices', default=frozenset())
 
 @contextlib.contextmanager
 def _as_matrices(views: Any) -> Iterator[None]:
-  """Makes known which leaves the work within sees as matrices."""
+  """Records which leaves are seen as matrices within this context."""
   leaves = jax.tree.leaves_with_path(views, is_leaf=_is_view)
   paths = {metadata.leaf_path(key)[0] for key, leaf in leaves if _is_view(leaf)}
   token = matrices.set(matrices.get() | paths)
@@ -83,7 +83,7 @@ def with_views(
 
 
 def view(axes: Axes | None, leaf: Any) -> 'View | None':
-  """The view of a leaf with these axes; None if it is one as it is."""
+  """The view of a leaf with these axes; None if it needs none."""
   if axes is None or not (axes.fan_in or axes.fan_out):
     return None
   order = (*axes.batch, *axes.fan_in, *axes.fan_out)

@@ -1,4 +1,4 @@
-"""explain, memory and sharding: what is said about a state before it exists."""
+"""explain, memory and sharding, before a state is allocated."""
 
 import functools
 import json

@@ -523,7 +523,7 @@ class ErrorsTest(parameterized.TestCase):
 
 
 class LibrariesTest(parameterized.TestCase):
-  """Real modules: SAGE, whose statistic tells the axes apart, on each."""
+  """Real modules with SAGE, whose statistic distinguishes the axes."""
 
   def _assert_units(self, params, matrix_axes, units):
     rows = sage_optax.explain('sage', params, matrix_axes=matrix_axes).rows

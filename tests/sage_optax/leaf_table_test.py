@@ -1,4 +1,4 @@
-"""Every parameter of other people's models is routed right, or refused."""
+"""Parameters of public models are routed right, or refused."""
 
 import ast
 import re
@@ -183,7 +183,7 @@ def _axes(params, preset=None):
 
 
 class ModulesTest(parameterized.TestCase):
-  """Modules tell what the names and shapes of their weights do not."""
+  """Modules show what the names and shapes of their weights do not."""
 
   def test_haliax(self):
     x, y = boxes.Axis('x', 8), boxes.Axis('y', 8)

@@ -213,7 +213,7 @@ class EqualTest(parameterized.TestCase):
       np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
   def _reference(self, make, tree, change):
-    """Steps on matrices, with the roles said aloud."""
+    """Steps on matrices, with roles and axes given."""
     paths = _names(tree)
     said = [
       'vector' if _plain(path) == ((), (-1,)) or leaf.ndim == 1 else 'matrix'

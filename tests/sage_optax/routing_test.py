@@ -43,7 +43,7 @@ class OursTest(parameterized.TestCase):
       self.assertStartsWith(row.units, f'{_LAYERS} of ')
 
   def test_matrix_methods_see_one_matrix_per_layer(self):
-    # The state tells: of the rank's size per layer, or of the matrix's.
+    # The state has the rank's size per layer, not the matrix's.
     rows = sage_optax.explain('galore', _params(), rank=64).rows
     for row in rows:
       if row.role != 'matrix':

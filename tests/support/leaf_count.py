@@ -1,4 +1,4 @@
-"""Counts how many parameters of other people's models are routed right.
+"""Counts how many parameters of public models are routed right.
 
 python -m tests.support.leaf_count
 """

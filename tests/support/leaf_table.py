@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Parameters of other people's models: names, shapes, and what is right.
+"""Parameters of public models: names, shapes, and the right roles and axes.
 
 Each project has one tree, with one of its layers where all are alike. The
 shapes are those of a published size, or of a small one where none is. Each
@@ -39,7 +39,7 @@ class Project(NamedTuple):
     name: of the project.
     source: where names and shapes were read.
     rows: the parameters.
-    preset: what a user of the library says once; None: nothing.
+    preset: that a user of the library passes; None: none.
     box: 'flax' or 'haliax': what carries the names of axes.
   """
 
