@@ -3,6 +3,7 @@
 from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax.explain import Explanation, explain
 from sage_optax.fewer_moments import adafactor, adam_mini, coupled_adam
+from sage_optax.fit import Fit, fit
 from sage_optax.hybrids import (
   lion_hybrid,
   sage_hybrid,
@@ -59,6 +60,7 @@ __version__ = '0.1.0'
 
 __all__ = [
   'Explanation',
+  'Fit',
   'ScaleByAdafactorState',
   'ScaleByAdamMiniState',
   'ScaleByApolloState',
@@ -80,6 +82,7 @@ __all__ = [
   'coupled_adam',
   'explain',
   'fira',
+  'fit',
   'galore',
   'hyperball',
   'layout',

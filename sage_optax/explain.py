@@ -211,19 +211,14 @@ def _row(
   assert axes is not None
   tx = recipes.build_method(part, role)
   shape = jnp.shape(leaf.leaf)
-  batch = tuple(shape[a] for a in axes.batch)
-  fan_in, fan_out = (
-    math.prod(shape[a] for a in side) for side in (axes.fan_in, axes.fan_out)
-  )
-  unit = (fan_in, fan_out) if axes.fan_in or role != 'vector' else (fan_out,)
-  seen = (*batch, *unit) if shape else ()
-  array = jax.ShapeDtypeStruct(seen, jnp.result_type(leaf.leaf))
+  array = matrices(leaf)
+  unit = array.shape[len(axes.batch) :]
   # An empty tree has the counters only; all leaves share them.
   counters = memory.state_bytes(tx, {})
   return Row(
     path=leaf.path,
     shape=shape,
-    units=f'{math.prod(batch)} of {_dimensions(unit if shape else ())}',
+    units=f'{math.prod(shape[a] for a in axes.batch)} of {_dimensions(unit)}',
     role=role,
     rule=leaf.rule,
     axes=tuple(axes),
@@ -235,6 +230,18 @@ def _row(
     replicated=replicated,
     second_look=note,
   )
+
+
+def matrices(leaf: routing.Leaf) -> jax.ShapeDtypeStruct:
+  """The leaf as its method sees it: [..., fan_in, fan_out], or vectors."""
+  axes, shape = leaf.axes, jnp.shape(leaf.leaf)
+  assert axes is not None
+  sides = (axes.fan_in, axes.fan_out)
+  unit = tuple(math.prod(shape[a] for a in side) for side in sides)
+  if not axes.fan_in and leaf.role == 'vector':
+    unit = unit[1:]
+  seen = (*(shape[a] for a in axes.batch), *unit) if shape else ()
+  return jax.ShapeDtypeStruct(seen, jnp.result_type(leaf.leaf))
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:

@@ -90,6 +90,15 @@ def recipe(
   parts = resolve(
     name, weight_decay=weight_decay, overrides=overrides, **options
   )
+  return assemble(parts, learning_rate, said)
+
+
+def assemble(
+  parts: Mapping[str, Part],
+  learning_rate: optax.ScalarOrSchedule,
+  said: routing.Routing,
+) -> optax.GradientTransformation:
+  """The optimizer that gives each role its part."""
   arguments.check_rate('learning_rate', learning_rate)
   transforms = {
     role: optax.chain(

@@ -1,0 +1,181 @@
+"""A method for each role, so that the optimizer state fits in a budget."""
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import optax
+
+from sage_optax import memory, recipes
+from sage_optax.explain import format_bytes, matrices
+from sage_optax.leaves import routing
+from sage_optax.recipe_table import Part
+
+_BFLOAT16, _INT8 = {'state_dtype': 'bfloat16'}, {'state_dtype': 'int8'}
+
+
+def _table(axis: int) -> tuple[Part, ...]:
+  """For embeddings and heads; `axis` is the features of a token."""
+  return (
+    Part('adamw'),
+    Part('adamw', _BFLOAT16),
+    Part('adamw', _INT8),
+    Part('adam_mini', {'axis': axis, **_INT8}),
+    Part('adafactor'),
+  )
+
+
+# By expected loss, the least first. One learning rate, AdamW's, serves all.
+_MUON = {'consistent_rms': 0.2}
+_ORDER: dict[str, tuple[Part, ...]] = {
+  'embedding': _table(-1),
+  'head': _table(-2),
+  'matrix': (
+    Part('muon', _MUON),
+    Part('muon', {**_MUON, **_BFLOAT16}),
+    Part('muon', {**_MUON, **_INT8}),
+    Part('sinkgd', lr_scale=0.33),
+  ),
+  'vector': (Part('adamw'),),
+}
+
+
+class Choice(NamedTuple):
+  """What one role could get.
+
+  Attributes:
+    role: the role.
+    place: in the order of expected loss, 0 being the least.
+    part: method, its arguments and factor of the learning rate.
+    state_bytes: bytes of state for all parameters of the role.
+    chosen: whether it is part of the result.
+  """
+
+  role: str
+  place: int
+  part: Part
+  state_bytes: int
+  chosen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A method for each role; `str()` draws the table of all choices.
+
+  Attributes:
+    choices: what each role that occurs could get.
+    parts: role -> what it gets.
+    state_bytes: of the whole optimizer, for a learning rate that is a number.
+  """
+
+  choices: list[Choice]
+  parts: dict[str, Part]
+  state_bytes: int
+  _routing: routing.Routing = dataclasses.field(repr=False)
+
+  def optimizer(
+    self, learning_rate: optax.ScalarOrSchedule, weight_decay: Any = 0.0
+  ) -> optax.GradientTransformation:
+    """The optimizer, with AdamW's learning rate; vectors are not decayed."""
+    parts = {
+      role: part._replace(
+        weight_decay=None if role == 'vector' else weight_decay
+      )
+      for role, part in self.parts.items()
+    }
+    return recipes.assemble(parts, learning_rate, self._routing)
+
+  def __str__(self) -> str:
+    lines = [
+      (
+        '*' if choice.chosen else ' ',
+        choice.role,
+        choice.part.method,
+        _options(choice.part),
+        format_bytes(choice.state_bytes),
+      )
+      for choice in self.choices
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [' '.join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return '\n'.join([*table, f'state {format_bytes(self.state_bytes)}'])
+
+
+def _options(part: Part) -> str:
+  scale = {} if part.lr_scale == 1 else {'lr_scale': part.lr_scale}
+  return (
+    ', '.join(f'{k}={v}' for k, v in {**part.kwargs, **scale}.items()) or '-'
+  )
+
+
+def fit(params: Any, budget_bytes: int, **options: Any) -> Fit:
+  """Chooses a method for each role, so that the state fits in a budget.
+
+  Each role has an order of methods by expected loss, from more state to less.
+  Of all combinations that fit, this takes the one with the least sum of places
+  in these orders, and of those the smallest. The orders are our judgement until
+  a study of whole models has ranked the methods:
+
+    embedding, head: AdamW in float32, bfloat16 and int8, Adam-mini with one
+      second moment per token in int8, Adafactor.
+    matrix: Muon in float32, bfloat16 and int8, SinkGD.
+    vector: AdamW.
+
+  Args:
+    params: tree of arrays or `ShapeDtypeStruct`s; nothing is allocated.
+    budget_bytes: most bytes of optimizer state.
+    **options: roles and layout, as `sage_optax.recipe` takes them.
+
+  Returns:
+    A `Fit`: `.optimizer(learning_rate)`, `.parts`, `.choices`, `.state_bytes`.
+
+  Raises:
+    ValueError: no combination fits, or leaves in doubt.
+
+  Example:
+    >>> import jax.numpy as jnp, sage_optax
+    >>> params = {'embed': {'embedding': jnp.zeros((512, 64))},
+    ...           'dense': {'kernel': jnp.zeros((64, 64))}}
+    >>> found = sage_optax.fit(params, budget_bytes=100_000)
+    >>> print(found.parts['embedding'].kwargs, found.state_bytes)
+    {'state_dtype': 'int8'} 86032
+  """
+  if unknown := options.keys() - set(recipes.ROUTING):
+    raise ValueError(
+      f'fit does not take {", ".join(sorted(unknown))}: use '
+      f'{", ".join(recipes.ROUTING)}.'
+    )
+  said = routing.Routing(**options)
+  leaves = routing.resolve_tree(params, said).leaves
+  costs: dict[str, list[int]] = {}
+  for role, parts in _ORDER.items():
+    mine = [matrices(leaf) for leaf in leaves if leaf.role == role]
+    costs[role] = [
+      memory.state_bytes(recipes.build_method(part, role), mine)
+      for part in (parts if mine else parts[:1])
+    ]
+  combinations = [
+    (
+      sum(cost[i] for cost, i in zip(costs.values(), places, strict=True)),
+      places,
+    )
+    for places in itertools.product(*map(range, map(len, costs.values())))
+  ]
+  fitting = [c for c in combinations if c[0] <= budget_bytes]
+  if not fitting:
+    smallest = min(combinations)[0]
+    raise ValueError(
+      f'No choice of methods fits in {budget_bytes:,} bytes of state: the '
+      f'smallest needs {smallest:,}.'
+    )
+  total, places = min(fitting, key=lambda c: (sum(c[1]), c[0]))
+  chosen = dict(zip(costs, places, strict=True))
+  present = {leaf.role for leaf in leaves}
+  choices = [
+    Choice(role, place, _ORDER[role][place], size, place == chosen[role])
+    for role, sizes in costs.items()
+    if role in present
+    for place, size in enumerate(sizes)
+  ]
+  best = {role: _ORDER[role][place] for role, place in chosen.items()}
+  return Fit(choices, best, total, said)
