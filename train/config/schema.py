@@ -255,6 +255,9 @@ class LogConfig:
 
   every: int = field(10, 'Steps.', COUNT)
   tensorboard: bool = field(True, 'Write TensorBoard files.')
+  wandb: Optional[str] = field(
+    None, 'Project at Weights & Biases; none: no records there.', FileName()
+  )
   embedding: bool = field(
     False,
     'Record statistics of the embedding: rows without gradient, norms of rows, '

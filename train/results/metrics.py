@@ -1,5 +1,7 @@
-"""The records of a run: JSON lines and TensorBoard."""
+"""The records of a run: JSON lines, TensorBoard, Weights & Biases."""
 
+import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -133,11 +135,74 @@ class TensorBoard:
   def write(self, record: Mapping[str, Any]) -> None:
     if self._writer is None:
       return
-    scalars = {k: v for k, v in record.items() if k not in ('step', 'timing')}
-    for name, value in {**scalars, **record['timing']}.items():
-      if isinstance(value, int | float):
-        self._writer.add_scalar(name, value, record['step'])
+    for name, value in _scalars(record).items():
+      self._writer.add_scalar(name, value, record['step'])
 
   def close(self) -> None:
     if self._writer is not None:
       self._writer.close()
+
+
+def check_wandb(project: str | None) -> None:
+  """Raises UserError if there is a project, and the package is missing."""
+  if project is not None and not importlib.util.find_spec('wandb'):
+    raise errors.UserError(
+      f'config.log.wandb={project!r} needs the package wandb: pip install -e '
+      "'.[train,wandb]', or leave it out"
+    )
+
+
+class WeightsAndBiases:
+  """Scalars for Weights & Biases, in a run per working directory."""
+
+  def __init__(
+    self,
+    project: str,
+    name: str,
+    workdir: pathlib.Path,
+    identity: Mapping[str, Any],
+  ):
+    """Starts a run, or continues that of the same directory and identity.
+
+    Args:
+      project: Name of the project.
+      name: Name of the run.
+      workdir: Where the package keeps its files.
+      identity: What the run shows as its configuration.
+
+    Raises:
+      UserError: If the package cannot start one.
+    """
+    import wandb  # Slow to import, and optional.
+
+    which = json.dumps([str(workdir.absolute()), identity], sort_keys=True)
+    try:
+      self._run = wandb.init(
+        project=project,
+        name=name,
+        id=hashlib.sha256(which.encode()).hexdigest()[:16],
+        resume='allow',
+        dir=str(workdir),
+        config=dict(identity),
+      )
+    except wandb.Error as error:
+      raise errors.UserError(
+        f'wandb cannot start a run ({errors.first_line(error)}): run `wandb '
+        'login`, set WANDB_MODE=offline, or leave out --config.log.wandb'
+      ) from error
+
+  def write(self, record: Mapping[str, Any]) -> None:
+    self._run.log(_scalars(record), step=record['step'])
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, int | float]:
+  """Returns the numbers of a record but for its step, and its timings."""
+  rest = {k: v for k, v in record.items() if k not in ('step', 'timing')}
+  return {
+    name: value
+    for name, value in {**rest, **record['timing']}.items()
+    if isinstance(value, int | float)
+  }

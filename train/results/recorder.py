@@ -23,6 +23,8 @@ class Recorder:
     self._config = config
     self._workdir = workdir
     self._tokens = config.train.batch_size * config.train.seq_len
+    self._wandb: metrics.WeightsAndBiases | None = None
+    processes.first_does(lambda: self._open_wandb(run))  # May refuse.
     self._log: metrics.JsonLines | None = None
     first = processes.is_first()
     if first:
@@ -54,6 +56,13 @@ class Recorder:
     self.evaluated: int = processes.first_does(
       lambda: log.evaluated if log else 0
     )
+
+  def _open_wandb(self, run: Run) -> None:
+    project = run.config.log.wandb
+    if project is not None:
+      self._wandb = metrics.WeightsAndBiases(
+        project, run.config.name, run.workdir, run.identity
+      )
 
   def say(self, text: str) -> None:
     """Prints a line, once for all processes."""
@@ -122,6 +131,8 @@ class Recorder:
     if self._log is not None:
       self._log.write(record)
     self._board.write(record)
+    if self._wandb is not None:
+      self._wandb.write(record)
 
   def sync(self) -> None:
     """Flushes to disk, so that the records survive a crash of the machine."""
@@ -137,6 +148,8 @@ class Recorder:
     if self._log is not None:
       self._log.close()
     self._board.close()
+    if self._wandb is not None:
+      self._wandb.close()
 
 
 def non_finite(values: dict[str, float]) -> str | None:
