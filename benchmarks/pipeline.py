@@ -66,7 +66,7 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Seconds from a process's start to the end of its first step.
+  """Seconds from the start of a process to the end of its first step.
 
   Attributes:
     cold: With an empty compilation cache.

@@ -39,7 +39,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def sync_directory(directory: pathlib.Path) -> None:
-  """Returns when the names in a directory are on disk."""
+  """Waits until the names in a directory are on disk."""
   descriptor = os.open(directory, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -33,8 +33,8 @@ ACTIVATION_AXES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
   'sequence': None,
   'embed': None,
-  # An embedding just looked up is split over 'fsdp' like its table; with no
-  # step between, XLA would replicate it on the way to the batch's split.
+  # After the lookup, an embedding is split over 'fsdp' like its table. Without
+  # this step, XLA would replicate it before it splits the batch.
   'lookup_batch': 'data',
   'lookup_embed': 'fsdp',
   'heads': 'tensor',

@@ -72,7 +72,7 @@ def schedule(config: Config) -> optax.Schedule:
     main = optax.constant_schedule(peak)
   if not warmup:
     return main
-  # optax.linear_schedule refuses to warm up over no steps.
+  # optax.linear_schedule does not accept zero steps.
   rise = (
     optax.linear_schedule(peak / warmup, peak, warmup - 1)
     if warmup > 1

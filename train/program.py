@@ -57,13 +57,13 @@ class Program:
     return jax.tree.map(lambda x: x.sharding, self.abstract)
 
   def init(self, seed: int) -> state_lib.TrainState:
-    """Makes the state before the first step, every array in its place."""
+    """Creates the sharded state before the first step."""
     return state_lib.init_state(
       seed, self.model, self.optimizer.tx, self.shardings
     )
 
   def init_from(self, readers: Any) -> state_lib.TrainState:
-    """Makes the state before the first step from given parameters.
+    """Creates the state before the first step from given parameters.
 
     Args:
       readers: A tree like the parameters of functions that return numpy
@@ -181,7 +181,7 @@ def explain(
     optimizer: The optimizer.
     params: Shapes of the parameters.
     wanted: A PartitionSpec per parameter, as if the mesh divided all axes.
-    specs: The PartitionSpecs there are.
+    specs: The PartitionSpecs in use.
 
   Returns:
     The explanation; its rows list the axes in which the two differ.
@@ -233,12 +233,12 @@ def batch_bytes(config: Config, program: Program) -> int:
 def check_memory(config: Config, program: Program) -> None:
   """Raises UserError if the state and a batch cannot fit the devices.
 
-  A step takes more than that, so this refuses only what is hopeless, before
+  A step needs more memory than that, so only clear cases are refused, before
   anything is allocated.
 
   Args:
     config: The configuration.
-    program: What is about to run on devices of this machine.
+    program: A program for devices of this machine.
   """
   state = sharded_bytes(program.abstract)
   batch = batch_bytes(config, program)

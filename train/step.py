@@ -139,7 +139,7 @@ def _split(batch: jax.Array, parts: int, constrain: Constrain) -> jax.Array:
 
 
 def _widen(x: jax.Array) -> jax.Array:
-  """Sums of gradients are float32, or float64 where parameters are."""
+  """Converts a gradient to float32, or float64 if parameters are."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -144,7 +144,7 @@ def _load_file(path: str) -> Config:
   try:
     spec.loader.exec_module(module)
     config = module.get_config()
-  except (Exception, SystemExit) as error:  # Whatever the user's file does.
+  except (Exception, SystemExit) as error:  # The file may raise anything.
     text = ' '.join(str(error).split())[:300]
     raise UserError(f'{path} failed: {type(error).__name__}: {text}') from error
   if not isinstance(config, Config):

@@ -149,7 +149,7 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
 
 
 def _remove(partial: pathlib.Path) -> None:
-  """Removes the lock last, so that after a kill the rest is known as ours."""
+  """Removes the lock last, so that the rest is recognized after a kill."""
   shutil.rmtree(partial / 'data', ignore_errors=True)
   with contextlib.suppress(OSError):
     (partial / f'{RESUME_STATE}.part').unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from train.data import documents, shards
 from train.data.tokenizer import Tokenizer
 from train.data.writer import Encoded
 
-# Tokenizers need a hundred times the memory of what they are given at once.
+# Tokenizers need about a hundred times the memory of their input.
 _BATCH_CHARACTERS = 2**18
 _PIECE_CHARACTERS = 2**20
 _T = TypeVar('_T')

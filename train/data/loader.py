@@ -31,8 +31,8 @@ def check_enough(stream: TokenStream, seq_len: int, batch_size: int) -> None:
 
   Args:
     stream: The tokens of the training split.
-    seq_len: Inputs a window.
-    batch_size: Windows a step, over all processes.
+    seq_len: Inputs per window.
+    batch_size: Windows per step, over all processes.
 
   Raises:
     UserError: If the stream has fewer windows than a batch.
@@ -84,10 +84,10 @@ def train_iterator(
 
   Args:
     stream: The tokens of the training split.
-    seq_len: Inputs a window.
-    batch_size: Windows a step, over all processes.
+    seq_len: Inputs per window.
+    batch_size: Windows per step, over all processes.
     seed: Seed of the order, from 0 to 2**32 - 1.
-    start_step: First step; starting late costs nothing.
+    start_step: First step; a later start costs nothing.
     rows: Which rows of each batch to read; None for all.
 
   Returns:
@@ -140,8 +140,8 @@ def eval_batches(
 
   Args:
     stream: The tokens of a split or subset.
-    seq_len: Inputs a window.
-    batch_size: Windows a batch.
+    seq_len: Inputs per window.
+    batch_size: Windows per batch.
     max_windows: If there are more, take this many, evenly spaced.
 
   Yields:

@@ -65,7 +65,7 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 class JsonLines:
-  """Appends records to a file, after cutting it back to the restored step.
+  """Appends records to a file, after truncating it to the restored step.
 
   Steps are repeated bit for bit after a restart, so the file is the same as
   that of an uninterrupted run, except for the key 'timing'.

@@ -18,7 +18,7 @@ class Recorder:
   """
 
   def __init__(self, run: Run, step: int):
-    """Opens the files, cut back to the restored step."""
+    """Opens the files, truncated to the restored step."""
     config, workdir = run.config, run.workdir
     self._config = config
     self._workdir = workdir
