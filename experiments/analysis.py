@@ -31,7 +31,7 @@ class Summary:
 
   cell: str
   arm: str
-  progress: studies.Progress
+  progress: studies.ArmProgress
   tuning: Sequence[Line]
   final: Mapping[int, Line]
   best: Line | None

@@ -83,7 +83,7 @@ def _loss(params, before, after):
   )
 
 
-class Runner:
+class BigramRunner:
   """Runs trials of one arm in one cell; compiles once."""
 
   def __init__(self, cell: Cell, arm: arms.Arm):

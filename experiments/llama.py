@@ -36,7 +36,7 @@ def data_of(cell: Cell) -> tuple[inputs.Inputs, np.ndarray]:
   return opened, outcome.deciles(counts)
 
 
-class Runner:
+class LlamaRunner:
   """Runs trials of one arm in one cell; compiles once."""
 
   def __init__(self, cell: Cell, arm: arms.Arm):

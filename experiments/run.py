@@ -25,7 +25,7 @@ from experiments.trial import Trial
 _SOURCES = ('experiments', 'sage_optax', 'models', 'train', 'configs')
 
 
-class Pool:
+class WorkerPool:
   """Worker processes; each runs one batch of trials at a time."""
 
   def __init__(self, count: int):
@@ -90,7 +90,7 @@ def choose(
   return same[:size] if first in same[:size] else [first]
 
 
-class Runner:
+class StudyRunner:
   """Runs studies one after the other, and appends their results."""
 
   def __init__(self, args: argparse.Namespace, commit: str):
@@ -101,7 +101,7 @@ class Runner:
     self._seconds: list[float] = []
     self._failed: set[tuple[str, str]] = set()
 
-  def run(self, study: studies.Study, pool: Pool) -> bool:
+  def run(self, study: studies.Study, pool: WorkerPool) -> bool:
     """Runs a study; returns whether it is complete."""
     path = trial.path_of(study.name, self._args.results)
     losses = trial.losses(trial.read(path).values())
@@ -217,8 +217,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns 0 if the studies are complete, else 1."""
   args = parser().parse_args(argv)
-  runner = Runner(args, commit_of(args.changed))
-  pool = Pool(args.workers)
+  runner = StudyRunner(args, commit_of(args.changed))
+  pool = WorkerPool(args.workers)
   try:
     done = [runner.run(studies.STUDIES[name], pool) for name in args.studies]
   except KeyboardInterrupt:

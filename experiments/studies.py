@@ -88,7 +88,7 @@ STUDIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class ArmProgress:
   """Which trials of an arm in a cell are done.
 
   Attributes:
@@ -106,7 +106,7 @@ class Progress:
 
 def progress(
   study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
-) -> Progress:
+) -> ArmProgress:
   """Returns which trials of an arm are done, given the losses by key."""
   make = functools.partial(trial.make, cell, arm.name)
 
@@ -121,10 +121,10 @@ def progress(
   except tuning.Missing as missing:
     trials = [make(dict(point), 0) for point in missing.points]
     left = max(study.budget - done, len(trials)) + len(study.seeds)
-    return Progress(None, trials, done, left)
+    return ArmProgress(None, trials, done, left)
   fresh = [make(tuned.options, seed) for seed in study.seeds]
   trials = [t for t in fresh if t.key not in losses]
-  return Progress(tuned, trials, done, len(trials))
+  return ArmProgress(tuned, trials, done, len(trials))
 
 
 def arms_of(

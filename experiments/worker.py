@@ -47,7 +47,9 @@ class Bench:
     runner = self._runners.pop(key, None)
     if runner is None:
       cell = CELLS[key[0]]
-      kind = {'bigram': bigram.Runner, 'llama': llama.Runner}[cell.kind]
+      kind = {'bigram': bigram.BigramRunner, 'llama': llama.LlamaRunner}[
+        cell.kind
+      ]
       runner = kind(cell, ARMS[key[1]])
     self._runners[key] = runner
     while len(self._runners) > _KEPT:

@@ -185,5 +185,5 @@ def test_minutes_end_a_run(monkeypatch, tmp_path):
     def start(self, channel, trials):
       raise AssertionError('started a trial after the end')
 
-  runner = run.Runner(args, 'commit')
+  runner = run.StudyRunner(args, 'commit')
   assert not runner.run(_STUDY, Idle())

@@ -12,7 +12,7 @@ from experiments.arms import ARMS
 from experiments.cells import CELLS
 from tests.support import runs
 
-_KINDS = {'bigram': bigram.Runner, 'llama': llama.Runner}
+_KINDS = {'bigram': bigram.BigramRunner, 'llama': llama.LlamaRunner}
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +77,7 @@ def test_a_trial_is_the_trainers_run(cells):
   from train.data import loader
 
   cell, arm = cells['llama'], ARMS['recipe_sinkgd']
-  runner = llama.Runner(cell, arm)
+  runner = llama.LlamaRunner(cell, arm)
   outcome = runner.run(_trials(cell, arm, seeds=(3,)))[0]
   config = runner._config
   config.optimizer.recipe = 'sinkgd'
@@ -121,7 +121,7 @@ def test_a_trial_is_the_trainers_run(cells):
 
 
 def test_the_loss_of_the_toy_is_exact(cells):
-  runner = bigram.Runner(cells['bigram'], ARMS['sage'])
+  runner = bigram.BigramRunner(cells['bigram'], ARMS['sage'])
   params = bigram.init(0, 300, 4)
   pairs = runner._pairs
   scores = (
@@ -137,7 +137,7 @@ def test_the_loss_of_the_toy_is_exact(cells):
 
 def test_a_diverged_run_is_a_result(cells):
   arm = ARMS['adamw']
-  runner = bigram.Runner(cells['bigram'], arm)
+  runner = bigram.BigramRunner(cells['bigram'], arm)
   outcome = runner.run(_trials(runner.cell, arm, (0,), (1e30,)))[0]
   assert outcome['diverged']
 
@@ -146,7 +146,7 @@ def test_a_diverged_run_is_a_result(cells):
 @pytest.mark.parametrize('name', ARMS)
 def test_every_arm_runs(cells, name):
   arm = ARMS[name]
-  runner = llama.Runner(cells['llama'], arm)
+  runner = llama.LlamaRunner(cells['llama'], arm)
   outcome = runner.run(_trials(runner.cell, arm, seeds=(0,)))[0]
   assert not outcome['diverged']
   assert outcome['loss'] < math.log(300)
