@@ -1,6 +1,7 @@
 """Roles and axes of leaves from the logical names of their axes."""
 
 import itertools
+import re
 from typing import NamedTuple
 
 from sage_optax.leaves import metadata, names
@@ -11,6 +12,17 @@ from sage_optax.leaves.metadata import (
   POSITION,
   VOCAB,
   WIDTH,
+)
+
+# Projections to the width of the residual stream, and from it.
+_INTO_STREAM = re.compile(
+  r'(?:^|/)(?:out|out_?proj|o_?proj|o|wo|down|down_?proj|c_proj|w2|dense_4h_to_h'
+  r'|attn_out_proj|attn_vec_einsum|output_proj|output|out_linear)(?:/\w+)?$'
+)
+_OUT_OF_STREAM = re.compile(
+  r'(?:^|/)(?:query|key|value|[qkv]|[qkv]_proj|(?:query|key|value)_proj|qkv\w*'
+  r'|c_attn|c_fc|gate|up|gate_proj|up_proj|wi(?:_\d)?|w[qkv13]|q_einsum'
+  r'|fc_in|dense_h_to_4h|gating_linear|value_linear)(?:/\w+)?$'
 )
 
 
@@ -108,9 +120,9 @@ def _sides(path, kinds, core, ordered):
   inner = tuple(i for i in core if kinds[i] == INNER)
   if len(width) == 1 and inner:
     stream = tuple(width)
-    if names.OUT_OF_STREAM.search(path):
+    if _OUT_OF_STREAM.search(path):
       return stream, inner
-    if names.INTO_STREAM.search(path):
+    if _INTO_STREAM.search(path):
       return inner, stream
     if stream[0] not in (core[0], core[-1]):
       return None

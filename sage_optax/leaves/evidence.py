@@ -175,7 +175,7 @@ class Evidence:
     known = self.known[path]
     fits = None
     if known is not None and _same_kind(known.role, role):
-      fits, doubt = self._fit(path, known, batch)
+      fits, doubt = self._fit(path, known, batch, rule)
       if doubt:
         return None, '', doubt
       if fits:
@@ -195,18 +195,20 @@ class Evidence:
     return None, '', doubt or _doubt(role, core, evidence)
 
   def _fit(
-    self, path: str, known: names.Known, batch: tuple[int, ...]
+    self, path: str, known: names.Known, batch: tuple[int, ...], rule: str
   ) -> tuple[Axes | None, str]:
     """The axes by the leaf's name and the leaves beside it, or the doubt."""
     shape = self.shapes[path]
     fits = axis_names.fits(known.layouts, shape, batch)
-    if not fits or known.role in ('vector', 'embedding'):
+    if not fits or known.role == 'vector':
       return (fits[0] if fits else None), ''
     beside = stacks.outputs_beside(path, self.shapes, self.batch)
     if beside is not None:
       fits = [axes for axes in fits if axes.outputs(shape) == beside.sizes]
-      if not fits:
+      if not fits or known.role == 'embedding':
         return None, f'the {beside.name} beside it is {beside.shape}'
+    elif rule in ('kernel', 'weight') and stacks.like_table(path, shape, batch):
+      return None, 'it may be a table: it is long, without a bias beside it'
     if len(fits) > 1:
       return None, known.doubt
     return fits[0], stacks.attention_doubt(path, fits[0], self.shapes)

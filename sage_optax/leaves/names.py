@@ -53,7 +53,10 @@ _NORM = (
   r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|ln_?\w*'
   r'|[^/]*_ln|bn_?\w*)'
 )
-_EMBED = r'(?:[^/]*embed[^/]*|wte|wpe|shared)'
+_EMBED = (
+  r'(?:[^/]*embed[^/]*|(?:[^/]*_)?embs?(?:_[^/]*)?|wte|wpe|shared'
+  r'|relative_attention_bias)'
+)
 _HIDDEN = (
   r'(?:[^/]*(?:proj|dense|linear|qkv|attn|mlp|fc|mapping|router|dt_rank)[^/]*'
   r'|query|key|value|query_key_value|gate|up|down|[qkvo]|w[qkvo123i](?:_\d)?)'
@@ -269,17 +272,8 @@ DEFAULT: tuple[Known, ...] = (
   ),
 )
 
-# Projections to the width of the residual stream, and from it.
-INTO_STREAM = re.compile(
-  r'(?:^|/)(?:out|out_?proj|o_?proj|o|wo|down|down_?proj|c_proj|w2|dense_4h_to_h'
-  r'|attn_out_proj|attn_vec_einsum|output_proj|output|out_linear)(?:/\w+)?$'
-)
-OUT_OF_STREAM = re.compile(
-  r'(?:^|/)(?:query|key|value|[qkv]|[qkv]_proj|(?:query|key|value)_proj|qkv\w*'
-  r'|c_attn|c_fc|gate|up|gate_proj|up_proj|wi(?:_\d)?|w[qkv13]|q_einsum'
-  r'|fc_in|dense_h_to_4h|gating_linear|value_linear)(?:/\w+)?$'
-)
 HEAD = re.compile(_START + _HEAD + r'(?:/\w+)?$')
+PROJECTION = re.compile(_START + _HIDDEN + r'/\w+$')
 NORM = re.compile(_START + _NORM + r'/\w+$')
 TOKENS = re.compile(
   r'^(?!.*(?:pos|type|segment|patch|class|time|label|relative|wpe|rel_)).*'

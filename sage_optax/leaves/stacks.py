@@ -188,6 +188,14 @@ def outputs_beside(
   return None
 
 
+def like_table(
+  path: str, shape: tuple[int, ...], batch: tuple[int, ...]
+) -> bool:
+  """Whether a matrix is long and its name is not that of a projection."""
+  long = shape[0] > max(8 * shape[-1], 1000) and not batch
+  return long and not names_lib.PROJECTION.search(path)
+
+
 def attention_doubt(
   path: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
 ) -> str:

@@ -96,6 +96,11 @@ class RefusalTest(parameterized.TestCase):
       },
       'lm_head/kernel .*: the vocabulary of wte/embedding comes first',
     ),
+    ({'tok': {'kernel': jnp.ones((2000, 8))}}, 'it may be a table'),
+    (
+      {'emb': {'weight': jnp.ones((9, 4)), 'bias': jnp.ones(9)}},
+      r'emb/weight .*: the bias beside it is \(9,\)',
+    ),
     (
       {
         'query': {'kernel': jnp.ones((3, 8, 6)), 'bias': jnp.ones((3, 6))},
@@ -164,6 +169,17 @@ class RefusalTest(parameterized.TestCase):
     params = {'f': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(6)}}
     with self.assertRaisesRegex(ValueError, r'the bias beside it is \(6,\)'):
       sage_optax.adamw(0.1).init(params)
+
+  def test_long_matrices(self):
+    params = {
+      'gate': {'kernel': jnp.ones((2000, 8))},
+      'f': {'kernel': jnp.ones((2000, 8)), 'bias': jnp.ones(8)},
+    }
+    leaves = routing.resolve(params, routing.Routing())
+    self.assertEqual([x.role for x in leaves], ['vector', 'matrix', 'matrix'])
+    params = {'tok': {'kernel': jnp.ones((2000, 8))}}
+    said = routing.Routing(rules=[('tok', 'embedding')])
+    self.assertEqual(routing.resolve(params, said)[0].axes.fan_in, (0,))
 
   def test_said_stacks(self):
     params = {'f': {'kernel': jnp.ones((8, 3, 6)), 'bias': jnp.ones((6, 3))}}

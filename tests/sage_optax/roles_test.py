@@ -157,6 +157,8 @@ class NamesTest(parameterized.TestCase):
     ('encoder.block.0.layer.1.DenseReluDense.wi_0.weight', 'matrix'),
     ('encoder.block.0.layer.0.layer_norm.weight', 'vector'),
     ('shared.weight', 'embedding'),
+    ('tok_emb.weight', 'embedding'),
+    ('SelfAttention.relative_attention_bias.weight', 'embedding'),
     ('pos_embedding', 'embedding'),
     ('patch_embed/kernel', 'matrix'),
     ('self_attn/query/weight', 'matrix'),
