@@ -24,6 +24,9 @@ from train.errors import Interrupted, UserError
 
 _AT_ONCE = 2  # Blocks per worker: one to encode, one waiting.
 _AHEAD = 8  # Blocks per worker that may wait for a slow block.
+# Bytes of text per worker that may be in flight when another block is read:
+# where lines are long there are fewer blocks.
+_BYTES_AHEAD = 2**24
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # Of linux/prctl.h.
 
@@ -82,10 +85,16 @@ def encode(
 def _in_order(blocks, pool: '_Pool', should_stop):
   waiting: dict[int, InputBlock] = {}
   done: dict[int, encoding.EncodedBlock] = {}
+  sizes: dict[int, int] = {}
   sent = given = 0
   more = True
   while True:
-    while more and sent - given < pool.window and (worker := pool.free()):
+    while (
+      more
+      and sent - given < pool.window
+      and sum(sizes.values()) < pool.bytes
+      and (worker := pool.free())
+    ):
       if should_stop():
         raise Interrupted
       block = next(blocks, None)
@@ -94,8 +103,10 @@ def _in_order(blocks, pool: '_Pool', should_stop):
         break
       worker.send(sent, block)
       waiting[sent] = block._replace(content=None)
+      sizes[sent] = _size(block.content)
       sent += 1
     if given in done:
+      del sizes[given]
       yield waiting.pop(given), done.pop(given)
       given += 1
     elif given < sent:
@@ -104,6 +115,13 @@ def _in_order(blocks, pool: '_Pool', should_stop):
       done.update(pool.receive(_POLL_SECONDS))
     else:
       return
+
+
+def _size(content: Content) -> int:
+  """Bytes of lines, or characters of rows."""
+  if isinstance(content, bytes):
+    return len(content)
+  return sum(len(row[1]) for row in content or () if isinstance(row[1], str))
 
 
 class _Worker:
@@ -166,10 +184,12 @@ class _Pool:
 
   Attributes:
     window: Largest number of blocks in flight.
+    bytes: No further block is read while so much text is in flight.
   """
 
   def __init__(self, workers: list[_Worker]):
     self.window = _AHEAD * len(workers)
+    self.bytes = _BYTES_AHEAD * len(workers)
     self._workers = {worker.connection: worker for worker in workers}
 
   def free(self) -> _Worker | None:

@@ -210,8 +210,14 @@ def test_a_worker_that_fails_is_named(inputs, tmp_path, capfd):
   assert str(tmp_path / 'gone') in capfd.readouterr().err
 
 
-def test_few_blocks_are_read_ahead(inputs):
+@pytest.mark.parametrize(
+  ('bytes_ahead', 'most'),
+  # A block has at least 14 bytes: three of them are 40 bytes or more.
+  [(workers._BYTES_AHEAD, 2 * workers._AHEAD), (20, 3)],
+)
+def test_few_blocks_are_read_ahead(bytes_ahead, most, inputs, monkeypatch):
   """Whatever a worker waits for, so that memory has a limit."""
+  monkeypatch.setattr(workers, '_BYTES_AHEAD', bytes_ahead)
   model = tokenizer_lib.load(inputs / 'tokenizer')
   read = []
 
@@ -226,7 +232,7 @@ def test_few_blocks_are_read_ahead(inputs):
     block, result = next(encoded)
     assert block == workers.InputBlock(0, number, 0, 0, None)
     assert result == encoder.encode_block(b'{"text": "%d"}\n' % number)
-    assert len(read) <= number + 2 * workers._AHEAD
+    assert len(read) <= number + most
   encoded.close()
   assert not multiprocessing.active_children()
 
