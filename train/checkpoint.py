@@ -125,6 +125,8 @@ class Checkpoints:
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       ).state
     except Exception as error:  # A broken file may raise anything.
+      if processes.may_be_lost(error):
+        raise
       raise Unreadable(
         f'the checkpoint {path} cannot be read ({errors.first_line(error)})'
       ) from error

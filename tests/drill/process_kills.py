@@ -105,7 +105,8 @@ def kill_processes(
       ]
       slowest = max(slowest, time.monotonic() - began)
       for outcome, is_good in outcomes:
-        counts[outcome] += is_good
+        if is_good:
+          counts[outcome] += 1
         failed += [] if is_good else [f'{victim} of {count}: {outcome}']
       counts['resumed'] += 'Resuming from' in group.read(0)
     _complete(_Group(count, data, out))
@@ -155,11 +156,13 @@ def _outcome(
   if status == 0:
     return 'had completed', True
   if re.search(_NAMED.format(victim, group.count), text):
-    return 'ended with a line that names it', status == 3
+    # JAX may abort it while it waits for the others to hear.
+    return 'ended with a line that names it', status in (3, -signal.SIGABRT)
   by_jax = _NAMED_BY_JAX[victim == 0].format(victim)
   if status == -signal.SIGABRT and re.search(by_jax, text):
     return 'ended by JAX, which names it', True
-  return f'process {index} has status {status}: {text[-500:]!r}', False
+  lines = [line for line in text.splitlines() if line[:5] != '    @']
+  return f'process {index} has status {status}: {lines[-5:]}', False
 
 
 def _complete(group: _Group) -> None:

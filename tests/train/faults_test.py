@@ -2,13 +2,14 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import runs
+from tests.support import corpora, runs
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +95,55 @@ def test_output_that_cannot_be_shown_is_replaced(tmp_path):
   assert process.returncode == 2
   assert b'Traceback' not in process.stderr
   assert process.stderr.startswith(b'error: ')
+
+
+def _can_mount():
+  command = ['unshare', '-m', 'mount', '-t', 'tmpfs', 'none', '/mnt']
+  return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(_can_mount() != 0, reason='may not mount a file system')
+@pytest.mark.parametrize('limit', ['size=700k', 'nr_inodes=50'])
+@pytest.mark.parametrize('module', ['train.main', 'train.prepare'])
+def test_a_full_file_system_is_one_line(module, limit, tmp_path):
+  """And with space the same command resumes."""
+  mounted = tmp_path / 'mounted'
+  mounted.mkdir()
+  if module == 'train.main':
+    data = runs.write_data(tmp_path / 'data')
+    options = ('train.steps=40', 'checkpoint.every=5', 'eval.every=0')
+    args = runs.command(data, mounted / 'run', *options)
+  else:
+    for i in range(60):  # Each has a subset, and so files, of its own.
+      record = {'text': f'{i} ' * 4000, 'meta': {'pile_set_name': str(i)}}
+      lines = corpora.lines([record, {**record, 'text': f'of {i}'}])
+      (tmp_path / f'{i:03}.jsonl').write_bytes(lines)
+    bpe = corpora.bpe(tmp_path / 'tokenizer.json')
+    args = [f'--input={tmp_path}/*.jsonl', f'--tokenizer={bpe}']
+    args += [f'--output={mounted}/out', '--workers=0']
+  command = shlex.join([sys.executable, '-m', module, *args])
+  script = f"""
+    mount -t tmpfs -o {limit} none {mounted}
+    {command}; echo status $?
+    mount -o remount,size=100m,nr_inodes=0 none {mounted}
+    {command}; echo status $?
+  """
+  process = subprocess.run(
+    ['unshare', '-m', 'sh', '-c', script],
+    cwd=runs.ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  out, err = process.stdout, process.stderr
+  first, _, rest = out.partition('status 2\n')
+  assert rest.endswith('status 0\n'), out + err
+  assert 'step 40/40' not in first
+  lines = [line for line in err.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1, err
+  assert 'free space, or inodes' in lines[0]
+  assert 'Traceback' not in err
+  assert 'esuming' in rest

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from train import errors
+from train import errors, output
 from train.distributed import cluster
 from train.distributed.signals import SharedStop, Stop
 
@@ -202,14 +202,17 @@ def fail(error: BaseException) -> None:
   except jax.errors.JaxRuntimeError:
     if status == 2:
       text = f'error: {_name(jax.process_index())}: {error}'
-    elif _may_be_lost(text):
+    elif may_be_lost(error):
       # If another died, `_watch` or JAX will report it first.
       time.sleep(cluster.HEARTBEAT_SECONDS)
   _exit(status, text)
 
 
-def _may_be_lost(text: str) -> bool:
+def may_be_lost(error: BaseException) -> bool:
   """Whether an error may be of a collective whose other end is gone."""
+  if not several():
+    return False
+  text = ''.join(traceback.format_exception(error))
   # JAX raises Gloo's as ValueError.
   by_jax = 'JaxRuntimeError' in text and 'RESOURCE_EXHAUSTED' not in text
   return by_jax or 'Gloo' in text
@@ -237,5 +240,6 @@ def _exit(status: int, text: str) -> NoReturn:
   print(text, file=sys.stderr, flush=True)
   sys.stdout.flush()
   if is_first():  # It runs the service.
-    time.sleep(LAST_SECONDS)
+    with output.silent_stderr():  # JAX may abort it with a stack before.
+      time.sleep(LAST_SECONDS)
   os._exit(status)
