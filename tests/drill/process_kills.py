@@ -20,7 +20,10 @@ _BATCH = 12  # All of these divide it.
 _SPREAD_SECONDS = 4.0
 # By `processes`, or by JAX, which may end a process first.
 _NAMED = r'error: process {0} of {1} \(on '
-_NAMED_BY_JAX = {True: r'leader|coordination service', False: r'task:{0}\b'}
+_NAMED_BY_JAX = {
+  True: r'leader|coordination service',
+  False: r'task:{0}\b|unhealthy[^\n]*:\n(?:\d+\n)*{0}\n',
+}
 
 
 class _Group:
