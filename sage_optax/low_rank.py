@@ -174,7 +174,7 @@ def galore(
       'gaussian', entries N(0, 1/rank); or a callable (key, matrix[fan_in,
       fan_out], count) -> P[rank, smaller side]. With optax.inject_hyperparams a
       callable has to be in static_args; of matrix.
-    key: seed or key of the projectors; 'svd' has no use for it; of matrix.
+    key: seed or key of the projectors; 'svd' does not use it; of matrix.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
 
@@ -226,7 +226,7 @@ def fira(
       limiter; of matrix.
     exact_residual: subtract the projection without `alpha`; of matrix.
     projector: as in `scale_by_galore`; of matrix.
-    key: seed or key of the projectors; 'svd' has no use for it; of matrix.
+    key: seed or key of the projectors; 'svd' does not use it; of matrix.
     **options: roles and layout, decay and overrides of one role, as
       `sage_optax.recipe` takes them.
 

@@ -1,4 +1,4 @@
-"""Sums over the slices of big matrices, as fast as the memory, on one CPU.
+"""Sums over the slices of big matrices at the speed of memory, on one CPU.
 
 XLA's code for CPUs sums over rows at a tenth of the memory's speed. Blocks that
 fit in a cache are summed by products, which are fast. The loop over blocks

@@ -22,13 +22,13 @@ def unit_axes(ndim: int, core_ndim: int | None) -> tuple[int, ...]:
   Args:
     ndim: number of axes of the array.
     core_ndim: 2 for matrices, 1 for vectors, None for min(ndim, 2). A scalar
-      is a vector of one element whatever it says.
+      is always a vector of one element.
 
   Returns:
     (), (-1,) or (-2, -1).
 
   Raises:
-    ValueError: a matrix is asked of an array of one axis.
+    ValueError: `core_ndim` is 2 for an array of one axis.
   """
   if ndim == 1 and core_ndim == 2:
     raise ValueError(

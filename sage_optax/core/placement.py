@@ -84,7 +84,7 @@ def on_one_device(place: Placement | None, x: Any) -> bool:
 
 
 def in_shard_map() -> bool:
-  """Whether the work is for shards already, so that a mesh is no use."""
+  """Whether this runs inside `shard_map`, on shards."""
   mesh = jax.sharding.get_abstract_mesh()
   return jax.sharding.AxisType.Manual in (mesh.axis_types or ())
 

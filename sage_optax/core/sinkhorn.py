@@ -1,4 +1,4 @@
-"""Sinkhorn normalisation of matrices, in the forms that backends like.
+"""Sinkhorn normalisation of matrices, in a form for each backend.
 
 `num_iters` times, fan_in slices first, fan_out slices last:
 
@@ -6,7 +6,7 @@
     X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
 
 X is always x times one scale per fan_in and one per fan_out index, so all forms
-look for these two vectors; none writes a matrix but to a cache.
+compute these two vectors; none writes a matrix to main memory.
 """
 
 from collections.abc import Callable

@@ -112,7 +112,7 @@ def init_projectors(params: Any, rank: int) -> Any:
 
 
 def init_norms(params: Any) -> Any:
-  """A zero [..., 1, 1] for each matrix, for `_matrix.limit_growth`."""
+  """A zero [..., 1, 1] for each matrix, for `linalg.limit_growth`."""
   return jax.tree.map(
     lambda p: linalg.aligned_zeros(
       p, (*p.shape[:-2], 1, 1), linalg.stat_dtype(p)

@@ -51,15 +51,15 @@ def scale_by_adafactor(
     \hat U_t &= U_t / \max(1, \mathrm{rms}(U_t) / d)
 
   with d = `clipping_threshold`. Vectors keep their whole second moment. The
-  relative step size of the paper, rms(parameter) times the learning rate, is
-  `optax.scale_by_param_block_rms` behind this; the recipe leaves it out.
+  relative step size of the paper, rms(parameter) times the learning rate, can
+  be added with `optax.scale_by_param_block_rms`; the recipe does not use it.
 
   `optax.scale_by_factored_rms` is the same for a single matrix, without the
-  clip. In a stack of layers it factors over the two longest axes, whichever
-  they are, and leaves matrices with a side below 128 whole.
+  clip. In a stack of layers Optax factors over the two longest axes, and it
+  does not factor matrices with a side below 128.
 
   Learning rates:
-    None known to us without the relative step size.
+    None that we know of without the relative step size.
 
   Args:
     momentum: decay of an average of the clipped updates, without bias

@@ -23,8 +23,8 @@ def scale_by_adam(
     u_t &= \frac{m_t / (1 - \beta_1^t)}
       {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-  Optax keeps the moments in the parameters' type. In bfloat16 a second moment
-  with b2 = 0.999 does not move any more: a step changes it by less than its
+  Optax keeps the moments in the parameters' type. A bfloat16 second moment with
+  b2 = 0.999 stops changing, because a step changes it by less than its
   resolution.
 
   Learning rates:

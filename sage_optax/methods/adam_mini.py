@@ -47,14 +47,15 @@ def scale_by_adam_mini(
 
   with the mean over `axis`, so that slices along it share one step size. On an
   embedding [vocab, feature] axis -2 is Coupled Adam: all tokens share the
-  second moment of a feature, and the gradients of a softmax, whose sum over
-  the vocabulary is zero, move the mean embedding no more than they would with
-  SGD. Axis -1 gives each token one second moment, as Adam-mini does there. On
-  a dense kernel [fan_in, fan_out] and a head [feature, vocab] axis -2 gives
-  each fan-out unit one, which is Adam-mini's partition but for queries and
-  keys: Adam-mini has one number per head there, which the shape does not tell.
+  second moment of a feature, and the gradients of a softmax, whose sum over the
+  vocabulary is zero, move the mean embedding no more than they would with SGD.
+  Axis -1 gives each token one second moment, as Adam-mini does there. On a
+  dense kernel [fan_in, fan_out] and a head [feature, vocab] axis -2 gives each
+  fan-out unit one, which is Adam-mini's partition but for queries and keys:
+  Adam-mini has one number per head there, and the shape does not show where
+  heads begin.
 
-  SAGE keeps as many numbers: a mean of |g| in place of a mean of g^2.
+  SAGE stores as many numbers, with a mean of |g| instead of a mean of g^2.
 
   Learning rates:
     Published: those of Adam, for both methods.

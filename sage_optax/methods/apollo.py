@@ -1,4 +1,4 @@
-"""APOLLO: SGD whose channels are scaled as Adam would in a random subspace."""
+"""APOLLO: SGD with a factor per channel from Adam in a random subspace."""
 
 from typing import NamedTuple
 
@@ -67,9 +67,9 @@ def scale_by_apollo(
   changes.
 
   What the paper leaves open is taken from the released code: the root of
-  `scale`, eps before the bias correction, the limiter before it. But where a
-  gradient is zero that code stores the norm 0, and the matrix hardly moves ever
-  again; here the norm from before stays.
+  `scale`, eps before the bias correction, the limiter before it. There is one
+  difference: where a gradient is zero, that code stores the norm 0, after which
+  the matrix hardly moves; this function keeps the previous norm.
 
   Learning rates:
     Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4),

@@ -1,4 +1,4 @@
-"""Fira: GaLore, and what its subspace leaves out scaled the same way."""
+"""Fira: GaLore plus the scaled residual of its projection."""
 
 from typing import NamedTuple
 
@@ -65,11 +65,12 @@ def scale_by_fira(
   first step is free.
 
   The paper subtracts the whole projection from the gradient
-  (`exact_residual=True`), the released code, which is the default, `alpha`
-  times it: a part of the leading directions stays in the residual. As in that
-  code eps is added before the bias correction and the limiter works before it.
-  Where a residual is zero the code stores the norm 0, and the residual hardly
-  moves anything ever again; here the norm from before stays.
+  (`exact_residual=True`). The released code, followed by default, subtracts
+  `alpha` times the projection, so part of the leading directions stays in the
+  residual. As in that code, eps is added before the bias correction and the
+  limiter works before it. Where a residual is zero, the code stores the norm 0,
+  after which the residual has hardly any effect; this function keeps the
+  previous norm.
 
   Learning rates:
     Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4).
@@ -88,7 +89,7 @@ def scale_by_fira(
       parameters' type if wider.
     exact_residual: subtract the projection without `alpha`.
     projector: as in `scale_by_galore`.
-    key: seed or key of the projectors; 'svd' has no use for it.
+    key: seed or key of the projectors; 'svd' does not use it.
 
   Returns:
     A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have

@@ -57,10 +57,10 @@ def scale_by_galore(
   added before the bias correction, and the singular vectors are computed in
   float32.
 
-  `optax.contrib.galore` projects the larger side, and leaves of three axes it
-  hands whole to Adam; here all axes before the last two are a batch of
-  matrices. For TPUs, and for sharded matrices, take projector='subspace': an
-  SVD is slow to compile there and is computed unsharded.
+  `optax.contrib.galore` projects the larger side and gives leaves of three axes
+  to Adam; here all axes before the last two are a batch of matrices. On TPUs
+  and for sharded matrices, use projector='subspace', because an SVD is slow to
+  compile there and is computed unsharded.
 
   Learning rates:
     Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4).
@@ -80,7 +80,7 @@ def scale_by_galore(
       'gaussian', entries N(0, 1/rank); or a callable (key,
       matrix[fan_in, fan_out], count) -> P[rank, smaller side]. With
       optax.inject_hyperparams a callable has to be in static_args.
-    key: seed or key of the projectors; 'svd' has no use for it.
+    key: seed or key of the projectors; 'svd' does not use it.
 
   Returns:
     A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have

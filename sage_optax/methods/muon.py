@@ -77,10 +77,10 @@ def scale_by_muon(
   treats arrays of two axes only: stacked kernels go to Adam there.
 
   MuonEq divides V by the norms of its units before NS (`equilibrate`, with
-  `consistent_rms` 0.2), so that loud units do not hide the others from an
-  iteration that stops early. Its code adds 1e-8 to the squared norms of a sum
-  of gradients; here 1e-8 is added to the norms, which stays harmless for small
-  gradients.
+  `consistent_rms` 0.2), so that units with large gradients do not hide the
+  others from an iteration that stops early. Its code adds 1e-8 to the squared
+  norms of a sum of gradients; here 1e-8 is added to the norms, which stays
+  harmless for small gradients.
 
   NorMuon divides the orthogonal matrix O by the root of a second moment per
   fan-out unit, :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2) \,
@@ -90,7 +90,7 @@ def scale_by_muon(
   Low-rank Muon draws `ortho_rank` units of the larger side in each step,
   orthogonalises the part of V in their span and drops the rest: X = Q NS(Q^T V)
   with an orthonormal basis Q of the units. Singular values are then near 1 for
-  this rank and 0 beyond, so the entries are smaller; nothing makes up for that.
+  this rank and 0 beyond, so the entries are smaller; no factor corrects that.
   It saves time, not memory. `momentum=None` is its form without state.
 
   Symmetry-compatible updates multiply the polar factor P by

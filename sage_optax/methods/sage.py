@@ -51,11 +51,11 @@ def scale_by_sage(
     u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \, H_t \\
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
-  A feature that is louder than the others is damped: by the first term for as
-  long as it is on average, by the second at once. Scaling the gradients does
-  not change the update as long as s is far above eps; where it is not, the
-  damper closes, to a half at s = eps: lower eps for tables whose mean
-  absolute gradients come near 1e-8. An all-zero gradient gives a zero
+  A feature with larger gradients than the others is damped: by the first term
+  while its average is larger, by the second term at once. Scaling the gradients
+  does not change the update as long as s is far above eps. Where s is near eps
+  the damper is smaller, a half at s = eps: use a smaller eps for tables whose
+  mean absolute gradients are near 1e-8. An all-zero gradient gives a zero
   update.
 
   The authors' released code moves the momentum before it takes the sign, and
@@ -64,8 +64,8 @@ def scale_by_sage(
   within rounding of zero.
 
   Learning rates:
-    Published: 2e-3 for the hybrid (270M to 1.3B, The Pile), with 10 on matrices
-    of unit norm. The authors tuned none of their rates.
+    Published: 2e-3 for the hybrid (270M to 1.3B, The Pile), with a factor of 10
+    on matrices of unit norm. The authors tuned none of their rates.
 
   Args:
     b1: weight of the old momentum in the update.

@@ -1,4 +1,4 @@
-"""SCALE: gradients normalised per fan-out unit, momentum where it pays."""
+"""SCALE: gradients normalised per fan-out unit, with optional momentum."""
 
 import functools
 import operator

@@ -46,15 +46,15 @@ def scale_by_sgd_sai(
     m_1 &= g_1, \quad m_t = \beta m_{t-1} + (1 - \beta) g_t, \quad
       u_t = \mathrm{gsnr} \; m_t
 
-  So the authors' released code has it; it takes the ratio from the first
-  gradient also where that is zero, which freezes the parameter. The paper has
-  m_0 = 0, and divides gsnr by its maximum over units. A unit of one element
-  has no deviation (the released code gives NaN); its gsnr is 1.
+  This is the form of the authors' released code, except that the code also
+  takes the ratio of a first gradient that is zero, which freezes the parameter.
+  The paper has m_0 = 0, and divides gsnr by its maximum over units. A unit of
+  one element has no deviation (the released code gives NaN); its gsnr is 1.
 
   The ratio lies between sqrt(k - 1), where entries have mean zero, and
-  :math:`\|g_1\|_2 / \epsilon`, where they are all equal. A first gradient
-  whose deviation is far below eps makes the steps small for ever: lower eps
-  where gradients come near 1e-8.
+  :math:`\|g_1\|_2 / \epsilon`, where they are all equal. A first gradient whose
+  deviation is far below eps makes all later steps small: use a smaller eps
+  where gradients are near 1e-8.
 
   Learning rates:
     None for language models that we know of. The step of a unit has the norm

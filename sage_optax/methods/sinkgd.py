@@ -128,7 +128,7 @@ def scale_by_multi_norm(
   momentum. SWAN centres the gradient, and takes 'fan_out' and 'spectral' once.
 
   Learning rates:
-    None known to us but SinkGD's. Entries move by the learning rate.
+    None that we know of except SinkGD's. Entries move by the learning rate.
 
   Args:
     norms: names from the list above, at least one, in their order.

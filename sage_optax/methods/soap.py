@@ -66,9 +66,9 @@ def scale_by_soap(
   released code also sorts the directions anew then, and the second moment with
   them.
 
-  Where L or R lacks directions, as R does at first if n > m, their basis is
-  arbitrary, and so is the update by as much. `one_sided` has no such freedom.
-  QR and eigenvectors are slow to compile for TPUs.
+  Where L or R is singular, as R is at first if n > m, part of its basis is
+  arbitrary, and the update depends on it. `one_sided` avoids that. QR and
+  eigenvectors are slow to compile for TPUs.
 
   Learning rates:
     Published: 3.16e-3 (its paper, models of 360M and 660M parameters, C4).

@@ -1,4 +1,4 @@
-"""SPAM: Adam that clips spikes and forgets its moments now and then."""
+"""SPAM: Adam that clips spikes and resets its moments periodically."""
 
 from typing import NamedTuple
 
@@ -57,12 +57,12 @@ def scale_by_spam(
       \text{ if } t \ge R \text{ and } c < W \text{, else } 1
 
   As in the authors' released code, v is not corrected in the clip, eps is added
-  before the bias correction, and the count of that never starts again: long
-  after the start the first step from a reset on is :math:`(1 - \beta_1) /
-  \sqrt{1 - \beta_2}` (3.2) times Adam's, which the warm-up's 0.01 makes good.
-  An entry that had no gradient yet (v = 0) is not clipped; the released code
-  sets it to zero, so that embeddings of rare tokens stay where they are until
-  the next reset.
+  before the bias correction, and the count of the bias correction is never
+  reset: long after the start, the first step after a reset is :math:`(1 -
+  \beta_1) / \sqrt{1 - \beta_2}` (3.2) times Adam's, which the warm-up's factor
+  of 0.01 outweighs. An entry that had no gradient yet (v = 0) is not clipped;
+  the released code sets it to zero, so that embeddings of rare tokens do not
+  move until the next reset.
 
   `density` < 1 lets only a random part of the entries learn until the next
   reset, as the paper's sparse momentum does. The moments keep the parameters'
@@ -70,7 +70,8 @@ def scale_by_spam(
   each step, the same from one reset to the next, and takes no memory either.
 
   Learning rates:
-    None that we know of; Adam's are a start, whose step this is between spikes.
+    None that we know of. Start with Adam's, because the step between spikes is
+    Adam's.
 
   Args:
     b1: decay of the first moment.

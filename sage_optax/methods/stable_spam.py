@@ -1,4 +1,4 @@
-"""Stable-SPAM: Adam behind two clips that follow the gradients' size."""
+"""Stable-SPAM: Adam on gradients clipped and rescaled by their history."""
 
 import functools
 from typing import NamedTuple
@@ -68,7 +68,7 @@ def scale_by_stable_spam(
   zero and its own count starts again, before they are used. A gradient whose
   norm is zero is not rescaled; the moments decay.
 
-  In the authors' released code a reset is not as the paper has it: the step of
+  In the authors' released code a reset differs from the paper's: the step of
   the reset still uses the old moments, with the bias correction of a first
   step, and the count of the three averages starts again too, so that their
   thresholds jump. This is the paper's form; without resets they are equal.

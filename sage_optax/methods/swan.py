@@ -28,22 +28,22 @@ def scale_by_swan(
       U = W \, \|\tilde G\|_2 / \|W\|_2
 
   The inverse root is a coupled Newton-Schulz iteration on the Gram matrix of
-  the smaller side, divided by its Frobenius norm, in float32 or wider.
-  Where the gradients' standard deviations are far above 1e-4, entries end with
-  root mean square 1; smaller ones are not brought up to it: scale tiny
+  the smaller side, divided by its Frobenius norm, in float32 or wider. Where
+  the gradients' standard deviations are far above 1e-4, entries end with root
+  mean square 1; smaller gradients end with smaller entries: scale tiny
   gradients first (`optax.scale`).
 
-  Centring takes the mean over fan_in out of every update: the mean of a unit's
-  weights never trains, but by weight decay. `center=False` leaves it in.
+  Centring removes the mean over fan_in from every update, so only weight decay
+  changes the mean of a unit's weights. `center=False` keeps it.
 
-  No code of the authors was at hand. An independent one divides the Gram matrix
-  by its trace instead, which agrees where the iteration has converged; where it
-  has not that gets less far, by log(trace / norm) / log(2.25) iterations: five
-  at 2048 equal singular values.
+  The authors' code was not available. An independent implementation divides the
+  Gram matrix by its trace instead. Both agree where the iteration has
+  converged; elsewhere that one lags by log(trace / norm) / log(2.25)
+  iterations, five at 2048 equal singular values.
 
   Learning rates:
-    None known to us. Entries move by the learning rate, as with Adam, whose
-    rates are where to begin.
+    None that we know of. Entries move by the learning rate, as with Adam, so
+    start with Adam's rates.
 
   Args:
     ns_steps: number of iterations, at least 1; singular values below about
