@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import studies, trial
-from experiments.arms import ARMS
+from experiments.arms import ARMS, Arm
 
 Line = Mapping[str, Any]
 LEVEL = 0.95
@@ -76,27 +76,31 @@ def summarize(
 ) -> list[Summary]:
   """All arms and cells of a study, in its order."""
   lines = trial.read(trial.path_of(study.name, root))
-  losses = trial.losses(lines.values())
-  result = []
-  for cell, arm in studies.arms_of(study):
-    mine = [
-      line
-      for line in lines.values()
-      if (line['cell'], line['arm']) == (cell, arm.name)
-    ]
-    progress = studies.progress(study, cell, arm, losses)
-    tuned = progress.tuned
-    point = tuned and trial.point_of(tuned.options)
-    tries = [line for line in mine if line['seed'] == 0]
-    final = {
-      line['seed']: line
-      for line in sorted(mine, key=lambda line: line['seed'])
-      if line['seed'] and trial.point_of(line['options']) == point
-    }
-    finite = [line for line in tries if not line['diverged']]
-    best = min(finite, key=lambda line: line['loss'], default=None)
-    result.append(Summary(cell, arm.name, progress, tries, final, best))
-  return result
+  return [
+    summary(study, cell, arm, list(lines.values()))
+    for cell, arm in studies.arms_of(study)
+  ]
+
+
+def summary(
+  study: studies.Study, cell: str, arm: Arm, lines: Sequence[Line]
+) -> Summary:
+  """One arm in one cell, given all lines of a study."""
+  mine = [
+    line for line in lines if (line['cell'], line['arm']) == (cell, arm.name)
+  ]
+  progress = studies.progress(study, cell, arm, trial.losses(mine))
+  tuned = progress.tuned
+  point = tuned and trial.point_of(tuned.options)
+  tries = [line for line in mine if line['seed'] == 0]
+  final = {
+    line['seed']: line
+    for line in sorted(mine, key=lambda line: line['seed'])
+    if line['seed'] and trial.point_of(line['options']) == point
+  }
+  finite = [line for line in tries if not line['diverged']]
+  best = min(finite, key=lambda line: line['loss'], default=None)
+  return Summary(cell, arm.name, progress, tries, final, best)
 
 
 def difference(arm: Summary, baseline: Summary) -> Difference | None:

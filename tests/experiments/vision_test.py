@@ -4,7 +4,8 @@ import pytest
 
 from examples import vit
 from experiments import studies, trial
-from experiments.vision import study
+from experiments.vision import report, study
+from tests.support import runs
 
 _STEPS = 10
 
@@ -40,6 +41,11 @@ def test_a_trial_depends_on_its_options_and_seed():
   still = {'embedding_rate': 1e-12, 'matrix_rate': 1e-12}
   losses = [run(a, 0, **still)['loss'] for a in study.VIT_ARMS]
   assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_the_page_is_written_from_the_results():
+  text = (runs.ROOT / report.PAGE).read_text()
+  assert report.page(runs.ROOT / trial.RESULTS) == text
 
 
 def test_both_recipes_have_the_same_search():
