@@ -112,6 +112,8 @@ def _words(adamw, hybrid):
     ('test_error', 'points', 100),
   ):
     found = analysis.difference(_by(hybrid, name), _by(adamw, name))
+    assert found is not None
+    assert found.half_width is not None
     mean, half = factor * found.mean, factor * found.half_width
     verdict = 'which does not decide between them'
     if abs(mean) > half:
