@@ -33,7 +33,7 @@ def is_box(x: Any) -> bool:
 
 
 def unbox(tree: Any) -> Any:
-  """The tree with arrays, or whatever is in the boxes, instead of boxes."""
+  """The tree with the contents of its boxes in their place."""
   return jax.tree.map(_content, tree, is_leaf=is_box)
 
 

@@ -66,7 +66,7 @@ def _of_blocks(x, unit, options):
   zeros = jnp.zeros(n, linalg.stat_dtype(x))
 
   def begin(first, block, carry):
-    """p, q and the sums of squares of z a, q and max(p) being so far's."""
+    """p, q and the sums of squares of z a; q and max(p) are those so far."""
     p, q, peak, sums = carry
     size = jnp.abs(block)
     own = size @ jnp.ones(n, size.dtype)
