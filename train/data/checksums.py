@@ -69,7 +69,8 @@ def verify(
 def stamp(path: pathlib.Path, sha256: str) -> list:
   """Returns a stamp; a file with an equal stamp has not changed."""
   stat = path.stat()
-  return [sha256, stat.st_size, stat.st_mtime_ns]
+  # A copy may keep the time of change, but not that of the status.
+  return [sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def save(root: pathlib.Path, stamps: Stamps) -> None:

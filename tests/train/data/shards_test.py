@@ -191,6 +191,20 @@ def test_a_shard_is_hashed_once_and_again_when_it_changes(data, hashed):
   assert len(hashed) == 4
 
 
+def test_damage_that_keeps_size_and_time_is_noticed(data):
+  shards.open_split(data, 'train')
+  path = data / 'train-a-00000.bin'
+  before = path.stat()
+  content = path.read_bytes()
+  path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+  while True:  # Clocks of file systems are coarse.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if path.stat().st_ctime_ns != before.st_ctime_ns:
+      break
+  with pytest.raises(UserError, match='its checksum differs'):
+    shards.open_split(data, 'train')
+
+
 def test_stopping_keeps_what_was_hashed(data, hashed):
   _touch(data)
   with pytest.raises(Interrupted):
