@@ -143,7 +143,15 @@ def test_a_diverged_run_is_a_result(cells):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ARMS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('sage', 'factored', 'recipe_sage_hybrid', 'recipe_optax_muon')
+    else pytest.param(name, marks=pytest.mark.nightly)
+    for name in ARMS
+  ],
+)
 def test_every_arm_runs(cells, name):
   arm = ARMS[name]
   runner = llama.LlamaRunner(cells['llama'], arm)
