@@ -127,6 +127,8 @@ class Checkpoints:
     except Exception as error:  # A broken file may raise anything.
       if processes.may_be_lost(error):
         raise
+      if refusal := errors.of_system(error):  # The file is not to blame.
+        raise refusal from error
       raise Unreadable(
         f'the checkpoint {path} cannot be read ({errors.first_line(error)})'
       ) from error
@@ -142,9 +144,8 @@ class Checkpoints:
   def _read_description(self, path: pathlib.Path) -> dict[str, Any]:
     try:
       content = workdir.read_description(path)
-      if content['crc'] == files.crc(content):
-        return content
-      reason = 'its checksum differs'
+      files.check_crc(content)
+      return content
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
       reason = errors.first_line(error)
     raise Damaged(

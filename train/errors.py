@@ -84,7 +84,7 @@ def of_system(error: BaseException) -> UserError | None:
   for number, advice in _QUOTED.items():
     if number in str(error):
       return UserError(
-        f'a file cannot be written ({number}); {advice}, then run the same '
-        'command again to resume'
+        f'a file cannot be read or written ({number}); {advice}, then run '
+        'the same command again to resume'
       )
   return None

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from train import errors
+
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
   """Reads a file.
@@ -63,19 +65,35 @@ def crc(content: Mapping[str, Any]) -> int:
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
+def check_crc(content: Mapping[str, Any]) -> None:
+  """Raises ValueError if a checksum of `crc` is missing or differs."""
+  if 'crc' not in content:
+    raise ValueError('it has no checksum')
+  if content['crc'] != crc(content):
+    raise ValueError('its checksum differs')
+
+
 def replace_block(document: str, kind: str, name: str, block: str) -> str:
   """Replaces the block between its markers, or appends it to the document.
 
   Args:
     document: Text of the document.
-    kind: Kind of the block: 'plan' or 'benchmark'.
+    kind: Kind of the block: 'plan', 'benchmark' or 'drill'.
     name: Name of the block.
     block: Text of the block.
+
+  Raises:
+    UserError: If the end of the block is missing.
   """
   begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
   marked = f'{begin}\n{block}\n{end}'
   before, found, after = document.partition(begin)
   if not found:
     return f'{document.rstrip()}\n\n{marked}\n'.lstrip()
-  _, _, after = after.partition(end)
+  _, found, after = after.partition(end)
+  if not found:
+    raise errors.UserError(
+      f'the document has {begin!r} without {end!r} after it: add the end, or '
+      'remove the begin'
+    )
   return f'{before}{marked}{after}'

@@ -25,7 +25,7 @@ from tests.drill import forks
 
 RECIPES = ('sage_hybrid', 'galore', 'apollo', 'muon', 'stable_spam')
 _SPREAD_SECONDS = 0.4
-_MOST_FRUITLESS = 30  # Starts in a row that save nothing new.
+_MOST_FRUITLESS = 30  # Starts in a row that resume nothing.
 
 
 def kill_until_complete(
@@ -61,9 +61,10 @@ def kill_until_complete(
     raise RuntimeError(f'{name} fails by itself:\n{forks.read(log)}')
   counts: collections.Counter = collections.Counter()
   failed: list[str] = []
-  done = number = fruitless = 0
+  done = number = 0
   while done < kills:
     number += 1
+    fruitless = 0
     out = directory / f'torn{number}'
     while True:
       before = progress(out)
@@ -90,6 +91,8 @@ def kill_until_complete(
       fruitless = 0 if resumed else fruitless + 1
       if status == -signal.SIGKILL:
         continue
+      if before and not resumed:
+        failed.append(f'begun again in spite of {before}')
       if status != 0:
         failed.append(f'status {status}: {forks.read(log)[-300:]}')
       break

@@ -112,7 +112,11 @@ def kill_processes(
           counts[outcome] += 1
         failed += [] if is_good else [f'{victim} of {count}: {outcome}']
       counts['resumed'] += 'Resuming from' in group.read(0)
-    _complete(_Group(count, data, out))
+    before = _saved(out)
+    group = _Group(count, data, out)
+    _complete(group)
+    if before and 'Resuming from' not in group.read(0):
+      failed.append(f'{count} processes: begun again in spite of {before}')
     counts['completed'] += 1
     if difference := forks.compare_runs(whole, out):
       failed.append(f'{count} processes: {difference}')
@@ -123,22 +127,24 @@ def kill_processes(
   return forks.Result('one of 2 to 4 processes', done, dict(counts), failed)
 
 
+def _saved(out: pathlib.Path) -> list[str]:
+  """The steps of the complete checkpoints."""
+  names = (path.name for path in out.glob('checkpoints/*'))
+  return sorted(name for name in names if name.isdecimal())
+
+
 def _kill_one(
   group: _Group, out: pathlib.Path, rng: random.Random
 ) -> int | None:
   """Kills one at a random moment; None if the run was complete before."""
   victim = rng.randrange(group.count)
 
-  def saved() -> list[str]:
-    names = (path.name for path in out.glob('checkpoints/*'))
-    return sorted(name for name in names if name.isdecimal())
-
-  before = saved()
+  before = _saved(out)
   # Before that they may still wait for each other to start.
   while not group.read(0).strip() and not group.ends(0, 0.01):
     pass
   if rng.random() < 0.75:
-    while saved() == before and not group.ends(0, 0.01):
+    while _saved(out) == before and not group.ends(0, 0.01):
       pass
   if group.ends(victim, rng.uniform(0, _SPREAD_SECONDS)):
     _complete(group)

@@ -428,4 +428,12 @@ MUTATIONS = (
     'tests/train/config_test.py',
     'cannot_train',
   ),
+  Mutation(
+    'edited_results_are_read',
+    'train/results/report.py',
+    '    files.check_crc(results)\n',
+    '',
+    'tests/train/main_test.py',
+    'results_that_were_edited',
+  ),
 )

@@ -124,6 +124,21 @@ def test_run_again_says_where_the_results_are_without_data(
   assert runs.files(finished) == before
 
 
+def test_results_that_were_edited(finished, data, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished, workdir)
+  path = workdir / report.RESULTS
+  results = json.loads(path.read_text())
+  results['validation']['total']['perplexity'] = 1.5
+  path.write_text(json.dumps(results))
+  line = _refused(capsys, *runs.command(data, workdir, *_SHORT))
+  assert f'{path} is not readable or not of a run (its checksum' in line
+  del results['crc']
+  path.write_text(json.dumps(results))
+  line = _refused(capsys, *runs.command(data, workdir, *_SHORT))
+  assert 'it has no checksum' in line
+
+
 @pytest.mark.parametrize(
   ('override', 'message'),
   [

@@ -69,10 +69,23 @@ def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
   """
   if not several():
     return action()
-  value: Any = None
+  result: list[_T] = []
+  _agree(lambda: result.append(action()), stop)
+  return result[0]
+
+
+def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
+  """Runs `make` in the first process; all return its value, which is JSON."""
+  if not several():
+    return make()
+  return _agree(lambda: make() if is_first() else None, stop)[0]
+
+
+def _agree(action: Callable[[], Any], stop: Stop | None) -> list[Any]:
+  """Runs an action in all processes, as `together`; shares its values."""
   outcome: dict[str, Any] = {}
   try:
-    value = action()
+    outcome['value'] = action()
   except errors.UserError as error:
     outcome['error'] = str(error)
   except errors.Interrupted:
@@ -90,13 +103,7 @@ def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
       raise Agreed(prefix + outcome['error'])
   if any('interrupted' in outcome for outcome in outcomes):
     raise errors.Interrupted
-  return value
-
-
-def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
-  """Runs `make` in the first process; all return its value, which is JSON."""
-  value = together(lambda: make() if is_first() else None, stop)
-  return json.loads(_exchange(json.dumps(value))[0]) if several() else value
+  return [outcome['value'] for outcome in outcomes]
 
 
 def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
@@ -110,10 +117,8 @@ def _exchange(text: str) -> list[str]:
   client = ocp.multihost.get_jax_distributed_client()
   client.key_value_set(f'{key}/{jax.process_index()}', text)
   _barrier(key)
-  return [
-    client.blocking_key_value_get(f'{key}/{index}', _SHORT)
-    for index in range(jax.process_count())
-  ]
+  found = dict(client.key_value_dir_get(f'{key}/'))
+  return [found[f'{key}/{index}'] for index in range(jax.process_count())]
 
 
 def check_same(settings: Sequence[str]) -> None:

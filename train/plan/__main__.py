@@ -174,14 +174,14 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   )
   if args.json:
     found = table.to_json(rows, sweep, collectives)
-    args.json.write_text(json.dumps(found, indent=2) + '\n')
+    args.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
   if args.png and rows:
     chart.stacked_bars(rows, sweep, args.png)
   if args.markdown and rows:
     name = f'{sweep.config.name} {sweep.target.name}'
-    old = args.markdown.read_text() if args.markdown.exists() else ''
+    old = files.read_text(args.markdown) if args.markdown.exists() else ''
     new = files.replace_block(old, 'plan', name, table.markdown(rows, sweep))
-    args.markdown.write_text(new)
+    args.markdown.write_text(new, encoding='utf-8')
   return 0
 
 

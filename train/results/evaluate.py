@@ -203,8 +203,9 @@ class Validation:
     }
     if not scores:
       raise errors.UserError(
-        'the windows to evaluate hold no response, only prompts: raise '
-        '--config.eval.max_windows'
+        'the windows to evaluate hold no completion, only prompts: raise '
+        '--config.eval.max_windows and --config.train.steps (no more windows '
+        'are evaluated than were trained on), or shorten the prompts'
       )
     return {'total': sum(scores.values(), Score()), **scores}
 

@@ -1,11 +1,11 @@
 """The records of a run: JSON lines, TensorBoard, Weights & Biases."""
 
-import hashlib
 import importlib.util
 import json
 import math
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -145,7 +145,9 @@ class TensorBoard:
 
 def check_wandb(project: str | None) -> None:
   """Raises UserError if there is a project, and the package is missing."""
-  if project is not None and not importlib.util.find_spec('wandb'):
+  spec = importlib.util.find_spec('wandb') if project is not None else None
+  # A directory that the package has left behind has no loader.
+  if project is not None and (spec is None or spec.loader is None):
     raise errors.UserError(
       f'config.log.wandb={project!r} needs the package wandb: pip install -e '
       "'.[train,wandb]', or leave it out"
@@ -162,12 +164,13 @@ class WeightsAndBiases:
     workdir: pathlib.Path,
     identity: Mapping[str, Any],
   ):
-    """Starts a run, or continues that of the same directory and identity.
+    """Starts a run, or continues that of the working directory.
 
     Args:
       project: Name of the project.
       name: Name of the run.
-      workdir: Where the package keeps its files.
+      workdir: The working directory; the package keeps its files there, and
+        `wandb_id` has the identifier of the run.
       identity: What the run shows as its configuration.
 
     Raises:
@@ -175,12 +178,14 @@ class WeightsAndBiases:
     """
     import wandb  # Slow to import, and optional.
 
-    which = json.dumps([str(workdir.absolute()), identity], sort_keys=True)
+    identifier = workdir / 'wandb_id'
+    if not identifier.exists():
+      files.write_text(identifier, uuid.uuid4().hex)
     try:
       self._run = wandb.init(
         project=project,
         name=name,
-        id=hashlib.sha256(which.encode()).hexdigest()[:16],
+        id=files.read_text(identifier),
         resume='allow',
         dir=str(workdir),
         config=dict(identity),
@@ -192,7 +197,9 @@ class WeightsAndBiases:
       ) from error
 
   def write(self, record: Mapping[str, Any]) -> None:
-    self._run.log(_scalars(record), step=record['step'])
+    # Steps after the checkpoint are already there; they are the same.
+    if record['step'] >= self._run.step:
+      self._run.log(_scalars(record), step=record['step'])
 
   def close(self) -> None:
     self._run.finish()

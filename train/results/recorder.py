@@ -23,12 +23,10 @@ class Recorder:
     self._config = config
     self._workdir = workdir
     self._tokens = config.train.batch_size * config.train.seq_len
-    self._wandb: metrics.WeightsAndBiases | None = None
-    processes.first_does(lambda: self._open_wandb(run))  # May refuse.
     self._log: metrics.JsonLines | None = None
+    self._wandb: metrics.WeightsAndBiases | None = None
+    processes.first_does(lambda: self._open(run, step))  # May refuse.
     first = processes.is_first()
-    if first:
-      self._log = metrics.JsonLines(workdir / metrics.FILE, step)
     board = workdir / 'tensorboard' if config.log.tensorboard else None
     self._board = metrics.TensorBoard(board if first else None, step)
     self._progress = speed.ProgressBar(
@@ -57,12 +55,18 @@ class Recorder:
       lambda: log.evaluated if log else 0
     )
 
-  def _open_wandb(self, run: Run) -> None:
+  def _open(self, run: Run, step: int) -> None:
+    self._log = metrics.JsonLines(run.workdir / metrics.FILE, step)
     project = run.config.log.wandb
-    if project is not None:
+    if project is None:
+      return
+    try:
       self._wandb = metrics.WeightsAndBiases(
         project, run.config.name, run.workdir, run.identity
       )
+    except errors.UserError:
+      self._log.close()
+      raise
 
   def say(self, text: str) -> None:
     """Prints a line, once for all processes."""

@@ -140,8 +140,7 @@ def complete(workdir: pathlib.Path) -> str:
   path = workdir / RESULTS
   try:
     results = json.loads(files.read_text(path))
-    if results['crc'] != files.crc(results):
-      raise ValueError('its checksum differs')
+    files.check_crc(results)
     return _complete(workdir, results)
   except (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),

@@ -1,6 +1,7 @@
 """Records at Weights & Biases, by a stand-in for the package."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -20,6 +21,8 @@ def _record(*call):
     file.write(json.dumps(call) + chr(10))
 
 class _Run:
+  step = int(os.environ.get('WANDB_STEP', 0))  # that comes next
+
   def log(self, values, step):
     _record('log', step, values)
 
@@ -72,14 +75,29 @@ def test_a_run_records_what_its_file_holds(calls, tmp_path):
 
 
 def test_a_resumed_run_is_the_same_run(calls, tmp_path):
-  for name, seed in (('a', 0), ('a', 0), ('b', 0), ('a', 1)):
-    run = metrics.WeightsAndBiases('p', 'n', tmp_path / name, {'seed': seed})
-    run.close()
+  for name in ('a', 'a', 'b'):
+    (tmp_path / name).mkdir(exist_ok=True)
+    metrics.WeightsAndBiases('p', 'n', tmp_path / name, {}).close()
+  # A directory that is made anew is another run.
+  shutil.rmtree(tmp_path / 'a')
+  (tmp_path / 'a').mkdir()
+  metrics.WeightsAndBiases('p', 'n', tmp_path / 'a', {}).close()
   started = [kwargs for call, *(kwargs,) in calls()[::2]]
   assert all(kwargs['resume'] == 'allow' for kwargs in started)
   ids = [kwargs['id'] for kwargs in started]
   assert ids[0] == ids[1]
   assert len(set(ids)) == 3
+
+
+def test_steps_that_are_recorded_are_not_recorded_again(
+  calls, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('WANDB_STEP', '3')
+  run = metrics.WeightsAndBiases('p', 'n', tmp_path, {})
+  for step in (2, 3, 4):
+    run.write({'step': step, 'loss': 1.0, 'timing': {}})
+  run.close()
+  assert [step for call, step, *_ in calls()[1:-1]] == [3, 4]
 
 
 def test_without_a_login(calls, tmp_path, monkeypatch, capsys):
