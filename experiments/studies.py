@@ -14,8 +14,8 @@ _RECIPES = tuple(arm.name for arm in RECIPE_ARMS)
 # The arms that decide the questions: those of the larger toys, and the first
 # of every other cell.
 _FIRST = (
-  'adamw', 'sage', 'sinkgd', 'lion', 'lion_mean_h', 'sage_shuffled', 'row_rms',
-  'factored',
+  'adamw', 'sage', 'sinkgd', 'row_rms', 'factored', 'lion', 'lion_mean_h',
+  'sage_shuffled',
 )  # fmt: skip
 _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
 _RECIPES_FIRST = tuple(
