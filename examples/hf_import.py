@@ -5,23 +5,27 @@ NEW_DIR gets those of the trained model. `python -m train.hf` does the same for
 whole runs, with tokenized text, checkpoints and sharding.
 """
 
+import argparse
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import optax
 
 import sage_optax
-from models import hf, hf_config, llama
+from models import hf, llama
+from train.errors import UserError
 from train.hf import files
 
 
 def main(
   source: str, target: str | None = None, *, steps: int = 10
 ) -> list[float]:
-  config = files.read_config(pathlib.Path(source))
-  params = hf.from_hf(files.Weights(pathlib.Path(source)), config)
+  path = pathlib.Path(source)
+  config = files.read_config(path)
+  params = hf.from_hf(files.Weights(path), config)
+  if target is not None:
+    pathlib.Path(target).mkdir(parents=True)  # Fails before the training.
   # Layers are stacked on axis 0. That is proved by the norm's scales.
   print(sage_optax.explain('sage_hybrid', params))
   tx = optax.chain(
@@ -52,12 +56,21 @@ def main(
     losses.append(float(loss))
   print(f'loss {losses[0]:.2f} -> {losses[-1]:.2f}')
   if target is not None:
-    path = pathlib.Path(target)
-    path.mkdir(parents=True)
-    files.write_weights(path, hf.to_hf(params, config), 5 * 10**9)
-    files.write_json(path / files.CONFIG, hf_config.to_hf(config, 2048))
+    files.write_weights(
+      pathlib.Path(target), hf.to_hf(params, config), 5 * 10**9
+    )
+    fields = files.read_json(path / files.CONFIG) | {'dtype': 'float32'}
+    files.write_json(pathlib.Path(target) / files.CONFIG, fields)
   return losses
 
 
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument('source', metavar='DIR')
+  parser.add_argument('target', metavar='NEW_DIR', nargs='?')
+  try:
+    main(**vars(parser.parse_args()))
+  except (UserError, OSError, ValueError) as error:
+    parser.error(str(error))

@@ -56,9 +56,9 @@ def main(steps: int = 100) -> list[float]:
     apply_fn=model.apply, params=params, tx=tx
   )
   losses = []
-  for step in range(steps):
+  for key in jax.random.split(jax.random.key(1), steps):
     # Sequences that count: 5, 6, 7, ...
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
     tokens = (start + jnp.arange(LENGTH + 1)[None]) % VOCAB
     state, loss = train_step(state, tokens)
     losses.append(float(loss))

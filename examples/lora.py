@@ -1,7 +1,4 @@
-"""LoRA through optax.partition: python examples/lora.py.
-
-Kernels stay as they are; low-rank products that are added to them are trained.
-"""
+"""LoRA on frozen kernels, by optax.partition: python examples/lora.py."""
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +21,12 @@ class Model(nn.Module):
 
 def add_adapters(params, key):
   """Returns {'base': params, 'lora': a tree with lora_a, lora_b per kernel}."""
+  keys = iter(jax.random.split(key, len(jax.tree.leaves(params))))
 
   def adapter(path, kernel):
     if path[-1].key != 'kernel':
       return None
-    a = jax.random.normal(key, (len(kernel), RANK)) / len(kernel) ** 0.5
+    a = nn.initializers.lecun_normal()(next(keys), (len(kernel), RANK))
     return {'lora_a': a, 'lora_b': jnp.zeros((RANK, kernel.shape[1]))}
 
   lora = jax.tree_util.tree_map_with_path(adapter, params)
@@ -67,8 +65,8 @@ def main(steps: int = 100) -> list[float]:
     return optax.apply_updates(weights, updates), state, loss
 
   state, losses = tx.init(weights), []
-  for step in range(steps):
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
+  for key in jax.random.split(jax.random.key(2), steps):
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
     tokens = (start + jnp.arange(17)[None]) % VOCAB
     weights, state, loss = train_step(weights, state, tokens)
     losses.append(float(loss))

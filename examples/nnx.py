@@ -60,9 +60,9 @@ def main(steps: int = 100) -> list[float]:
   )
   optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
   losses = []
-  for step in range(steps):
+  for key in jax.random.split(jax.random.key(1), steps):
     # Sequences that count: 5, 6, 7, ...
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
     tokens = (start + jnp.arange(LENGTH + 1)[None]) % VOCAB
     losses.append(float(train_step(model, optimizer, tokens)))
   print(f'loss {losses[0]:.2f} -> {losses[-1]:.2f}')

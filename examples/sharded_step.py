@@ -44,6 +44,7 @@ def loss_fn(params, tokens):
 
 def main(steps: int = 50) -> list[float]:
   mesh = jax.make_mesh((4, 2), ('fsdp', 'tensor'), (AxisType.Auto,) * 2)
+  print(sage_optax.explain('sage_hybrid', PARAMS, param_specs=SPECS, mesh=mesh))
   tx = sage_optax.sage_hybrid(1e-2)
   # The state's axes are sharded as the axes of the parameters.
   state_specs = sage_optax.sharding.state_specs(tx, PARAMS, SPECS, mesh.shape)
@@ -59,13 +60,14 @@ def main(steps: int = 50) -> list[float]:
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state, loss
 
-  specs = (SPECS, state_specs, P())
-  out = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+  out = jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec), (SPECS, state_specs, P())
+  )
   step_fn = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=out)
   params, state = jax.jit(init, out_shardings=out[:2])(jax.random.key(0))
   losses = []
-  for step in range(steps):
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
+  for key in jax.random.split(jax.random.key(1), steps):
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
     tokens = (start + jnp.arange(17)[None]) % VOCAB  # They count: 5, 6, 7, ...
     tokens = jax.device_put(tokens, NamedSharding(mesh, P('fsdp')))
     params, state, loss = step_fn(params, state, tokens)

@@ -17,8 +17,9 @@ class Block(eqx.Module):
   norm2: eqx.nn.RMSNorm
 
   def __init__(self, key):
-    self.attention = eqx.nn.MultiheadAttention(4, WIDTH, key=key)
-    self.mlp = eqx.nn.MLP(WIDTH, WIDTH, 4 * WIDTH, depth=1, key=key)
+    keys = jax.random.split(key)
+    self.attention = eqx.nn.MultiheadAttention(4, WIDTH, key=keys[0])
+    self.mlp = eqx.nn.MLP(WIDTH, WIDTH, 4 * WIDTH, depth=1, key=keys[1])
     self.norm1, self.norm2 = eqx.nn.RMSNorm(WIDTH), eqx.nn.RMSNorm(WIDTH)
 
   def __call__(self, x):
@@ -66,10 +67,9 @@ def main(steps: int = 100) -> list[float]:
     return eqx.apply_updates(model, updates), state, loss
 
   state, losses = tx.init(params), []
-  for step in range(steps):
-    # Sequences that count: 5, 6, 7, ...
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
-    tokens = (start + jnp.arange(LENGTH + 1)[None]) % VOCAB
+  for key in jax.random.split(jax.random.key(1), steps):
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
+    tokens = (start + jnp.arange(LENGTH + 1)[None]) % VOCAB  # They count.
     model, state, loss = train_step(model, state, tokens)
     losses.append(float(loss))
   print(f'loss {losses[0]:.2f} -> {losses[-1]:.2f}')

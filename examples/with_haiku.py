@@ -49,9 +49,9 @@ def main(steps: int = 100) -> list[float]:
     return optax.apply_updates(params, updates), state, loss
 
   state, losses = tx.init(params), []
-  for step in range(steps):
+  for key in jax.random.split(jax.random.key(1), steps):
     # Sequences that count: 5, 6, 7, ...
-    start = jax.random.randint(jax.random.key(step), (16, 1), 0, VOCAB)
+    start = jax.random.randint(key, (16, 1), 0, VOCAB)
     tokens = (start + jnp.arange(LENGTH + 1)[None]) % VOCAB
     params, state, loss = train_step(params, state, tokens)
     losses.append(float(loss))

@@ -24,7 +24,8 @@ _OPTIONS = {'maxtext_factory': {'steps': 5}, 'vit': {'steps': 5}}
 
 def _main(name, *args, **kwargs):
   scope = runpy.run_path(str(runs.ROOT / 'examples' / f'{name}.py'))
-  with jax.numpy_rank_promotion('allow'):
+  # A random key that is used twice is an error.
+  with jax.numpy_rank_promotion('allow'), jax.debug_key_reuse(True):
     return scope['main'](*args, **kwargs)
 
 
@@ -36,9 +37,39 @@ def test_runs(name, tmp_path, capsys):
   losses = _main(name, *args, **_OPTIONS.get(name, {'steps': 20}))
   assert np.isfinite(losses).all()
   assert losses[-1] < losses[0]
-  assert f'{losses[0]:.2f}'[:3] in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert f'{losses[0]:.2f}'[:3] in printed
+  assert 'recipe sage_hybrid' in printed  # what every parameter gets
   if args:
-    files.read_config(tmp_path / 'new')
+    config, old = (
+      files.read_json(path / files.CONFIG)
+      for path in (tmp_path / 'new', _LLAMA3)
+    )
+    assert config == old | {'dtype': 'float32'}
+    weights = files.Weights(tmp_path / 'new')
+    assert {weights[name].dtype.name for name in weights} == {'float32'}
+
+
+@pytest.mark.parametrize(
+  ('args', 'fragment'),
+  [
+    ((), 'usage: '),
+    (('{tmp}',), 'config.json'),
+    ((str(_LLAMA3), '{tmp}'), 'exists'),
+  ],
+)
+def test_import_refuses_bad_arguments_before_it_trains(
+  args, fragment, tmp_path, monkeypatch, capsys
+):
+  path = str(runs.ROOT / 'examples' / 'hf_import.py')
+  args = [arg.format(tmp=tmp_path) for arg in args]
+  monkeypatch.setattr('sys.argv', [path, *args])
+  with pytest.raises(SystemExit) as end:
+    runpy.run_path(path, run_name='__main__')
+  assert end.value.code == 2
+  out, err = capsys.readouterr()
+  assert not out
+  assert fragment in err
 
 
 def test_the_page_lists_all():
