@@ -1,15 +1,17 @@
-# Each target starts from a clean clone: it makes its own environment first.
+# Each target works in a fresh clone: it creates its own environment first.
 #   make train     train the small Llama of configs/quickstart.py
 #   make test      run the test suite
 #   make test-all  the nightly tests too
 #   make lint      formatting, lint and types
-#   make docs      rewrite docs/methods, docs/conformance.md and
+#   make docs      rewrite docs/methods, docs/configuration.md,
+#                  docs/conformance.md, docs/recipes.png and
 #                  tests/public_api.txt from the code
 #   make site      build the documentation site in build/site
 #   make release-check  build the sdist and the wheel in dist/, and try them
-#   make bench     time everything, and write benchmarks/README.md's tables;
-#                  QUICK=1 times less, and writes nothing
-# PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed on.
+#   make bench     run all benchmarks and write the tables of
+#                  benchmarks/README.md; QUICK=1 runs fewer, writes nothing
+# PYTHON=... chooses the interpreter (3.11 or newer), ARGS=... is passed to the
+# command.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -27,7 +29,7 @@ endif
 
 .PHONY: train test test-all lint docs site release-check bench clean
 
-# Huge pages: XLA on CPU allocates its temporaries anew in every step.
+# Huge pages: on CPU, XLA allocates its temporaries in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 train: $(VENV)/.train
 	$(BIN)/python -m train.main --config=configs/quickstart.py $(ARGS)

@@ -209,8 +209,8 @@ def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
     )
     blocks.append(_table(rows))
     blocks += [
-      f'{row.name}: the first step takes {row.first_seconds:.1f} s, as does '
-      'every step that renews projectors.'
+      f'{row.name}: the first step and any step that renews projectors take '
+      f'{row.first_seconds:.1f} s.'
       for row in rows
       if (row.first_seconds or 0) > _SLOW_FIRST_STEP * row.timing.ms / 1e3
     ]

@@ -2,10 +2,9 @@
 
   python -m tests.drill --kills 100 --flips 200 --markdown docs/reliability.md
 
-Kills end a training run, of each recipe, or a preparation by SIGKILL at a
-random moment, again and again until it is complete; the result is compared
-with that of one that was never interrupted. Flips change one bit of a saved
-checkpoint and restore it.
+A training run of each recipe, and a preparation, are killed with SIGKILL at
+random moments until they complete; the result is compared with that of an
+uninterrupted one. Flips change one bit of a saved checkpoint and restore it.
 """
 
 import argparse
@@ -87,7 +86,7 @@ def kill_until_complete(
         status = forks.wait(pid, 600)
       resumed = resumes in forks.read(log)
       counts['resumed'] += resumed
-      counts['not yet anything to resume'] += not resumed
+      counts['nothing to resume yet'] += not resumed
       fruitless = 0 if resumed else fruitless + 1
       if status == -signal.SIGKILL:
         continue
@@ -249,7 +248,7 @@ def flip_bits(directory: pathlib.Path, flips: int) -> forks.Result:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the drills; the status is 1 if anything was lost or not noticed."""
+  """Runs the drills; the status is 1 if anything was lost or undetected."""
   parser = argparse.ArgumentParser(prog='python -m tests.drill')
   parser.add_argument('--kills', type=int, default=10, help='of each kind')
   parser.add_argument('--flips', type=int, default=200)
@@ -302,7 +301,7 @@ def _write(path: pathlib.Path, results: list[forks.Result]) -> None:
   from train import files
 
   rows = [
-    '| drill | tries | outcomes | lost or not noticed |',
+    '| drill | tries | outcomes | lost or undetected |',
     '|---|---|---|---|',
     *(result.row() for result in results),
   ]
