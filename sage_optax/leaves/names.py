@@ -50,15 +50,19 @@ _HEAD = (
   r'|vocab_proj(?:ector)?)'
 )
 _NORM = (
-  r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|ln_?\w*'
-  r'|[^/]*_ln|bn_?\w*)'
+  r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|[^/]*_ln'
+  r'|(?:ln|bn)(?:f|\d*)(?:_\w*)?)'
 )
 _EMBED = (
   r'(?:[^/]*embed[^/]*|(?:[^/]*_)?embs?(?:_[^/]*)?|wte|wpe|shared'
   r'|relative_attention_bias)'
 )
+_POSITION = (  # Not `transpose`.
+  r'(?:(?:[^/]*_)?(?:abs|rel)?pos(?:itions?|itional)?(?:_?(?:emb|enc|table)\w*)?'
+  r'|wpe)'
+)
 _HIDDEN = (
-  r'(?:[^/]*(?:proj|dense|linear|qkv|attn|mlp|fc|mapping|router|dt_rank)[^/]*'
+  r'(?:[^/]*(?:proj|[dD]ense|[lL]inear|qkv|attn|mlp|fc|mapping|router|dt_rank)[^/]*'
   r'|query|key|value|query_key_value|gate|up|down|[qkvo]|w[qkvo123i](?:_\d)?)'
 )
 _QKV = r'(?:query|key|value|[qkv])'
@@ -108,7 +112,9 @@ WEIGHTS: tuple[Known, ...] = (
   named('norm', _NORM + WEIGHT, 'vector', 'o'),
   named('head', _HEAD + WEIGHT, 'head', 'o i'),
   Known('top-level output', r'^output/weight$', 'head', ('o i',)),
-  named('position', r'(?:[^/]*pos[^/]*|wpe)/weight$', 'embedding', 'i o'),
+  named(
+    'position', rf'(?!{_HIDDEN}/)' + _POSITION + WEIGHT, 'embedding', 'i o'
+  ),
   named(
     'table',
     rf'(?!{_HIDDEN}/)(?![^/]*patch)' + _EMBED + WEIGHT,

@@ -22,6 +22,15 @@ class Routing:
   preset: names.Preset | None = None
   default_role: str | None = None
 
+  def __post_init__(self):
+    axis = self.scan_axis
+    if axis is not None and not (isinstance(axis, int) and axis >= 0):
+      raise ValueError(
+        'scan_axis must be None or an axis counted from 0, got '
+        f'{axis!r}. For optax.inject_hyperparams pass static_args='
+        "('scan_axis',)."
+      )
+
 
 class Leaf(NamedTuple):
   """A leaf with its role and axes.

@@ -106,17 +106,16 @@ class Proofs:
   def _by_biases(self, members: list[str]) -> set[_Axis] | None:
     found = set()
     for path in members:
-      folder, _, name = path.rpartition('/')
-      bias = self._shapes.get(f'{folder}/{_BIASES.get(name, "")}')
-      shape = self._shapes[path]
+      bias, shape = self._shapes.get(_bias_of(path)), self._shapes[path]
       if bias is None or len(shape) < 3 or len(bias) < 2:
         continue
-      if name == 'weight':  # Equinox has biases [out, 1, 1].
+      if path.endswith('weight'):  # Equinox has biases [out, 1, 1].
         continue
       stacked = {
         (place, shape[place])
         for place in self._places
-        if shape[place] == bias[place]
+        if place < min(len(shape), len(bias))
+        and shape[place] == bias[place]
         and _without(shape, place)[1 - len(bias) :] == _without(bias, place)
       }
       single = shape[-len(bias) :] == bias  # [in, out, out]
@@ -174,8 +173,7 @@ def outputs_beside(
     shapes: path -> shape of all leaves.
     batch_of: from a path to the axes of stacks of the leaf.
   """
-  folder, _, name = path.rpartition('/')
-  bias = f'{folder}/{_BIASES.get(name, "")}'.lstrip('/')
+  bias = _bias_of(path)
   linear = path.replace('gating_einsum', 'linear')
   for other, beside in (('bias', bias), ('linear', linear)):
     if beside == path or beside not in shapes:
@@ -215,6 +213,13 @@ def attention_doubt(
   if tuple(n for i, n in enumerate(wanted) if i not in axes.batch) == heads:
     return ''
   return f'the kernel of {other} beside it is {beside}'
+
+
+def _bias_of(path: str) -> str:
+  """The path of the bias beside a matrix; '' if none can be."""
+  folder, _, name = path.rpartition('/')
+  bias = _BIASES.get(name, '')
+  return f'{folder}/{bias}'.lstrip('/') if bias else ''
 
 
 def _folders(path: str) -> list[str]:

@@ -151,6 +151,7 @@ class RefusalTest(parameterized.TestCase):
       'f/bias',
       (0,),
     ),
+    ({'kernel': jnp.ones((3, 8, 6)), 'bias': jnp.ones((3, 6))}, 'kernel', (0,)),
   )
   def test_proved_stacks(self, params, name, batch):
     leaves = routing.resolve(params, routing.Routing())
@@ -190,6 +191,38 @@ class RefusalTest(parameterized.TestCase):
       {'z': jnp.ones((8, 3))}, routing.Routing(default_role='auto')
     )
     self.assertEqual(leaves[0].role, 'matrix')
+
+  def test_scan_axis(self):
+    # Biases do not have an axis 2; one that is not counted from 0 is refused.
+    params = {'f': {'kernel': jnp.ones((8, 6, 3)), 'bias': jnp.ones((6, 3))}}
+    leaves = routing.records(params, routing.Routing(scan_axis=2)).leaves
+    self.assertIn('no proof of a stack', leaves[0].doubt)
+    for axis in (-1, 1.0):
+      with self.assertRaisesRegex(ValueError, 'scan_axis must be None or an'):
+        sage_optax.sage_hybrid(0.1, scan_axis=axis)
+
+
+class NamesTest(parameterized.TestCase):
+  """A name is not found within another word."""
+
+  @parameterized.parameters(
+    ('conv_transpose', (3, 8, 2, 2), 'matrix', (0, 2, 3)),
+    ('pos_key_proj', (8, 6), 'matrix', (1,)),
+    ('compose', (8, 6), 'matrix', (1,)),
+    ('bneck', (8, 6), 'matrix', (1,)),
+    ('embed_positions', (8, 6), 'embedding', (0,)),
+    ('abs_pos_embed', (8, 6), 'embedding', (0,)),
+    ('position', (8, 6), 'embedding', (0,)),
+  )
+  def test_torch(self, name, shape, role, fan_in):
+    params = {name: {'weight': jnp.ones(shape)}}
+    self.assertEqual(
+      _axes(params, layout.TORCH)[f'{name}/weight'][:2], (role, fan_in)
+    )
+
+  def test_dense_is_a_projection(self):
+    params = {'Dense_0': {'kernel': jnp.ones((3072, 256))}}
+    self.assertEqual(_axes(params), {'Dense_0/kernel': ('matrix', (0,), (1,))})
 
 
 def _axes(params, preset=None):
