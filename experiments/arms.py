@@ -46,7 +46,7 @@ class Arm:
 
 
 def optimizer(
-  arm: Arm, options: Options, schedule: optax.Schedule, logical_axes: Any
+  arm: Arm, options: Options, schedule: optax.Schedule, logical_axes: Any = None
 ) -> Transform:
   """Builds the optimizer of an arm.
 
@@ -54,7 +54,8 @@ def optimizer(
     arm: The arm.
     options: Values of the options; they may be traced.
     schedule: Share of the peak rate at a step.
-    logical_axes: Tree of axis names, as of `models.llama.logical_axes`.
+    logical_axes: Tree of axis names, as of `models.llama.logical_axes`; without
+      it, a recipe finds the roles by the parameters' names.
   """
 
   def roles(params):
@@ -67,7 +68,8 @@ def optimizer(
   elif arm.recipe.startswith('optax_'):
     tx = _optax_arm(arm, options, schedule, roles)
   else:
-    tx = _recipe_arm(arm, options, schedule, roles)
+    known = None if logical_axes is None else roles
+    tx = _recipe_arm(arm, options, schedule, known)
   return optax.chain(optax.clip_by_global_norm(CLIP), tx)
 
 

@@ -13,10 +13,11 @@ class Cell:
 
   Attributes:
     name: of the cell.
-    kind: 'bigram' or 'llama'.
-    vocab_size: entries of the byte-level BPE, and rows of the table.
+    kind: 'bigram', 'llama' or 'vit'.
+    vocab_size: entries of the byte-level BPE, and rows of the table; classes of
+      a vision transformer.
     width: features.
-    tokens: predicted in a step.
+    tokens: predicted in a step; images of a vision transformer.
     steps: of a run.
     layers: of a Llama.
     seq_len: of a Llama.
@@ -41,7 +42,7 @@ class Cell:
 
 
 def config_of(cell: Cell) -> Config:
-  """The trainer's configuration of a cell, without an optimizer."""
+  """The trainer's configuration of a cell of text, without an optimizer."""
   config = quickstart.get_config()
   config.name = cell.name
   config.model.vocab_size = config.data.vocab_size = cell.vocab_size
@@ -115,5 +116,6 @@ CELLS = {
     _SMALL,
     dataclasses.replace(_SMALL, name='small_untied', tied=False),
     _MEDIUM,
+    Cell('digits', kind='vit', vocab_size=10, width=32, tokens=64, steps=400),
   )
 }

@@ -22,7 +22,9 @@ from typing import Any
 from experiments import studies, trial, worker
 from experiments.trial import Trial
 
-_SOURCES = ('experiments', 'sage_optax', 'models', 'train', 'configs')
+SOURCES = (
+  'experiments', 'sage_optax', 'models', 'train', 'configs', 'examples',
+)  # fmt: skip
 
 
 class WorkerPool:
@@ -180,7 +182,7 @@ def commit_of(allow_changes: bool) -> str:
     ).stdout.strip()
 
   commit = git('rev-parse', 'HEAD')
-  if git('status', '--porcelain', '--', *_SOURCES):
+  if git('status', '--porcelain', '--', *SOURCES):
     if not allow_changes:
       sys.exit(
         'The sources differ from the commit that would be recorded: commit '

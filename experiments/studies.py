@@ -34,6 +34,7 @@ class Study:
     seeds: fresh seeds for the tuned arms; seed 0 tunes.
     budget: the least number of tuning trials an arm.
     start: options that replace those of `Arm.start`.
+    tunes_beta: whether the arms' betas are tuned; else they have the defaults.
   """
 
   name: str
@@ -41,6 +42,15 @@ class Study:
   seeds: tuple[int, ...]
   budget: int = 14
   start: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  tunes_beta: bool = True
+
+  def arm(self, name: str) -> Arm:
+    """An arm as this study tunes it."""
+    arm = ARMS[name]
+    if self.tunes_beta:
+      return arm
+    start = {k: v for k, v in arm.start.items() if k != 'beta'}
+    return dataclasses.replace(arm, start=start, betas=())
 
 
 def _by_importance(
@@ -82,6 +92,12 @@ STUDIES = {
       'small_recipes',
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
       _FIVE,
+    ),
+    Study(
+      'vit',
+      (('digits', ('recipe_adamw', 'recipe_sage_hybrid')),),
+      _FIVE,
+      tunes_beta=False,
     ),
   )
 }  # fmt: skip
@@ -137,7 +153,9 @@ def arms_of(
     only: The name of the one arm to give.
     shard: (i, n): every n-th pair, from the i-th on.
   """
-  pairs = [(cell, ARMS[name]) for cell, names in study.blocks for name in names]
+  pairs = [
+    (cell, study.arm(name)) for cell, names in study.blocks for name in names
+  ]
   for index, (cell, arm) in enumerate(pairs):
     if index % shard[1] == shard[0] and only in (None, arm.name):
       yield cell, arm

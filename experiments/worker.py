@@ -1,5 +1,6 @@
 """A process that runs trials, one thread each."""
 
+import importlib
 import os
 import pathlib
 import sys
@@ -13,6 +14,12 @@ ENVIRONMENT = {
   'OMP_NUM_THREADS': '1',
   # Huge pages: XLA on CPU allocates its temporaries anew in every step.
   'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+}
+# Kind of cell -> module and class.
+_RUNNERS = {
+  'bigram': ('experiments.bigram', 'BigramRunner'),
+  'llama': ('experiments.llama', 'LlamaRunner'),
+  'vit': ('experiments.vision.runner', 'VitRunner'),
 }
 # Compiled steps that a worker keeps; arms come one after the other.
 _KEPT = 4
@@ -39,22 +46,25 @@ class Bench:
 
   def run(self, trials: Sequence[Any]) -> list[dict[str, Any]]:
     """Runs trials of one cell and arm; returns their outcomes."""
-    from experiments import bigram, llama
-    from experiments.arms import ARMS
-    from experiments.cells import CELLS
-
     key = trials[0].cell, trials[0].arm
     runner = self._runners.pop(key, None)
     if runner is None:
-      cell = CELLS[key[0]]
-      kind = {'bigram': bigram.BigramRunner, 'llama': llama.LlamaRunner}[
-        cell.kind
-      ]
-      runner = kind(cell, ARMS[key[1]])
+      runner = _runner(*key)
     self._runners[key] = runner
     while len(self._runners) > _KEPT:
       del self._runners[next(iter(self._runners))]
     return runner.run(trials)
+
+
+def _runner(cell_name: str, arm_name: str) -> Any:
+  """The runner of an arm in a cell; imports what this kind of cell needs."""
+  from experiments.arms import ARMS
+  from experiments.cells import CELLS
+
+  cell = CELLS[cell_name]
+  module, name = _RUNNERS[cell.kind]
+  runner = getattr(importlib.import_module(module), name)
+  return runner(cell, ARMS[arm_name])
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,5 @@
 """A small vision transformer: sage_hybrid against AdamW.
 
-python -m experiments.vision.study   runs what is missing, results/vit.jsonl
+python -m experiments.run vit        runs what is missing, results/vit.jsonl
 python -m experiments.vision.report  writes docs/vision.md from it
 """
