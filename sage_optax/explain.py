@@ -1,4 +1,4 @@
-"""What a recipe does to each parameter, before anything is allocated."""
+"""Shows what a recipe does to each parameter, without allocating memory."""
 
 import collections
 import dataclasses
@@ -37,18 +37,19 @@ class Row:
   Attributes:
     path: names from the root to the leaf, joined by '/'.
     shape: its shape.
-    units: what the method takes as one matrix or vector, and how many there
-      are: '12 of 64x64'.
+    units: number and shape of the matrices or vectors that the method sees,
+      such as '12 of 64x64'.
     role: 'embedding', 'head', 'matrix' or 'vector'.
     rule: the evidence for the role: the pattern or the name of the rule.
-    axes: the axes of a batch, of fan_in and of fan_out.
-    evidence: for the axes.
+    axes: the batch axes, the axes of fan_in and those of fan_out.
+    evidence: the evidence for the axes.
     method: the method that updates it.
-    lr_scale: its learning rate over the recipe's.
+    lr_scale: its learning rate relative to the recipe's.
     weight_decay: its decoupled weight decay.
-    state_bytes: bytes of optimizer state that belong to it.
-    replicated: axes that were to be sharded but that the mesh does not divide.
-    second_look: what deserves one; '' if nothing does.
+    state_bytes: bytes of its optimizer state.
+    replicated: axes that cannot be sharded as requested, because the mesh does
+      not divide them.
+    second_look: what to check by hand; '' if nothing.
   """
 
   path: str
@@ -68,7 +69,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Total:
-  """The sum over the parameters of one role, or over all."""
+  """Sums over the parameters of one role, or over all parameters."""
 
   leaves: int = 0
   parameters: int = 0
@@ -77,12 +78,12 @@ class Total:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-  """A table of what each parameter gets; `str()` draws it.
+  """What a recipe does to each parameter; `str()` returns it as a table.
 
   Attributes:
     recipe: name of the recipe.
     rows: one `Row` per parameter.
-    totals: role -> `Total`; 'all' is the sum, counters included, and equals
+    totals: role -> `Total`; 'all' is the sum, including counters, and equals
       `sage_optax.memory.state_bytes` of the recipe.
   """
 
@@ -91,7 +92,7 @@ class Explanation:
   totals: dict[str, Total]
 
   def to_json(self) -> str:
-    """The same as JSON."""
+    """Returns rows and totals as JSON."""
     return json.dumps(dataclasses.asdict(self), indent=2)
 
   def __str__(self) -> str:
@@ -128,7 +129,7 @@ class Explanation:
 
 
 def format_bytes(size: int) -> str:
-  """Bytes in the largest binary unit that leaves at least 1."""
+  """Formats bytes in the largest binary unit that gives at least 1."""
   value, units = float(size), ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   while value >= 1024 and len(units) > 1:
     value, units = value / 1024, units[1:]
@@ -148,15 +149,15 @@ def explain(
 ) -> Explanation:
   """Lists method, learning rate, decay and state of each parameter.
 
-  Nothing is allocated: `params` may be `ShapeDtypeStruct`s.
+  No memory is allocated: `params` may be `ShapeDtypeStruct`s.
 
   Args:
     recipe_name: one of `sage_optax.recipe_names()`.
     params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
-    mask: as `optax.masked` takes it: a tree of booleans, or a function that
-      makes it; other parameters are left out.
-    param_specs: tree like `params` of the `PartitionSpec`s wished for; with
-      `mesh`, rows list the axes that cannot be sharded so.
+    mask: as in `optax.masked`: a tree of booleans, or a function that returns
+      one; parameters with False are omitted.
+    param_specs: tree like `params`, of the desired `PartitionSpec`s; with
+      `mesh`, rows list the axes that cannot be sharded this way.
     mesh: the mesh of `param_specs`.
     **options: the keyword arguments of `sage_optax.recipe`.
 
@@ -164,7 +165,8 @@ def explain(
     An `Explanation`: `.rows`, `.totals`, `str()` and `.to_json()`.
 
   Raises:
-    ValueError: as `sage_optax.recipe` does, leaves in doubt too.
+    ValueError: as in `sage_optax.recipe`, also if the role or the axes of a
+      leaf are not clear.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -213,7 +215,7 @@ def _row(
   shape = jnp.shape(leaf.leaf)
   array = matrices(leaf)
   unit = array.shape[len(axes.batch) :]
-  # An empty tree has the counters only; all leaves share them.
+  # The state of an empty tree has only counters; all leaves share them.
   counters = memory.state_bytes(tx, {})
   return Row(
     path=leaf.path,
@@ -233,7 +235,7 @@ def _row(
 
 
 def matrices(leaf: routing.Leaf) -> jax.ShapeDtypeStruct:
-  """The leaf as its method sees it: [..., fan_in, fan_out], or vectors."""
+  """The leaf as its method sees it: [..., fan_in, fan_out] or vectors."""
   axes, shape = leaf.axes, jnp.shape(leaf.leaf)
   assert axes is not None
   sides = (axes.fan_in, axes.fan_out)
@@ -251,7 +253,7 @@ def _dimensions(shape: tuple[int, ...]) -> str:
 def _replicated(
   params: Any, param_specs: Any, mesh: Any
 ) -> list[tuple[int, ...]]:
-  """Per leaf, the axes that the mesh cannot shard as wished."""
+  """Per leaf, the axes that the mesh cannot shard as requested."""
   if (param_specs is None) != (mesh is None):
     raise ValueError('explain needs both param_specs= and mesh=, or neither.')
   leaves = jax.tree.leaves_with_path(params)
@@ -282,7 +284,7 @@ def _totals(rows: list[Row], tx: Any, params: Any) -> dict[str, Total]:
       totals[role] = Total(
         old.leaves + 1, old.parameters + size, old.state_bytes + row.state_bytes
       )
-  with warnings.catch_warnings():  # They stand in the rows.
+  with warnings.catch_warnings():  # The rows contain them.
     warnings.simplefilter('ignore', second_look.RoutingWarning)
     whole = memory.state_bytes(tx, params)
   return {

@@ -1,4 +1,4 @@
-"""Recipes of Adam that keep fewer second moments."""
+"""Recipes of Adam with fewer second moments."""
 
 from typing import Unpack
 
@@ -26,17 +26,17 @@ def adafactor(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    momentum: decay of an average of the clipped updates, without bias
+    momentum: decay of the moving average of the clipped updates, without bias
       correction; None: no momentum.
     decay_rate: exponent of the decay, 0.8 above.
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('adafactor', ...)` returns.
@@ -66,17 +66,17 @@ def adam_mini(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; None: no first moment, and the gradient
-      itself is divided.
+    b1: decay of the first moment; None: no first moment; the gradient itself is
+      divided.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis of the matrices that is averaged away, -2 or -1, static; -1
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices to average over, -2 or -1, a static integer; -1
       on embedding, -2 on head and matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('adam_mini', ...)` returns.
@@ -109,13 +109,13 @@ def coupled_adam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis of the matrices that is averaged away, -2 or -1, static; -2
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices to average over, -2 or -1, a static integer; -2
       on embedding, -1 on head.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('coupled_adam', ...)` returns.

@@ -15,7 +15,7 @@ _BFLOAT16, _INT8 = {'state_dtype': 'bfloat16'}, {'state_dtype': 'int8'}
 
 
 def _table(axis: int) -> tuple[Part, ...]:
-  """For embeddings and heads; `axis` is the features of a token."""
+  """Methods for embeddings and heads; `axis` is that of a token's features."""
   return (
     Part('adamw'),
     Part('adamw', _BFLOAT16),
@@ -25,7 +25,7 @@ def _table(axis: int) -> tuple[Part, ...]:
   )
 
 
-# By expected loss, the least first. One learning rate, AdamW's, serves all.
+# By expected loss, lowest first. All use one learning rate, AdamW's.
 _MUON = {'consistent_rms': 0.2}
 _ORDER: dict[str, tuple[Part, ...]] = {
   'embedding': _table(-1),
@@ -41,11 +41,11 @@ _ORDER: dict[str, tuple[Part, ...]] = {
 
 
 class Choice(NamedTuple):
-  """What one role could get.
+  """A method that one role could have.
 
   Attributes:
     role: the role.
-    place: in the order of expected loss, 0 being the least.
+    place: position in the order of expected loss; 0 is the lowest loss.
     part: method, its arguments and factor of the learning rate.
     state_bytes: bytes of state for all parameters of the role.
     chosen: whether it is part of the result.
@@ -60,11 +60,11 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-  """A method for each role; `str()` draws the table of all choices.
+  """A method for each role; `str()` returns the table of all choices.
 
   Attributes:
-    choices: what each role that occurs could get.
-    parts: role -> what it gets.
+    choices: the possible methods of each role that occurs.
+    parts: role -> its chosen method.
     state_bytes: of the whole optimizer, for a learning rate that is a number.
   """
 
@@ -76,7 +76,12 @@ class Fit:
   def optimizer(
     self, learning_rate: optax.ScalarOrSchedule, weight_decay: Any = 0.0
   ) -> optax.GradientTransformation:
-    """The optimizer, with AdamW's learning rate; vectors are not decayed."""
+    """Returns the optimizer.
+
+    Args:
+      learning_rate: AdamW's learning rate, a number or an Optax schedule.
+      weight_decay: decay of embedding, head and matrix.
+    """
     parts = {
       role: part._replace(
         weight_decay=None if role == 'vector' else weight_decay
@@ -111,10 +116,10 @@ def _options(part: Part) -> str:
 def fit(params: Any, budget_bytes: int, **options: Any) -> Fit:
   """Chooses a method for each role, so that the state fits in a budget.
 
-  Each role has an order of methods by expected loss, from more state to less.
-  Of all combinations that fit, this takes the one with the least sum of places
-  in these orders, and of those the smallest. The orders are our judgement until
-  a study of whole models has ranked the methods:
+  Each role has a list of methods, sorted by expected loss. Of all combinations
+  that fit, this takes the one with the smallest sum of positions in these
+  lists; among equals, the one with the smallest state. The lists are our
+  judgement until a study of whole models has ranked the methods:
 
     embedding, head: AdamW in float32, bfloat16 and int8, Adam-mini with one
       second moment per token in int8, Adafactor.
@@ -123,14 +128,15 @@ def fit(params: Any, budget_bytes: int, **options: Any) -> Fit:
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s; nothing is allocated.
-    budget_bytes: most bytes of optimizer state.
-    **options: roles and layout, as `sage_optax.recipe` takes them.
+    budget_bytes: largest allowed size of the optimizer state.
+    **options: rules and layout, as in `sage_optax.recipe`.
 
   Returns:
     A `Fit`: `.optimizer(learning_rate)`, `.parts`, `.choices`, `.state_bytes`.
 
   Raises:
-    ValueError: no combination fits, or leaves in doubt.
+    ValueError: no combination fits, or the role or axes of a leaf are not
+      clear.
 
   Example:
     >>> import jax.numpy as jnp, sage_optax

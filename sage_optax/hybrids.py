@@ -1,4 +1,4 @@
-"""Recipes that give matrices a method of their own."""
+"""Recipes with a separate method for matrices."""
 
 from typing import Unpack
 
@@ -37,30 +37,29 @@ def sage_hybrid(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: weight of the old momentum in the update; of embedding and head and
+    b1: weight of the old momentum in the update. Roles: embedding, head,
       vector.
-    b2: decay of the momentum and of the statistic; of embedding and head and
+    b2: decay of the momentum and of the statistic. Roles: embedding, head,
       vector.
-    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
-      slices whose entries are all below 1e-18.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider; of embedding and head and vector.
-    mu_dtype: the same for the momentum alone, Optax's name; of embedding and
-      head and vector.
-    axis: the axis that is averaged away in matrices, a static integer. -2, the
+    eps: added to every norm (matrix) and to SAGE's statistics (other roles).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider. Roles: embedding, head, vector.
+    mu_dtype: as `state_dtype`, for the momentum only; Optax's name. Roles:
+      embedding, head, vector.
+    axis: the axis of matrices to average over, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
       for dense kernels [fan_in, fan_out] and heads [feature, vocab]; -2 on
       embedding and vector, -1 on head.
-    num_iters: number of iterations, at least 1; of matrix.
-    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
-      The fan_out slices [i, :] then end with norm 1, entries with root mean
+    num_iters: number of iterations, at least 1. Roles: matrix.
+    unit_norm: omit both square roots, as the SAGE authors' hybrid does. The
+      fan_out slices [i, :] then end with norm 1, and entries with root mean
       square 1 / sqrt(fan_out); of matrix, off unless paper=True.
-    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
-    paper: take the authors' released form: on matrices no square-root factors
+    kernels: as in `scale_by_sinkgd`; None: XLA's code only.
+    paper: use the authors' released form: on matrices, no square-root factors
       (`unit_norm`) and lr_scale 10.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sage_hybrid', ...)` returns.
@@ -93,22 +92,22 @@ def lion_hybrid(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: weight of the old momentum in the update; of embedding and head and
+    b1: weight of the old momentum in the update. Roles: embedding, head,
       vector.
     b2: decay of the momentum; 0.99 on embedding and head, 0.999 on vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider; of embedding and head and vector.
-    mu_dtype: the same under Optax's name; of embedding and head.
-    num_iters: number of iterations, at least 1; of matrix.
-    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
-      slices whose entries are all below 1e-18; of matrix and vector.
-    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
-      The fan_out slices [i, :] then end with norm 1, entries with root mean
-      square 1 / sqrt(fan_out); of matrix.
-    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider. Roles: embedding, head, vector.
+    mu_dtype: Optax's name for `state_dtype`. Roles: embedding, head.
+    num_iters: number of iterations, at least 1. Roles: matrix.
+    eps: added to every norm (matrix) and to the root of Adam's second moment
+      (vector).
+    unit_norm: omit both square roots, as the SAGE authors' hybrid does. The
+      fan_out slices [i, :] then end with norm 1, and entries with root mean
+      square 1 / sqrt(fan_out). Roles: matrix.
+    kernels: as in `scale_by_sinkgd`; None: XLA's code only.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('lion_hybrid', ...)` returns.
@@ -129,7 +128,7 @@ def sinkgd(
   kernels: str | None = None,
   **options: Unpack[Options],
 ) -> optax.GradientTransformation:
-  """SinkGD on matrices, AdamW elsewhere: the method of its paper.
+  """SinkGD on matrices, AdamW elsewhere, as in its paper.
 
   Method of each role:
 
@@ -140,20 +139,20 @@ def sinkgd(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
-      slices whose entries are all below 1e-18.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider; of embedding and head and vector.
-    num_iters: number of iterations, at least 1; of matrix.
-    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
-      The fan_out slices [i, :] then end with norm 1, entries with root mean
-      square 1 / sqrt(fan_out); of matrix.
-    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: added to every norm (matrix) and to the root of Adam's second moment
+      (other roles).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider. Roles: embedding, head, vector.
+    num_iters: number of iterations, at least 1. Roles: matrix.
+    unit_norm: omit both square roots, as the SAGE authors' hybrid does. The
+      fan_out slices [i, :] then end with norm 1, and entries with root mean
+      square 1 / sqrt(fan_out). Roles: matrix.
+    kernels: as in `scale_by_sinkgd`; None: XLA's code only.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sinkgd', ...)` returns.
@@ -185,23 +184,23 @@ def swan(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to the root of the second moment; of embedding and head and
-      vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider; of embedding and head and vector.
-    ns_steps: number of iterations, at least 1; singular values below about
-      1.5^-ns_steps of the typical are not brought up to the others. Keep to 20
-      in float32: centring leaves an empty direction where rounding grows by 1.5
-      with each, and from about 25 the iteration can diverge; of matrix.
-    center: subtract the mean over fan_in; the variance is about the mean then,
-      else about 0; of matrix.
-    rescale: give the whitened matrix the Frobenius norm it had before. Without
-      it singular values end near 1; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: added to the root of the second moment. Roles: embedding, head, vector.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider. Roles: embedding, head, vector.
+    ns_steps: number of iterations, at least 1. Singular values below about
+      1.5^-ns_steps of a typical one stay smaller than the others. Use at most
+      20 in float32: centering leaves a direction without signal in which
+      rounding errors grow by 1.5 per iteration, and from about 25 iterations on
+      it can diverge. Roles: matrix.
+    center: subtract the mean over fan_in, so that the variance is taken about
+      the mean, else about 0. Roles: matrix.
+    rescale: restore the Frobenius norm that the matrix had before whitening.
+      Without it, singular values end near 1. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('swan', ...)` returns.
@@ -235,7 +234,7 @@ def sage_muon(
 ) -> optax.GradientTransformation:
   """SAGE on embedding, head and vectors, Muon on matrices.
 
-  A combination that nobody has published, without known learning rates.
+  A new combination without published learning rates.
 
   Method of each role:
 
@@ -246,48 +245,48 @@ def sage_muon(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: weight of the old momentum in the update; of embedding and head and
+    b1: weight of the old momentum in the update. Roles: embedding, head,
       vector.
-    b2: decay of the momentum and of the statistic; of embedding and head and
+    b2: decay of the momentum and of the statistic. Roles: embedding, head,
       vector.
-    eps: added to the statistics in the denominators; of embedding and head and
+    eps: added to the statistics in the denominators. Roles: embedding, head,
       vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same for the momentum alone, Optax's name; of embedding and
-      head and vector.
-    axis: the axis that is averaged away in matrices, a static integer. -2, the
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: as `state_dtype`, for the momentum only; Optax's name. Roles:
+      embedding, head, vector.
+    axis: the axis of matrices to average over, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
       for dense kernels [fan_in, fan_out] and heads [feature, vocab]; -2 on
       embedding and vector, -1 on head.
-    momentum: decay of the momentum; None: the gradient itself, and no state; of
+    momentum: decay of the momentum; None: use the gradient itself, without
+      state. Roles: matrix.
+    ns_steps: number of iterations, at least 1. Roles: matrix.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)). Roles: matrix.
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+      Roles: matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1. Roles:
       matrix.
-    ns_steps: number of iterations, at least 1; of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None); of
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further. Roles: matrix.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide. Roles: matrix.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0. Roles: matrix.
+    unit_decay: decay of NorMuon's second moment; None: no second moment. Roles:
       matrix.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1; of matrix.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further; of
-      matrix.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division; of matrix.
-    nuclear_power: exponent of the inner product with V, about its nuclear norm,
-      that multiplies the update; None: 0; of matrix.
-    unit_decay: decay of NorMuon's second moment; None: no such moment; of
-      matrix.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix; of matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix. Roles: matrix.
+    key: seed or key of the samples; used with `ortho_rank` only. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sage_muon', ...)` returns.

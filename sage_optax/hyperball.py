@@ -13,38 +13,39 @@ def hyperball(
   *,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Moves each matrix on the sphere of its own norm, along the steps of `tx`.
+  r"""Keeps the norm of each matrix, and moves it in the direction of `tx`.
 
-  With :math:`N(X) = X / \|X\|_2`, W a matrix and u what `tx` makes of its
-  gradient,
+  With :math:`N(X) = X / \|X\|_2`, W a matrix and u the update of `tx` for it,
 
   .. math::
 
     W \leftarrow R \, N(W - \eta R \, N(u)), \quad R = \|W\|_2
 
-  so the learning rate is the angle of a step, about, and there is no weight
-  decay: it would change nothing. A matrix of zeros has no sphere, and takes
-  the step :math:`-\eta u` itself; a zero u leaves W as it is.
+  so the learning rate is approximately the angle of a step, and weight decay
+  would have no effect. A matrix of zeros takes the step :math:`-\eta u` itself;
+  a zero u leaves W unchanged.
 
-  The paper fixes R at initialisation. The released code measures it at each
-  step, as this does: the two differ by rounding, and this keeps no state.
+  The paper fixes R at initialization. The released code computes it in each
+  step, as this function does: the two differ only by rounding, and no state is
+  needed.
 
-  Whether it gains anything over tuned weight decay is disputed.
+  Whether this improves on tuned weight decay is disputed.
 
   Learning rates:
-    A start, from the released configurations: the root of (learning rate times
-    weight decay) of a tuned Muon or Adam.
+    As a starting point, from the released configurations: the root of (learning
+    rate times weight decay) of a tuned Muon or Adam.
 
   Args:
-    tx: gives directions, such as `scale_by_muon()` or `scale_by_adam()`; it
-      must not apply a learning rate or decay.
+    tx: computes the directions, such as `scale_by_muon()` or `scale_by_adam()`;
+      it must not apply a learning rate or decay.
     learning_rate: a number or an Optax schedule.
-    core_ndim: trailing axes that form one unit, whose norm is kept: 2 for
-      matrices, 1 for vectors; all axes before are a batch. None: min(ndim, 2).
+    core_ndim: number of trailing axes that form one unit, whose norm is kept: 2
+      for matrices, 1 for vectors; all axes before them are a batch. None:
+      min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`, the last of a chain; its `update` needs
-    `params`. State: that of `tx`, and a count where the learning rate is a
+    A `GradientTransformation`, to be the last in a chain; its `update` needs
+    `params`. State: that of `tx`, and a count if the learning rate is a
     schedule.
 
   Raises:
@@ -75,7 +76,7 @@ def hyperball(
     )
 
   def retract(step, param):
-    """The step that ends on the sphere."""
+    """The step that keeps the norm."""
     old = linalg.as_stat(param)
     radius, moved = norm(old), old + step
     size = norm(moved)

@@ -1,4 +1,4 @@
-"""Kernels that are not [..., fan_in, fan_out], seen as if they were."""
+"""Views of kernels that are not [..., fan_in, fan_out] as if they were."""
 
 from collections.abc import Callable
 
@@ -35,8 +35,8 @@ __all__ = [
   'with_matrix_axes',
 ]
 
-# The attention of Flax, Linen and NNX: kernels [embed, heads, head_dim] and
-# [heads, head_dim, embed], biases [heads, head_dim]; stacked ones too.
+# Attention of Flax (Linen and NNX): kernels [embed, heads, head_dim] and
+# [heads, head_dim, embed], biases [heads, head_dim]; also stacked.
 FLAX_ATTENTION: tuple[tuple[str, AxesPair], ...] = (
   (r'(?:^|/)(?:query|key|value)/kernel$', ((-3,), (-2, -1))),
   (r'(?:^|/)(?:query|key|value)/bias$', ((), (-2, -1))),
@@ -47,36 +47,35 @@ FLAX_ATTENTION: tuple[tuple[str, AxesPair], ...] = (
 def with_matrix_axes(
   tx: optax.GradientTransformation, matrix_axes: MatrixAxes
 ) -> optax.GradientTransformationExtraArgs:
-  """Shows `tx` each leaf as matrices [..., fan_in, fan_out].
+  """Presents each leaf to `tx` as matrices [..., fan_in, fan_out].
 
-  Gradients and parameters are transposed and reshaped before `tx` sees them,
-  and its updates back, so the results are those on matrices. The axes of a
-  leaf that its pair does not name are a batch, in their order, in front.
+  Gradients and parameters are transposed and reshaped for `tx`, and its updates
+  are transformed back. Axes of a leaf that its pair does not name are batch
+  axes; they come first, in their order.
 
-  The state is kept in the layout of the parameters: an array of it has the
-  parameter's number of axes, each of the parameter's size or reduced. Where
-  the method has k numbers (1, or a rank) for a side that is made of several
-  axes, the first named one has size k and the others 1. So one rule shards any
-  state, and `sage_optax.sharding.state_specs` knows it.
+  The state keeps the layout of the parameters: each of its arrays has the
+  parameter's number of axes, each with the parameter's size or a smaller one.
+  If the method stores k numbers (1, or a rank) for a side of several axes, the
+  first of these axes has size k and the others have size 1. So
+  `sage_optax.sharding.state_specs` can shard any state.
 
   Args:
-    tx: any gradient transformation, of Optax's too. Extra arguments of its
-      `update` are passed on as they are.
-    matrix_axes: what the axes of a leaf are: a pair `(fan_in, fan_out)` of
-      tuples of axes, negative ones counted from the end. A side without an
-      axis has size 1, so `((), (0, 1))` makes one vector of a bias
-      [heads, head_dim]. Given as a list of (pattern, pair) rules, whose
-      regular expressions are searched in the leaf's path as in
-      `sage_optax.roles.assign` (leaves that none matches stay as they are), or
-      as a function from the path to a pair or None. `FLAX_ATTENTION` are the
+    tx: any gradient transformation, including Optax's. Extra arguments of
+      `update` are passed on unchanged.
+    matrix_axes: a pair `(fan_in, fan_out)` of tuples of axes per leaf; negative
+      axes count from the end. A side without axes has size 1, so `((), (0, 1))`
+      views a bias [heads, head_dim] as one vector. Either a list of (pattern,
+      pair) rules, whose regular expressions are searched in the leaf's path as
+      in `sage_optax.roles.assign` (leaves without a match are unchanged), or a
+      function from the path to a pair or None. `FLAX_ATTENTION` contains the
       rules for Flax's attention.
 
   Returns:
     A transformation for parameters in their own layout.
 
   Raises:
-    ValueError: malformed rules; when it meets the leaf, two rules with
-      different pairs, or a pair that does not fit it.
+    ValueError: malformed rules; from `init` or `update`, two matching rules
+      with different pairs, or a pair that does not fit a leaf.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -107,7 +106,7 @@ def with_matrix_axes(
 def matrix_shape(
   path: str, shape: tuple[int, ...], axes_of: Callable[[str], AxesPair | None]
 ) -> tuple[int, ...]:
-  """The shape that a leaf of this path and shape is seen in."""
+  """Returns the shape of the matrix view of a leaf."""
   pair = axes_of(path)
   if pair is None:
     return shape

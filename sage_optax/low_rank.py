@@ -42,29 +42,30 @@ def apollo(
     learning_rate: a number or an Optax schedule.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    eps: added to the root of the second moment; 1e-08 on embedding and head and
+    eps: added to the root of the second moment; 1e-08 on embedding, head and
       vector, 1e-06 on matrix.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    rank: rows of P, at most the smaller side; a static integer; of matrix.
-    update_proj_gap: steps between two projectors, a static integer; of matrix.
-    scale: enters as its square root. APOLLO-Mini takes 128 with rank 1; of
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    rank: rows of P, at most the smaller side; a static integer. Roles: matrix.
+    update_proj_gap: steps between two projectors, a static integer. Roles:
       matrix.
-    norm_growth_limit: largest growth of a matrix's norm in one step; None: no
-      limiter; of matrix.
-    per_unit: one factor per index of the larger side; False: per matrix; of
+    scale: the update is multiplied by its square root. APOLLO-Mini uses 128
+      with rank 1. Roles: matrix.
+    norm_growth_limit: largest factor by which a matrix's norm may grow in one
+      step; None: no limiter. Roles: matrix.
+    per_unit: one factor per index of the larger side; False: per matrix. Roles:
       matrix.
-    scale_front: apply `scale` before the limiter, as the released option; of
-      matrix.
+    scale_front: apply `scale` before the limiter, an option of the released
+      code. Roles: matrix.
     projector: 'gaussian', entries N(0, 1/rank); 'svd', the leading singular
-      vectors of the gradient; 'subspace', the same by orthogonal iteration; or
-      a callable (key, matrix[fan_in, fan_out], count) -> P[rank, smaller side].
-      With optax.inject_hyperparams a callable has to be in static_args; of
-      matrix.
-    key: seed or key of the projectors; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+      vectors of the gradient; 'subspace', nearly the same, by orthogonal
+      iteration; or a callable (key, matrix[fan_in, fan_out], count) -> P[rank,
+      smaller side]. With optax.inject_hyperparams, name `projector` in
+      static_args if it is a callable. Roles: matrix.
+    key: seed or key of the projectors. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('apollo', ...)` returns.
@@ -90,7 +91,7 @@ def apollo_mini(
   key: int | jax.Array = 0,
   **options: Unpack[Options],
 ) -> optax.GradientTransformation:
-  """APOLLO-Mini, of rank 1, on matrices, AdamW elsewhere.
+  """APOLLO-Mini (rank 1) on matrices, AdamW elsewhere.
 
   Method of each role:
 
@@ -103,29 +104,30 @@ def apollo_mini(
     learning_rate: a number or an Optax schedule.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    eps: added to the root of the second moment; 1e-08 on embedding and head and
+    eps: added to the root of the second moment; 1e-08 on embedding, head and
       vector, 1e-06 on matrix.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    rank: rows of P, at most the smaller side; a static integer; of matrix.
-    update_proj_gap: steps between two projectors, a static integer; of matrix.
-    scale: enters as its square root. APOLLO-Mini takes 128 with rank 1; of
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    rank: rows of P, at most the smaller side; a static integer. Roles: matrix.
+    update_proj_gap: steps between two projectors, a static integer. Roles:
       matrix.
-    norm_growth_limit: largest growth of a matrix's norm in one step; None: no
-      limiter; of matrix.
-    per_unit: one factor per index of the larger side; False: per matrix; of
+    scale: the update is multiplied by its square root. APOLLO-Mini uses 128
+      with rank 1. Roles: matrix.
+    norm_growth_limit: largest factor by which a matrix's norm may grow in one
+      step; None: no limiter. Roles: matrix.
+    per_unit: one factor per index of the larger side; False: per matrix. Roles:
       matrix.
-    scale_front: apply `scale` before the limiter, as the released option; of
-      matrix.
+    scale_front: apply `scale` before the limiter, an option of the released
+      code. Roles: matrix.
     projector: 'gaussian', entries N(0, 1/rank); 'svd', the leading singular
-      vectors of the gradient; 'subspace', the same by orthogonal iteration; or
-      a callable (key, matrix[fan_in, fan_out], count) -> P[rank, smaller side].
-      With optax.inject_hyperparams a callable has to be in static_args; of
-      matrix.
-    key: seed or key of the projectors; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+      vectors of the gradient; 'subspace', nearly the same, by orthogonal
+      iteration; or a callable (key, matrix[fan_in, fan_out], count) -> P[rank,
+      smaller side]. With optax.inject_hyperparams, name `projector` in
+      static_args if it is a callable. Roles: matrix.
+    key: seed or key of the projectors. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('apollo_mini', ...)` returns.
@@ -161,22 +163,23 @@ def galore(
     learning_rate: a number or an Optax schedule.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    eps: added to the root of the second moment; 1e-08 on embedding and head and
+    eps: added to the root of the second moment; 1e-08 on embedding, head and
       vector, 1e-06 on matrix.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    rank: rows of P, at most the smaller side; a static integer; of matrix.
-    update_proj_gap: steps between two projectors, a static integer; of matrix.
-    scale: factor of the update; of matrix.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    rank: rows of P, at most the smaller side; a static integer. Roles: matrix.
+    update_proj_gap: steps between two projectors, a static integer. Roles:
+      matrix.
+    scale: factor of the update. Roles: matrix.
     projector: 'svd', the leading singular vectors of the gradient; 'subspace',
-      nearly the same by orthogonal iteration from the projector before;
+      nearly the same, by orthogonal iteration from the previous projector;
       'gaussian', entries N(0, 1/rank); or a callable (key, matrix[fan_in,
-      fan_out], count) -> P[rank, smaller side]. With optax.inject_hyperparams a
-      callable has to be in static_args; of matrix.
-    key: seed or key of the projectors; 'svd' does not use it; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+      fan_out], count) -> P[rank, smaller side]. With optax.inject_hyperparams,
+      name `projector` in static_args if it is a callable. Roles: matrix.
+    key: seed or key of the projectors; 'svd' does not use it. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('galore', ...)` returns.
@@ -214,21 +217,22 @@ def fira(
     learning_rate: a number or an Optax schedule.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    eps: added to the root of the second moment; 1e-08 on embedding and head and
+    eps: added to the root of the second moment; 1e-08 on embedding, head and
       vector, 1e-06 on matrix.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    rank: rows of P, at most the smaller side; a static integer; of matrix.
-    update_proj_gap: steps between two projectors, a static integer; of matrix.
-    alpha: factor of the subspace's part; of matrix.
-    norm_growth_limit: largest growth of a residual's norm in one step; None: no
-      limiter; of matrix.
-    exact_residual: subtract the projection without `alpha`; of matrix.
-    projector: as in `scale_by_galore`; of matrix.
-    key: seed or key of the projectors; 'svd' does not use it; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    rank: rows of P, at most the smaller side; a static integer. Roles: matrix.
+    update_proj_gap: steps between two projectors, a static integer. Roles:
+      matrix.
+    alpha: factor of the update in the subspace. Roles: matrix.
+    norm_growth_limit: largest factor by which a residual's norm may grow in one
+      step; None: no limiter. Roles: matrix.
+    exact_residual: subtract the projection without `alpha`. Roles: matrix.
+    projector: as in `scale_by_galore`. Roles: matrix.
+    key: seed or key of the projectors; 'svd' does not use it. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('fira', ...)` returns.
@@ -260,21 +264,20 @@ def soap(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; 0.9 on embedding and head and vector, 0.95 on
+    b1: decay of the first moment; 0.9 on embedding, head and vector, 0.95 on
       matrix.
-    b2: decay of the second moment; 0.999 on embedding and head and vector, 0.95
-      on matrix.
+    b2: decay of the second moment; 0.999 on embedding, head and vector, 0.95 on
+      matrix.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    update_proj_gap: steps between two bases, a static integer; of matrix.
-    max_side: sides longer than this are not rotated, a static integer; of
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    update_proj_gap: steps between two bases, a static integer. Roles: matrix.
+    max_side: longest side that is rotated, a static integer. Roles: matrix.
+    one_sided: rotate the smaller side only, fan_in if both are equal. Roles:
       matrix.
-    one_sided: rotate the smaller side only, fan_in if both are equal; of
-      matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('soap', ...)` returns.

@@ -1,4 +1,4 @@
-"""Bytes of optimizer state, known without allocating it."""
+"""Size of the optimizer state, computed without allocating it."""
 
 import math
 from typing import Any
@@ -8,14 +8,14 @@ import optax
 
 
 def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:
-  """Size of the state that `tx.init(params)` would make.
+  """Returns the size of the state `tx.init(params)`.
 
   Args:
     tx: any gradient transformation.
     params: tree of arrays or `ShapeDtypeStruct`s.
 
   Returns:
-    Bytes over all leaves of the state, counters included.
+    Bytes of all leaves of the state, including counters.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax

@@ -1,4 +1,4 @@
-"""Recipes that divide slices of matrices by their size."""
+"""Recipes that divide slices of matrices by their norm."""
 
 from typing import Unpack
 
@@ -39,25 +39,25 @@ def scale(
     learning_rate: a number or an Optax schedule.
     momentum: decay of the momentum; None: no momentum, no state; None on
       embedding and matrix, 0.9 on head.
-    eps: smallest rms (or norm) divided by. Zero slices stay zero.
-    unit_norm: divide by the L2 norm, as the paper's equation does; of embedding
-      and head and matrix.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis that slices run along in matrices, a static integer: -2,
+    eps: smallest rms (or norm) to divide by; on vector, added to the root of
+      Adam's second moment.
+    unit_norm: divide by the L2 norm, as the paper's equation does. Roles:
+      embedding, head, matrix.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices that slices run along, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
-      (the features of a token); of embedding and head and matrix.
-    nesterov: mix the gradient into the momentum once more; of embedding and
-      head and matrix.
+      (the features of a token). Roles: embedding, head, matrix.
+    nesterov: use Nesterov momentum. Roles: embedding, head, matrix.
     center: subtract from matrices the mean over the other axis, before and
-      after the division; of embedding and head and matrix.
-    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)); of
-      embedding and head and matrix.
-    b1: decay of the first moment; of vector.
-    b2: decay of the second moment; of vector.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+      after the division. Roles: embedding, head, matrix.
+    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)). Roles:
+      embedding, head, matrix.
+    b1: decay of the first moment. Roles: vector.
+    b2: decay of the second moment. Roles: vector.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('scale', ...)` returns.
@@ -84,7 +84,7 @@ def sage_scale(
 ) -> optax.GradientTransformation:
   """SAGE on embedding, head and vectors, SCALE on matrices.
 
-  A combination that nobody has published, without known learning rates.
+  A new combination without published learning rates.
 
   Method of each role:
 
@@ -95,29 +95,30 @@ def sage_scale(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: weight of the old momentum in the update; of embedding and head and
+    b1: weight of the old momentum in the update. Roles: embedding, head,
       vector.
-    b2: decay of the momentum and of the statistic; of embedding and head and
+    b2: decay of the momentum and of the statistic. Roles: embedding, head,
       vector.
-    eps: smallest rms (or norm) divided by. Zero slices stay zero.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same for the momentum alone, Optax's name; of embedding and
-      head and vector.
-    axis: the axis that slices run along in matrices, a static integer: -2,
-      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
-      (the features of a token); -2 on embedding and matrix and vector, -1 on
+    eps: smallest rms (or norm) to divide by (matrix); added to SAGE's
+      statistics (other roles).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: as `state_dtype`, for the momentum only; Optax's name. Roles:
+      embedding, head, vector.
+    axis: the axis of matrices that SAGE averages over and that SCALE's slices
+      run along, a static integer; -2 on embedding, matrix and vector, -1 on
       head.
-    momentum: decay of the momentum; None: no momentum, no state; of matrix.
-    unit_norm: divide by the L2 norm, as the paper's equation does; of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    center: subtract from matrices the mean over the other axis, before and
-      after the division; of matrix.
-    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)); of
+    momentum: decay of the momentum; None: no momentum, no state. Roles: matrix.
+    unit_norm: divide by the L2 norm, as the paper's equation does. Roles:
       matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    center: subtract from matrices the mean over the other axis, before and
+      after the division. Roles: matrix.
+    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)). Roles:
+      matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sage_scale', ...)` returns.
@@ -153,24 +154,26 @@ def rmnp(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    momentum: decay of the momentum; None: no momentum, no state; of matrix.
-    unit_norm: divide by the L2 norm, as the paper's equation does; of matrix.
-    axis: the axis that slices run along in matrices, a static integer: -2,
-      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
-      (the features of a token); of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    center: subtract from matrices the mean over the other axis, before and
-      after the division; of matrix.
-    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)); of
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: smallest norm to divide by (matrix); added to the root of Adam's second
+      moment (other roles).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    momentum: decay of the momentum; None: no momentum, no state. Roles: matrix.
+    unit_norm: divide by the L2 norm, as the paper's equation does. Roles:
       matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    axis: the axis of matrices that slices run along, a static integer: -2,
+      fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
+      (the features of a token). Roles: matrix.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    center: subtract from matrices the mean over the other axis, before and
+      after the division. Roles: matrix.
+    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)). Roles:
+      matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('rmnp', ...)` returns.
@@ -206,10 +209,10 @@ def symmetric(
 ) -> optax.GradientTransformation:
   """Unit norm per token, Muon on matrices, AdamW on vectors.
 
-  Symmetry-compatible updates: permuting the tokens, or rotating the features,
-  of parameters and gradients does the same to the update. A router [feature,
-  expert] is treated as a head: give it that role in `rules`. The factors are
-  the ratios of the rates published for Qwen3 0.6B.
+  Symmetry-compatible updates: if the tokens of parameters and gradients are
+  permuted, or their features rotated, the update changes in the same way. A
+  router [feature, expert] should be treated as a head: give it that role in
+  `rules`. The factors are the ratios of the rates published for Qwen3 0.6B.
 
   Method of each role:
 
@@ -222,50 +225,50 @@ def symmetric(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    momentum: decay of the momentum; None: no momentum, no state; of embedding
-      and head and matrix.
-    eps: smallest rms (or norm) divided by. Zero slices stay zero; of embedding
-      and head and vector.
-    unit_norm: divide by the L2 norm, as the paper's equation does; of embedding
-      and head.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis that slices run along in matrices, a static integer: -2,
+    momentum: decay of the momentum; None: no momentum, no state. Roles:
+      embedding, head, matrix.
+    eps: smallest norm to divide by (embedding, head); added to the root of
+      Adam's second moment (vector).
+    unit_norm: divide by the L2 norm, as the paper's equation does. Roles:
+      embedding, head.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices that slices run along, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token); -1 on embedding, -2 on head.
-    nesterov: mix the gradient into the momentum once more; False on embedding
-      and head, True on matrix.
+    nesterov: use Nesterov momentum; False on embedding and head, True on
+      matrix.
     center: subtract from matrices the mean over the other axis, before and
       after the division; False on embedding, True on head.
-    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)); of
-      embedding and head.
-    ns_steps: number of iterations, at least 1; of matrix.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None); of
+    shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)). Roles:
+      embedding, head.
+    ns_steps: number of iterations, at least 1. Roles: matrix.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)). Roles: matrix.
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+      Roles: matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1. Roles:
       matrix.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1; of matrix.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further; of
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further. Roles: matrix.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide. Roles: matrix.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0. Roles: matrix.
+    unit_decay: decay of NorMuon's second moment; None: no second moment. Roles:
       matrix.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division; of matrix.
-    nuclear_power: exponent of the inner product with V, about its nuclear norm,
-      that multiplies the update; None: 0; of matrix.
-    unit_decay: decay of NorMuon's second moment; None: no such moment; of
-      matrix.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix; of matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
-    b1: decay of the first moment; of vector.
-    b2: decay of the second moment; of vector.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix. Roles: matrix.
+    key: seed or key of the samples; used with `ortho_rank` only. Roles: matrix.
+    b1: decay of the first moment. Roles: vector.
+    b2: decay of the second moment. Roles: vector.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('symmetric', ...)` returns.

@@ -1,4 +1,4 @@
-"""Recipes that orthogonalise the steps of matrices."""
+"""Recipes that orthogonalize the updates of matrices."""
 
 from typing import Unpack
 
@@ -43,40 +43,39 @@ def muon(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to the root of the second moment; of embedding and head and
-      vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    momentum: decay of the momentum; None: the gradient itself, and no state; of
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: added to the root of the second moment. Roles: embedding, head, vector.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    momentum: decay of the momentum; None: use the gradient itself, without
+      state. Roles: matrix.
+    ns_steps: number of iterations, at least 1. Roles: matrix.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)). Roles: matrix.
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+      Roles: matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1. Roles:
       matrix.
-    ns_steps: number of iterations, at least 1; of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None); of
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further. Roles: matrix.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide. Roles: matrix.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0. Roles: matrix.
+    unit_decay: decay of NorMuon's second moment; None: no second moment. Roles:
       matrix.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1; of matrix.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further; of
-      matrix.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division; of matrix.
-    nuclear_power: exponent of the inner product with V, about its nuclear norm,
-      that multiplies the update; None: 0; of matrix.
-    unit_decay: decay of NorMuon's second moment; None: no such moment; of
-      matrix.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix; of matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix. Roles: matrix.
+    key: seed or key of the samples; used with `ortho_rank` only. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('muon', ...)` returns.
@@ -117,40 +116,39 @@ def muon_eq(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to the root of the second moment; of embedding and head and
-      vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    momentum: decay of the momentum; None: the gradient itself, and no state; of
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: added to the root of the second moment. Roles: embedding, head, vector.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    momentum: decay of the momentum; None: use the gradient itself, without
+      state. Roles: matrix.
+    ns_steps: number of iterations, at least 1. Roles: matrix.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)). Roles: matrix.
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+      Roles: matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1. Roles:
       matrix.
-    ns_steps: number of iterations, at least 1; of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None); of
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further. Roles: matrix.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide. Roles: matrix.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0. Roles: matrix.
+    unit_decay: decay of NorMuon's second moment; None: no second moment. Roles:
       matrix.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1; of matrix.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further; of
-      matrix.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division; of matrix.
-    nuclear_power: exponent of the inner product with V, about its nuclear norm,
-      that multiplies the update; None: 0; of matrix.
-    unit_decay: decay of NorMuon's second moment; None: no such moment; of
-      matrix.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix; of matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix. Roles: matrix.
+    key: seed or key of the samples; used with `ortho_rank` only. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('muon_eq', ...)` returns.
@@ -191,40 +189,39 @@ def normuon(
 
   Args:
     learning_rate: a number or an Optax schedule.
-    b1: decay of the first moment; of embedding and head and vector.
-    b2: decay of the second moment; of embedding and head and vector.
-    eps: added to the root of the second moment; of embedding and head and
-      vector.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    momentum: decay of the momentum; None: the gradient itself, and no state; of
+    b1: decay of the first moment. Roles: embedding, head, vector.
+    b2: decay of the second moment. Roles: embedding, head, vector.
+    eps: added to the root of the second moment. Roles: embedding, head, vector.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    momentum: decay of the momentum; None: use the gradient itself, without
+      state. Roles: matrix.
+    ns_steps: number of iterations, at least 1. Roles: matrix.
+    nesterov: use Nesterov momentum. Roles: matrix.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)). Roles: matrix.
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+      Roles: matrix.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1. Roles:
       matrix.
-    ns_steps: number of iterations, at least 1; of matrix.
-    nesterov: mix the gradient into the momentum once more; of matrix.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)); of matrix.
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None); of
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further. Roles: matrix.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide. Roles: matrix.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0. Roles: matrix.
+    unit_decay: decay of NorMuon's second moment; None: no second moment. Roles:
       matrix.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1; of matrix.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further; of
-      matrix.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division; of matrix.
-    nuclear_power: exponent of the inner product with V, about its nuclear norm,
-      that multiplies the update; None: 0; of matrix.
-    unit_decay: decay of NorMuon's second moment; None: no such moment; of
-      matrix.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix; of matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only; of matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix. Roles: matrix.
+    key: seed or key of the samples; used with `ortho_rank` only. Roles: matrix.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('normuon', ...)` returns.

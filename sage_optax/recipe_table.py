@@ -44,18 +44,19 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-# Methods for which an element's neighbours do not matter.
+# Methods that treat each element on its own.
 ELEMENTWISE = ('adamw', 'lion', 'spam')
 
 
 class Part(NamedTuple):
-  """What one role gets.
+  """The method of one role.
 
   Attributes:
     method: key of `METHODS`.
     kwargs: arguments of the method.
     lr_scale: factor of the update, not of the decay.
-    weight_decay: decoupled decay, multiplied by the learning rate; None: none.
+    weight_decay: decoupled decay, multiplied by the learning rate; None: no
+      decay.
   """
 
   method: str
@@ -70,7 +71,7 @@ class Recipe(NamedTuple):
   Attributes:
     summary: one line for the docstring.
     embedding, head, matrix, vector: the parts.
-    paper: role -> arguments that `paper=True` overrides; None: no such form.
+    paper: role -> overrides of `paper=True`; None: the recipe has no such form.
   """
 
   summary: str
@@ -119,13 +120,13 @@ RECIPES: dict[str, Recipe] = {
     _ADAMW,
   ),
   'sinkgd': Recipe(
-    'SinkGD on matrices, AdamW elsewhere: the method of its paper.',
+    'SinkGD on matrices, AdamW elsewhere, as in its paper.',
     _ADAMW,
     _ADAMW,
     Part('sinkgd', lr_scale=0.05),
     _ADAMW,
   ),
-  'sinkgd_pure': _uniform('SinkGD on every role, no state at all.', 'sinkgd'),
+  'sinkgd_pure': _uniform('SinkGD on every role, without state.', 'sinkgd'),
   'stable_spam': _uniform('Stable-SPAM on every role.', 'stable_spam'),
   'spam': _uniform('SPAM on every role.', 'spam'),
   'sgd_sai': _uniform('SGD-SaI on every role.', 'sgd_sai'),
@@ -144,7 +145,7 @@ RECIPES: dict[str, Recipe] = {
     _ADAMW,
   ),
   'apollo_mini': Recipe(
-    'APOLLO-Mini, of rank 1, on matrices, AdamW elsewhere.',
+    'APOLLO-Mini (rank 1) on matrices, AdamW elsewhere.',
     _ADAMW,
     _ADAMW,
     Part('apollo', {'rank': 1, 'per_unit': False, 'scale': 128.0}),
@@ -225,16 +226,16 @@ RECIPES: dict[str, Recipe] = {
     Part('adamw', {'b2': 0.95}, lr_scale=2.5),
   ),
   'sage_muon': Recipe(
-    'SAGE on embedding, head and vectors, Muon on matrices: a combination that '
-    'nobody has published, without known learning rates.',
+    'SAGE on embedding, head and vectors, Muon on matrices: a new combination '
+    'without published learning rates.',
     _SAGE_EMBEDDING,
     _SAGE_DENSE,
     Part('muon'),
     Part('sage'),
   ),
   'sage_scale': Recipe(
-    'SAGE on embedding, head and vectors, SCALE on matrices: a combination '
-    'that nobody has published, without known learning rates.',
+    'SAGE on embedding, head and vectors, SCALE on matrices: a new combination '
+    'without published learning rates.',
     _SAGE_EMBEDDING,
     _SAGE_DENSE,
     Part('scale'),

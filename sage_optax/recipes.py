@@ -1,4 +1,4 @@
-"""Recipes: built from the table, by name or by their public functions."""
+"""Builds recipes from the table, by name."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,7 @@ _COMMON = (*ROUTING, 'weight_decay', *ROLES)
 
 
 def recipe_names() -> tuple[str, ...]:
-  """Names that `recipe` and `explain` know."""
+  """Names that `recipe` and `explain` accept."""
   return tuple(RECIPES)
 
 
@@ -32,14 +32,14 @@ def recipe(
   """An optimizer by name: one method per role, routed by `optax.partition`.
 
   Each role gets `chain(scale_by_x, scale(lr_scale), add_decayed_weights,
-  scale_by_learning_rate)`: the decay is decoupled, multiplied by the learning
-  rate and not by lr_scale. Role 'vector' is not decayed unless its own dict
-  asks for it.
+  scale_by_learning_rate)`: the decay is decoupled and multiplied by the
+  learning rate, but not by lr_scale. Vectors are not decayed unless their dict
+  sets `weight_decay`.
 
-  Each leaf has a role and axes of fan_in and fan_out by the evidence of, in
+  The role of a leaf, and its axes of fan_in and fan_out, are inferred from, in
   this order: the arguments below, the names of its axes (Flax's boxes, Haliax,
-  Penzai), its own name where its shape agrees. Leaves in doubt are refused,
-  with the lines to paste.
+  Penzai), its own name if the shape agrees. If they are not clear, the error
+  contains the lines to paste.
 
   Args:
     name: one of `recipe_names()`.
@@ -48,30 +48,30 @@ def recipe(
     **options: more arguments, all optional:
 
       embedding, head, matrix, vector: a dict of overrides for the role:
-        `lr_scale`, `weight_decay`, and the arguments of its method.
-      rules: (pattern, role) pairs, as `sage_optax.roles.assign` takes them.
-      logical_axes: tree like the parameters of tuples of axis names.
+        `lr_scale`, `weight_decay`, and arguments of its method.
+      rules: (pattern, role) pairs, as in `sage_optax.roles.assign`.
+      logical_axes: tree like the parameters, of tuples of axis names.
       matrix_axes: for leaves that are not [..., fan_in, fan_out]: pairs
         (pattern, (axes of fan_in, axes of fan_out)) or a function of the path,
-        as `sage_optax.with_matrix_axes` takes them. Leaves with role 'vector'
-        take ((), axes).
+        as in `sage_optax.with_matrix_axes`. For leaves with role 'vector', use
+        ((), axes).
       stacked: pattern, or patterns, of leaves that have an axis of layers.
-      scan_axis: where that axis is; norm scales and biases have it too.
-      preset: of `sage_optax.layout`: which library laid the parameters out.
-      default_role: role of leaves that no rule knows; 'auto' means matrix from
-        two axes on, else vector.
-      roles: tree of roles (or a prefix of one), or a callable that makes it
-        from parameters, in place of rules.
-      paper: True chooses the authors' released form where there is one.
-      Arguments of methods such as `b1`, given to every part whose method takes
-        them.
+      scan_axis: the index of that axis, also in norm scales and biases.
+      preset: the layout of a library, from `sage_optax.layout`.
+      default_role: role of leaves that no rule matches; 'auto' means matrix for
+        two or more axes, else vector.
+      roles: tree of roles (or a prefix of one), or a callable that computes it
+        from the parameters; replaces the rules.
+      paper: whether to use the authors' released form, where there is one.
+      Arguments of methods such as `b1`, passed to every role whose method
+        accepts them.
 
   Returns:
     An ordinary `GradientTransformation`; its `update` needs `params`.
 
   Raises:
-    ValueError: unknown recipe, or an argument that no part takes; from `init`,
-      leaves in doubt.
+    ValueError: unknown recipe, or an argument that no method accepts; from
+      `init`, leaves whose role or axes are not clear.
 
   Example:
     >>> import jax.numpy as jnp, optax, sage_optax
@@ -98,7 +98,7 @@ def assemble(
   learning_rate: optax.ScalarOrSchedule,
   said: routing.Routing,
 ) -> optax.GradientTransformation:
-  """The optimizer that gives each role its part."""
+  """Returns the optimizer that applies to each role its part."""
   arguments.check_rate('learning_rate', learning_rate)
   transforms = {
     role: optax.chain(
@@ -118,7 +118,7 @@ def assemble(
 
 
 def build_method(part: Part, role: str) -> optax.GradientTransformation:
-  """The method of a part alone, with the units of its role."""
+  """Returns the method of a part alone, on the units of its role."""
   method = METHODS[part.method]
   kwargs = dict(part.kwargs)
   if 'core_ndim' in inspect.signature(method).parameters:
@@ -134,20 +134,20 @@ def resolve(
   paper: bool = False,
   **shared: Any,
 ) -> dict[str, Part]:
-  """The parts of a recipe, role by role, with all overrides applied.
+  """Returns the parts of a recipe, with all overrides applied.
 
   Args:
     name: one of `recipe_names()`.
     weight_decay: decay of all roles but 'vector'.
     overrides: role -> `lr_scale`, `weight_decay` and arguments of its method.
-    paper: take the authors' released form.
-    **shared: arguments for every part whose method takes them.
+    paper: whether to use the authors' released form.
+    **shared: arguments for every part whose method accepts them.
 
   Returns:
     Role -> `Part`, for all four roles.
 
   Raises:
-    ValueError: unknown recipe, or an argument that no part takes.
+    ValueError: unknown recipe, or an argument that no method accepts.
   """
   if name not in RECIPES:
     known = ', '.join(RECIPES)
@@ -155,9 +155,7 @@ def resolve(
   row = RECIPES[name]
   arguments.check_rate('weight_decay', weight_decay)
   if paper and row.paper is None:
-    raise ValueError(
-      f'Recipe {name!r} has no paper form: leave paper=True out.'
-    )
+    raise ValueError(f'Recipe {name!r} has no paper form: omit paper=True.')
   variants = (row.paper or {}) if paper else {}
   parts: dict[str, Part] = {}
   taken: set[str] = set()
@@ -213,6 +211,6 @@ def _parameters(method: str) -> tuple[str, ...]:
 
 
 def shared_names(row: Recipe) -> list[str]:
-  """Arguments that some part of the recipe takes, in their methods' order."""
+  """Arguments that some method of the recipe accepts, in its order."""
   names = [n for r in ROLES for n in _parameters(getattr(row, r).method)]
   return list(dict.fromkeys([*names, *(['paper'] if row.paper else [])]))

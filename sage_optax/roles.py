@@ -1,8 +1,8 @@
 """A role for every leaf: embedding, head, matrix or vector.
 
-Roles decide which method a recipe gives to a leaf. They come from rules of the
-user, from logical axes or from names, never from the number of axes alone:
-stacked layers make matrices 3-D and norm scales 2-D.
+A leaf's role decides which method a recipe applies to it. Roles come from the
+user's rules, from logical axes or from names, never from the number of axes
+alone: with stacked layers, matrices are 3-D and norm scales are 2-D.
 """
 
 from collections.abc import Sequence
@@ -29,32 +29,32 @@ def assign(
   """Gives every leaf of `params` a role.
 
   `rules` come first, then the names of axes (`logical_axes`, or metadata of
-  Flax, Haliax and Penzai), then the names of leaves in Flax (Linen and NNX),
-  Haiku, Equinox, Hugging Face and PyTorch. A leaf whose path has no name (a
-  bare array, lists, tuples) is 'vector' if it has fewer than 2 axes, else
+  Flax, Haliax and Penzai), then the names that leaves have in Flax (Linen and
+  NNX), Haiku, Equinox, Hugging Face and PyTorch. A leaf whose path has no name
+  (a bare array, lists, tuples) is 'vector' if it has fewer than 2 axes, else
   'matrix'.
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
-    rules: (pattern, role) pairs. A regular expression is searched in the
-      leaf's path, whose names are joined by '/' ('.' within a name counts as
-      '/'; last parts that belong to a box, such as 'value', 'array' and
-      'data_array', are dropped). A tuple of axis names must equal the leaf's
-      logical axes; '*' matches any one name.
+    rules: (pattern, role) pairs. A pattern is either a regular expression,
+      searched in the leaf's path, whose names are joined by '/' ('.' within a
+      name counts as '/'; trailing parts that belong to a box, such as 'value',
+      'array' and 'data_array', are dropped); or a tuple of axis names that must
+      equal the leaf's logical axes, where '*' matches any one name.
     logical_axes: tree like `params` (it may have more leaves) whose leaves are
       tuples of axis names.
-    default_role: role of named leaves that no rule knows; 'auto' means matrix
-      from two axes on, else vector. None: an error.
-    preset: of `sage_optax.layout`, whose library made the names.
+    default_role: role of named leaves that no rule matches; 'auto' means matrix
+      for two or more axes, else vector. None: raise an error.
+    preset: the layout of a library, from `sage_optax.layout`.
 
   Returns:
     A tree like `params` whose leaves are 'embedding', 'head', 'matrix' or
     'vector'.
 
   Raises:
-    ValueError: a leaf whose role is not clear, a leaf that two rules of one
-      list give different roles, an unknown role, or a leaf of fewer than 2
-      axes with a role other than 'vector'.
+    ValueError: a leaf whose role is not clear, a leaf to which two rules of one
+      list give different roles, an unknown role, or a leaf with fewer than 2
+      axes and a role other than 'vector'.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -85,6 +85,6 @@ assign.is_assign = True  # type: ignore[attr-defined]
 
 
 def match(params: Any, **kwargs: Any) -> list[routing.Leaf]:
-  """As `assign`, but returns the record of every leaf, in their order."""
+  """As `assign`, but returns a list with a record for each leaf, in order."""
   said = routing.Routing(**kwargs)
   return routing.resolve(params, said, roles_only=True)

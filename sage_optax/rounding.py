@@ -1,8 +1,8 @@
-"""Stochastic rounding: state and parameters in bfloat16 that still learn.
+"""Stochastic rounding, so that bfloat16 state and parameters keep learning.
 
 Rounding to nearest loses every change below half a unit in the last place:
-0.4 % in bfloat16. Rounding up with the probability of the part cut off is right
-on average, so small steps add up.
+0.4 % in bfloat16. Rounding up with a probability equal to the truncated
+fraction is exact on average, so small steps add up.
 """
 
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
     key: a key of `jax.random`.
 
   Returns:
-    A bfloat16 array whose expectation is `x`. Values that bfloat16 has, zeros,
-    infinities and NaN stay as they are; beyond its largest number (3.3895e38)
-    it is that or infinity.
+    A bfloat16 array whose expectation is `x`. Values that bfloat16 can
+    represent, infinities and NaN are unchanged. Values above the largest
+    bfloat16 number (3.3895e38) become that number or infinity.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -36,7 +36,7 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
     1.001
   """
   x = x.astype(jnp.float32)
-  # Into the 16 bits that are cut off: a carry rounds the magnitude up.
+  # Added to the 16 bits that are truncated: a carry rounds the magnitude up.
   added = noise.bits(key, x) >> 16
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + added
   cut = jax.lax.bitcast_convert_type(
@@ -46,14 +46,14 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def raw_key(key: int | jax.Array) -> jax.Array:
-  """What a random method keeps of its argument `key`: uint32[2], threefry's.
+  """Returns the state that a random method keeps of its key: uint32[2].
 
   Args:
-    key: a seed (traced too, as `optax.inject_hyperparams` has it), a typed key
-      of any kind, or the two numbers themselves.
+    key: a seed (possibly traced, as under `optax.inject_hyperparams`), a typed
+      key of any implementation, or the two threefry numbers themselves.
 
   Raises:
-    ValueError: it is none of these.
+    ValueError: `key` is none of these.
   """
   if not isinstance(key, int):
     key = jnp.asarray(key)
@@ -73,18 +73,18 @@ def raw_key(key: int | jax.Array) -> jax.Array:
 
 
 def typed_key(raw: jax.Array) -> jax.Array:
-  """The key that `raw_key` made numbers of."""
+  """The inverse of `raw_key`: a typed threefry key."""
   return jax.random.wrap_key_data(raw, impl=_IMPL)
 
 
 def leaf_numbers(tree: Any) -> Any:
-  """A tree like `tree` of each leaf's index among its leaves.
+  """Returns a tree like `tree`, of each leaf's index among the leaves.
 
-  The random methods tell leaves apart by this number, never by name. Leaves
-  that `optax.masked` or `optax.partition` has masked count too, so a leaf has
-  the number that it has in the whole tree. Another wrapper around the tree, or
-  other names, change no number as long as JAX's order of the leaves stays: that
-  of a dict is the order of its sorted keys.
+  Random methods distinguish leaves by this number, never by name. Leaves masked
+  by `optax.masked` or `optax.partition` are counted, so a leaf has the same
+  number as in the whole tree. Renaming, or wrapping the tree, changes no number
+  as long as JAX's order of the leaves stays the same; for dicts, that is the
+  order of the sorted keys.
   """
 
   def is_masked(x):
@@ -96,12 +96,12 @@ def leaf_numbers(tree: Any) -> Any:
 
 
 def leaf_key(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
-  """A key of its own for the leaf with this number of `leaf_numbers`."""
+  """Returns a distinct key for the leaf with this number of `leaf_numbers`."""
   return jax.random.fold_in(key, number)
 
 
 def check_dtype(dtype: Any) -> None:
-  """Raises ValueError unless it is None or a dtype that states can have."""
+  """Raises ValueError unless `dtype` is None or supported for states."""
   allowed = ('float32', 'bfloat16', 'int8')
   if dtype is not None and jnp.dtype(dtype).name not in allowed:
     raise ValueError(
@@ -111,7 +111,7 @@ def check_dtype(dtype: Any) -> None:
 
 
 def one_dtype(state_dtype: Any, mu_dtype: Any) -> Any:
-  """The one of the two that is given; ValueError if both are."""
+  """Returns the one that is not None; raises ValueError if both are given."""
   if None not in (state_dtype, mu_dtype):
     raise ValueError(
       f'Give state_dtype or mu_dtype, not both, got {state_dtype!r} and '
@@ -127,26 +127,27 @@ def low_precision_state(
   slot: str | None = None,
   constant: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-  """Keeps what `tx` remembers in float32, bfloat16 or 8 bits.
+  """Stores the state of `tx` in float32, bfloat16 or int8.
 
-  `tx` itself sees and makes float32; its state has a field `count`, from which
-  (with the leaf's index) the noise of the rounding is drawn, so the state gains
-  no slot and the mesh changes nothing.
+  `tx` itself computes in float32. The noise of the rounding is derived from the
+  state's field `count` and the leaf's index, so the state needs no additional
+  field, and the result does not depend on the mesh.
 
   Args:
     tx: a transformation whose state is a NamedTuple with a field `count`.
-    dtype: float32, bfloat16 or int8; None: the state as `tx` has it. In int8
-      (`core.eight_bits`) are `mu` and `nu` alone; other fields stay float32.
+    dtype: float32, bfloat16 or int8; None: leave the state unchanged. With
+      int8 (`core.eight_bits`), only `mu` and `nu` are int8; other fields stay
+      float32.
     slot: name of the only field to change. None: all.
-    constant: fields that stay the same for many steps, and are rounded to
+    constant: fields that stay the same for many steps; they are rounded to
       nearest.
 
   Returns:
-    A transformation with a state of the same structure, whose floating arrays
-    have this dtype.
+    A transformation with a state of the same structure, whose floating-point
+    arrays have this dtype.
 
   Raises:
-    ValueError: another dtype.
+    ValueError: an unsupported dtype.
   """
   check_dtype(dtype)
   if dtype is None:
@@ -190,7 +191,7 @@ def low_precision_state(
 
 
 def _noise(count, slot):
-  """Numbers from 0 to 1 for each element of a tree."""
+  """Returns a function from a tree to uniform noise in [0, 1) of its shapes."""
   key = jax.random.fold_in(jax.random.key(0, impl=_IMPL), count)
   key = jax.random.fold_in(key, slot == 'nu')
 
@@ -205,7 +206,7 @@ class StochasticRoundUpdatesState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    inner_state: state of the transformation, for float32 parameters.
+    inner_state: state of the wrapped transformation, for float32 parameters.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -215,26 +216,27 @@ class StochasticRoundUpdatesState(NamedTuple):
 def stochastic_round_updates(
   tx: optax.GradientTransformation, seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-  """Lets parameters kept in bfloat16 learn from steps below their resolution.
+  """Trains bfloat16 parameters with updates below their resolution.
 
-  `tx` runs on float32 gradients and parameters. Its step is added in float32
-  and the sum rounded stochastically; the update is the difference to the old
-  parameter, in float32, so that `optax.apply_updates` arrives at the rounded
-  value exactly (a weight that falls below 2^-16 of itself in one step: within
-  2^-24 of what it was). Weight decay and small learning rates, which rounding
-  to nearest loses in bfloat16 altogether, act on average as they would in
+  `tx` runs on float32 gradients and parameters. Its update is added in float32
+  and the sum is rounded stochastically. The returned update is the difference
+  to the old parameter, in float32, so that `optax.apply_updates` gives exactly
+  the rounded value (a weight that shrinks below 2^-16 of itself in one step:
+  within 2^-24 of its old value). Weight decay and small learning rates, which
+  rounding to nearest would lose entirely in bfloat16, act on average as in
   float32.
 
-  It has to be the last transformation: a chain around it would change steps
-  that are already whole units of bfloat16, and wrappers that choose between
-  its updates and zeros of the gradients' type (`optax.apply_if_finite`) belong
-  inside. `optax.MultiSteps` may be around it. Parameters of other types are
-  left to `tx` as they are.
+  This must be the outermost transformation: later ones in a chain would change
+  updates that are already whole units of bfloat16, and wrappers that choose
+  between the updates and zeros of the gradients' dtype
+  (`optax.apply_if_finite`) belong inside it. `optax.MultiSteps` may be around
+  it. Parameters of other dtypes are passed to `tx` unchanged.
 
   Args:
     tx: the whole optimizer.
-    seed: of the noise. It depends also on the count and on the leaf's index in
-      the tree of parameters, masked leaves counted; not on names or the mesh.
+    seed: seed of the noise. The noise also depends on the count and on the
+      leaf's index in the tree of parameters, including masked leaves; it does
+      not depend on names or the mesh.
 
   Returns:
     A transformation whose `update` needs `params`. Updates of bfloat16

@@ -1,4 +1,4 @@
-"""PartitionSpecs for the state of any optimizer, by alignment of axes."""
+"""PartitionSpecs for the state of any optimizer, from the parameters' specs."""
 
 import math
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from sage_optax.core import placement as placement_lib
 
 
 def unbox(tree: Any) -> Any:
-  """A tree whose boxes of Flax are replaced by what is in them.
+  """Replaces the boxes of Flax in a tree by their contents.
 
   Args:
-    tree: of anything. Boxes are `nn.Partitioned`, `nn.LogicallyPartitioned` and
+    tree: any tree. Boxes are `nn.Partitioned`, `nn.LogicallyPartitioned` and
       `nnx.Variable`, around arrays, shapes or `PartitionSpec`s.
 
   Returns:
-    The tree of their contents.
+    The tree without boxes.
 
   Example:
     >>> import jax.numpy as jnp
@@ -36,23 +36,23 @@ def state_specs(
   param_specs: Any,
   mesh_shape: Mapping[str, int] | None = None,
 ) -> Any:
-  """PartitionSpecs for `tx.init(params)`.
+  """Returns `PartitionSpec`s for `tx.init(params)`.
 
   Every array of the state that belongs to a parameter has the parameter's
-  number of axes; an axis of the parameter's size takes its spec, one that was
-  reduced is replicated. Counters and keys are replicated.
+  number of axes. Axes with the parameter's size are sharded as the parameter's;
+  reduced axes are replicated, and so are counters and keys.
 
   Args:
-    tx: any gradient transformation, of Optax's too.
+    tx: any gradient transformation, including Optax's.
     params: tree of arrays or `ShapeDtypeStruct`s, boxed by Flax or not.
-    param_specs: tree like `params` of `PartitionSpec`s, boxed or not.
-    mesh_shape: axis name -> size, such as `mesh.shape`. With it, an axis that
-      was projected to a rank (GaLore, Fira, APOLLO) is sharded as the axis in
-      whose place it is, and what the mesh does not divide is replicated.
+    param_specs: tree like `params`, of `PartitionSpec`s, boxed or not.
+    mesh_shape: axis name -> size, such as `mesh.shape`. If given, an axis
+      that was projected to a rank (GaLore, Fira, APOLLO) is sharded as the
+      original axis, and axes that the mesh does not divide are replicated.
 
   Returns:
-    A tree like `tx.init(params)` of `PartitionSpec`s, without boxes: it fits a
-    boxed state too where a prefix of a tree does, as in `out_shardings`.
+    A tree like `tx.init(params)`, of `PartitionSpec`s without boxes. For a
+    boxed state it is a valid prefix, for example in `out_shardings`.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax
@@ -95,33 +95,33 @@ def with_mesh(
   mesh: jax.sharding.Mesh,
   param_specs: Any,
 ) -> optax.GradientTransformationExtraArgs:
-  """Lets the matrix methods in `tx` use the devices of a mesh well.
+  """Distributes the matrix work of `tx` over the devices of a mesh.
 
   Newton-Schulz (Muon), whitening (SWAN) and the decompositions of projectors
-  (GaLore, Fira, APOLLO) multiply matrices with themselves. On matrices that are
-  sharded, each product would gather them anew. Here stacked matrices
-  `[layers, fan_in, fan_out]` go to devices layer by layer for this work, and
-  back: two all-to-alls a matrix. On a mesh of one CPU, SinkGD, SAGE, SCALE and
-  Adam-mini process matrices block by block. SinkGD with `kernels='pallas'` runs
-  a kernel on the local shards, on TPUs and NVIDIA GPUs. Nothing changes for
-  other methods. Numbers stay the same, up to rounding. Axes that the mesh does
-  not divide are taken to be replicated.
+  (GaLore, Fira, APOLLO) multiply matrices by themselves. If the matrices are
+  sharded, each product would gather them again. With this wrapper, each device
+  instead gets whole matrices of some layers of a stack
+  `[layers, fan_in, fan_out]`: two all-to-alls per matrix. On a mesh of one CPU,
+  SinkGD, SAGE, SCALE and Adam-mini process matrices block by block. SinkGD with
+  `kernels='pallas'` runs a kernel on the local shards, on TPUs and NVIDIA GPUs.
+  Other methods do not change. Results stay the same up to rounding. Axes that
+  the mesh does not divide are assumed to be replicated.
 
-  The transformations in `tx` get `placements=`, where each parameter lies, as
-  an extra argument of `update`.
+  The transformations in `tx` get the extra argument `placements=` of `update`,
+  which describes how each parameter is sharded.
 
   Args:
-    tx: any gradient transformation; the update has to be jitted.
+    tx: any gradient transformation; its update must be jitted.
     mesh: the mesh of the parameters, with automatic axes.
-    param_specs: tree like the parameters of `PartitionSpec`s, boxed by Flax or
-      not, as the parameters.
+    param_specs: tree like the parameters, of `PartitionSpec`s; it may be boxed
+      by Flax, as the parameters may.
 
   Returns:
-    `tx`, with the same state.
+    `tx` with the same state.
 
   Raises:
-    ValueError: a mesh with explicit axes, a leaf of `param_specs` that is no
-      `PartitionSpec`; from `update`, a leaf that it has no entry for.
+    ValueError: a mesh with explicit axes, or a leaf of `param_specs` that is
+      not a `PartitionSpec`; from `update`, a leaf without an entry.
 
   Example:
     >>> import jax, sage_optax
@@ -134,7 +134,7 @@ def with_mesh(
   if jax.sharding.AxisType.Explicit in mesh.axis_types:
     raise ValueError(
       'with_mesh needs a mesh with automatic axes, got explicit ones: use the '
-      'transformation as it is.'
+      'transformation without with_mesh.'
     )
   inner = optax.with_extra_args_support(tx)
   specs = {}
@@ -183,7 +183,7 @@ def undivided_axes(
     mesh_shape: axis name -> size, such as `mesh.shape`.
 
   Returns:
-    Indices of the axes that have to be replicated.
+    Indices of the axes that must be replicated.
 
   Example:
     >>> undivided_axes((2048, 5461), PartitionSpec('fsdp', 'tp'),

@@ -1,4 +1,4 @@
-"""Recipes that have one method on every role."""
+"""Recipes that use one method on every role."""
 
 from typing import Unpack
 
@@ -22,8 +22,8 @@ def adamw(
 ) -> optax.GradientTransformation:
   """AdamW, Optax's with float32 state.
 
-  The order of the first arguments is that of `optax.adamw`; the decay is 0
-  unless given, and vectors are not decayed.
+  The first arguments have the order of `optax.adamw`. Unlike there, the weight
+  decay is 0 by default, and vectors are not decayed.
 
   Method on every role: `scale_by_adam`.
 
@@ -32,11 +32,11 @@ def adamw(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('adamw', ...)` returns.
@@ -62,12 +62,12 @@ def lion(
     learning_rate: a number or an Optax schedule.
     b1: weight of the old momentum in the update.
     b2: decay of the momentum.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same under Optax's name.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: Optax's name for `state_dtype`.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('lion', ...)` returns.
@@ -101,16 +101,16 @@ def sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same for the momentum alone, Optax's name.
-    axis: the axis that is averaged away in matrices, a static integer. -2, the
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: as `state_dtype`, for the momentum only; Optax's name.
+    axis: the axis of matrices to average over, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
       for dense kernels [fan_in, fan_out] and heads [feature, vocab]; -2 on
       embedding and vector, -1 on head and matrix.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sage', ...)` returns.
@@ -128,21 +128,20 @@ def sinkgd_pure(
   kernels: str | None = None,
   **options: Unpack[Options],
 ) -> optax.GradientTransformation:
-  """SinkGD on every role, no state at all.
+  """SinkGD on every role, without state.
 
   Method on every role: `scale_by_sinkgd`.
 
   Args:
     learning_rate: a number or an Optax schedule.
     num_iters: number of iterations, at least 1.
-    eps: added to every norm. Zero slices stay zero; compiled for one CPU, so do
-      slices whose entries are all below 1e-18.
-    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
-      The fan_out slices [i, :] then end with norm 1, entries with root mean
+    eps: added to every norm. Zero slices stay zero.
+    unit_norm: omit both square roots, as the SAGE authors' hybrid does. The
+      fan_out slices [i, :] then end with norm 1, and entries with root mean
       square 1 / sqrt(fan_out).
-    kernels: as `scale_by_sinkgd` takes it; None: XLA's code alone.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    kernels: as in `scale_by_sinkgd`; None: XLA's code only.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sinkgd_pure', ...)` returns.
@@ -178,17 +177,17 @@ def stable_spam(
     gamma1: decay of the mean norm.
     gamma2: decay of the mean squared norm.
     gamma3: decay of the mean largest entry.
-    reset_interval: steps between resets of Adam's moments, at least 1; None:
-      none.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    total_steps: multiply b1 and gamma1 by half a cosine that falls from 1 to
-      `min_scale` in so many steps and stays there; None: leave them as they
-      are. In the released code only.
-    min_scale: where that cosine ends.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    reset_interval: steps between resets of Adam's moments, at least 1; None: no
+      resets.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    total_steps: multiply b1 and gamma1 by a cosine schedule from 1 to
+      `min_scale` over this many steps; None: leave them unchanged. This is in
+      the released code only.
+    min_scale: final value of that schedule.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('stable_spam', ...)` returns.
@@ -221,20 +220,20 @@ def spam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    threshold: theta, the largest ratio of a squared entry to its second moment.
+    threshold: theta, the largest allowed ratio of a squared entry to its second
+      moment.
     reset_interval: steps between resets of the moments, at least 1.
-    warmup_steps: steps of the warm-up after each reset.
+    warmup_steps: length of the warm-up after each reset.
     grace_steps: steps without clipping at the start and after each reset.
-    density: share of the entries that learn between two resets, in (0, 1]. The
-      number 1 leaves the masks out of the program; an array (as
-      `optax.inject_hyperparams` makes of it) is compared with them at each
-      step.
-    key: of the masks: a seed or a key of `jax.random`.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+    density: share of the entries that learn between two resets, in (0, 1]. With
+      the Python number 1, the program contains no masks; with an array (as
+      under `optax.inject_hyperparams`), masks are computed in every step.
+    key: seed or key of the masks.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('spam', ...)` returns.
@@ -260,13 +259,13 @@ def sgd_sai(
     learning_rate: a number or an Optax schedule.
     momentum: decay of the momentum.
     eps: added to the standard deviation.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
     normalize_by_max: divide gsnr by its maximum over all units that this
-      transformation sees (in a recipe: those of the role), as the paper does.
-    **options: roles and layout, decay and overrides of one role, as
-      `sage_optax.recipe` takes them.
+      transformation sees (in a recipe, the units of one role), as in the paper.
+    **options: weight decay, overrides per role, rules and layout, as in
+      `sage_optax.recipe`.
 
   Returns:
     What `sage_optax.recipe('sgd_sai', ...)` returns.

@@ -18,7 +18,7 @@ class ScaleByAdafactorState(NamedTuple):
     fan_in: mean squares over fan_out, [..., fan_in, 1]; of vectors, squares.
     fan_out: mean squares over fan_in, [..., 1, fan_out]; of vectors, one zero
       each.
-    mu: momentum, in the shapes of the parameters; None where `momentum` is.
+    mu: momentum, in the shapes of the parameters; None if `momentum` is None.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -54,30 +54,30 @@ def scale_by_adafactor(
   relative step size of the paper, rms(parameter) times the learning rate, can
   be added with `optax.scale_by_param_block_rms`; the recipe does not use it.
 
-  `optax.scale_by_factored_rms` is the same for a single matrix, without the
-  clip. In a stack of layers Optax factors over the two longest axes, and it
-  does not factor matrices with a side below 128.
+  For a single matrix, `optax.scale_by_factored_rms` is the same without
+  clipping. In a stack of layers, Optax factors over the two longest axes, and
+  it does not factor matrices with a side below 128.
 
   Learning rates:
-    None that we know of without the relative step size.
+    Without the relative step size, we know of no published rates.
 
   Args:
-    momentum: decay of an average of the clipped updates, without bias
+    momentum: decay of the moving average of the clipped updates, without bias
       correction; None: no momentum.
     decay_rate: exponent of the decay, 0.8 above.
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
-      all axes before are a batch. None: min(ndim, 2).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
+      vectors; all axes before them are a batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`; updates have the dtype of the updates that came
-    in. State: m + n numbers per matrix [m, n] and d + 1 per vector [d]; with
-    momentum mn and d more.
+    A `GradientTransformation`; updates keep the dtype of the gradients. State:
+    m + n numbers per matrix [m, n] and d + 1 per vector [d]; with momentum, mn
+    and d more.
 
   Raises:
     ValueError: `core_ndim` does not fit.
@@ -114,7 +114,7 @@ def scale_by_adafactor(
       update = x / jnp.sqrt(fan_in)
     else:
       mean = _mean(fan_in, linalg.FAN_IN)
-      # Two factors, as the product of r and c underflows for small gradients.
+      # Two divisions: the product of r and c underflows for small gradients.
       update = x / jnp.sqrt(fan_in / mean) / jnp.sqrt(fan_out)
     if clipping_threshold is None:
       return update

@@ -14,7 +14,7 @@ def scale_by_adam(
   eps: jax.typing.ArrayLike = 1e-8,
   state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-  r"""`optax.scale_by_adam`, whose moments are float32 also for bf16 parameters.
+  r"""`optax.scale_by_adam` with float32 moments, also for bfloat16 parameters.
 
   .. math::
 
@@ -23,8 +23,8 @@ def scale_by_adam(
     u_t &= \frac{m_t / (1 - \beta_1^t)}
       {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-  Optax keeps the moments in the parameters' type. A bfloat16 second moment with
-  b2 = 0.999 stops changing, because a step changes it by less than its
+  Optax keeps the moments in the parameters' dtype. A bfloat16 second moment
+  with b2 = 0.999 stops changing, because each step changes it by less than its
   resolution.
 
   Learning rates:
@@ -35,14 +35,14 @@ def scale_by_adam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
 
   Returns:
-    A `GradientTransformation` with an `optax.ScaleByAdamState`; updates have
-    the dtype of the updates that came in. State: 2mn numbers per matrix [m, n],
-    2d per vector [d].
+    A `GradientTransformation` with an `optax.ScaleByAdamState`; updates keep
+    the dtype of the gradients. State: 2mn numbers per matrix [m, n], 2d per
+    vector [d].
 
   Example:
     >>> import jax.numpy as jnp, sage_optax

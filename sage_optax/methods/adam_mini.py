@@ -1,4 +1,4 @@
-"""Adam with one second moment for a whole slice: Adam-mini, Coupled Adam."""
+"""Adam with one second moment per slice: Adam-mini, Coupled Adam."""
 
 import functools
 import operator
@@ -18,8 +18,8 @@ class ScaleByAdamMiniState(NamedTuple):
   Attributes:
     count: int32 scalar, number of updates so far.
     mu: first moment, in the shapes of the parameters, float32 or wider;
-      None where `b1` is None.
-    nu: second moment, `axis` of the matrices with size 1.
+      None if `b1` is None.
+    nu: second moment; in matrices, `axis` has size 1.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -45,38 +45,40 @@ def scale_by_adam_mini(
     u_t &= \frac{m_t / (1 - \beta_1^t)}
       {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-  with the mean over `axis`, so that slices along it share one step size. On an
-  embedding [vocab, feature] axis -2 is Coupled Adam: all tokens share the
-  second moment of a feature, and the gradients of a softmax, whose sum over the
-  vocabulary is zero, move the mean embedding no more than they would with SGD.
-  Axis -1 gives each token one second moment, as Adam-mini does there. On a
-  dense kernel [fan_in, fan_out] and a head [feature, vocab] axis -2 gives each
-  fan-out unit one, which is Adam-mini's partition but for queries and keys:
-  Adam-mini has one number per head there, and the shape does not show where
-  heads begin.
+  with the mean over `axis`, so that a slice along it has a single step size.
 
-  SAGE stores as many numbers, with a mean of |g| instead of a mean of g^2.
+  On an embedding [vocab, feature], axis -2 is Coupled Adam: all tokens share
+  the second moment of a feature. The gradients of a softmax, whose sum over the
+  vocabulary is zero, then move the mean embedding no more than with SGD. Axis
+  -1 is Adam-mini: each token has one second moment.
+
+  On a dense kernel [fan_in, fan_out] or a head [feature, vocab], axis -2 is
+  Adam-mini: each fan-out unit has one second moment. The exception is queries
+  and keys, where Adam-mini has one per attention head; the shape does not show
+  where heads begin.
+
+  SAGE stores as many numbers, but averages |g| instead of g^2.
 
   Learning rates:
-    Published: those of Adam, for both methods.
+    Published: Adam's rates, for both methods.
 
   Args:
-    b1: decay of the first moment; None: no first moment, and the gradient
-      itself is divided.
+    b1: decay of the first moment; None: no first moment; the gradient itself is
+      divided.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis of the matrices that is averaged away, -2 or -1, static.
-    core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
-      whose elements have a second moment each; all axes before are a batch.
-      None: min(ndim, 2).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices to average over, -2 or -1, a static integer.
+    core_ndim: number of trailing axes that form one unit: 2 for matrices; 1 for
+      vectors, whose elements each have a second moment; all axes before them
+      are a batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`; updates have the dtype of the updates that came
-    in. State: mn + n numbers per matrix [m, n] (axis -2) or mn + m (axis -1),
-    2d per vector [d]; n, m and d without a first moment.
+    A `GradientTransformation`; updates keep the dtype of the gradients. State:
+    mn + n numbers per matrix [m, n] (axis -2) or mn + m (axis -1), 2d per
+    vector [d]; without a first moment n, m and d.
 
   Raises:
     ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does

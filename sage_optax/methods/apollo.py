@@ -15,13 +15,13 @@ class ScaleByApolloState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    rng_key: uint32[2], from which projectors are drawn.
+    rng_key: uint32[2], the key of the projectors.
     mu: first moment of the projected gradient: the parameter's shape with the
       rank on the smaller side, float32 or wider.
     nu: second moment, the same shape.
     norm: [..., 1, 1], norm of the scaled gradient, for the limiter.
     projector: the parameter's shape with the rank on the larger side; None for
-      'gaussian' ones, which are drawn from `rng_key` in each step.
+      'gaussian', whose projectors are generated from `rng_key` in each step.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -47,10 +47,11 @@ def scale_by_apollo(
   projector: subspace.Projector = 'gaussian',
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformation:
-  r"""Scales each channel of a gradient by a factor learnt in a random subspace.
+  r"""Scales each channel of a gradient by a factor from Adam in a subspace.
 
-  With P of shape [rank, smaller side], new every `update_proj_gap` steps, and a
-  gradient written with its smaller side first,
+  With a projector P [rank, smaller side], renewed every `update_proj_gap`
+  steps, and the gradient transposed if necessary to [smaller side, larger
+  side],
 
   .. math::
 
@@ -62,47 +63,50 @@ def scale_by_apollo(
       {1 - \beta_1^t} \, \mathrm{limited}(g_t \, \mathrm{diag}(s_t))
 
   There is one factor s per index j of the larger side, or one per matrix
-  (`per_unit=False`). The limiter lets the norm of a matrix grow by the factor
-  `norm_growth_limit` a step; the first step is free. Moments are kept when P
-  changes.
+  (`per_unit=False`). The limiter lets the norm of a matrix grow at most by the
+  factor `norm_growth_limit` per step, except in the first step. Moments are
+  kept when P changes.
 
-  What the paper leaves open is taken from the released code: the root of
-  `scale`, eps before the bias correction, the limiter before it. There is one
-  difference: where a gradient is zero, that code stores the norm 0, after which
-  the matrix hardly moves; this function keeps the previous norm.
+  Details that the paper leaves open follow the released code: the root of
+  `scale`, and eps and the limiter before the bias correction. There is one
+  difference: after a zero gradient, the released code stores the norm 0, and
+  the matrix hardly moves from then on; this function keeps the previous norm.
 
   Learning rates:
-    Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4),
-    for APOLLO-Mini too; SAGE's script has 1e-4 (The Pile).
+    Published: 0.01 (its paper, Llama of 60M to 1B parameters on C4), also for
+    APOLLO-Mini; SAGE's script uses 1e-4 (The Pile).
 
   Args:
     rank: rows of P, at most the smaller side; a static integer.
     update_proj_gap: steps between two projectors, a static integer.
-    scale: enters as its square root. APOLLO-Mini takes 128 with rank 1.
+    scale: the update is multiplied by its square root. APOLLO-Mini uses 128
+      with rank 1.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    norm_growth_limit: largest growth of a matrix's norm in one step; None: no
-      limiter.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    norm_growth_limit: largest factor by which a matrix's norm may grow in one
+      step; None: no limiter.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
     per_unit: one factor per index of the larger side; False: per matrix.
-    scale_front: apply `scale` before the limiter, as the released option.
+    scale_front: apply `scale` before the limiter, an option of the released
+      code.
     projector: 'gaussian', entries N(0, 1/rank); 'svd', the leading singular
-      vectors of the gradient; 'subspace', the same by orthogonal iteration; or
-      a callable (key, matrix[fan_in, fan_out], count) -> P[rank, smaller side].
-      With optax.inject_hyperparams a callable has to be in static_args.
+      vectors of the gradient; 'subspace', nearly the same, by orthogonal
+      iteration; or a callable (key, matrix[fan_in, fan_out], count) -> P[rank,
+      smaller side]. With optax.inject_hyperparams, name `projector` in
+      static_args if it is a callable.
     key: seed or key of the projectors.
 
   Returns:
-    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State per matrix: 2 * rank * larger
-    side + 1, and rank * smaller side unless P is 'gaussian'.
+    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates keep
+    the dtype of the gradients. State per matrix: 2 * rank * larger side + 1,
+    plus rank * smaller side unless P is 'gaussian'.
 
   Raises:
     ValueError: `rank` or `update_proj_gap` is less than 1 or traced, or
-      `projector` is unknown; from `init`, an array of less than 2 axes.
+      `projector` is unknown; from `init`, an array with fewer than 2 axes.
 
   Example:
     >>> import jax, jax.numpy as jnp, sage_optax

@@ -16,7 +16,7 @@ class ScaleByFiraState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    rng_key: uint32[2], from which random projectors are drawn.
+    rng_key: uint32[2], the key of random projectors.
     mu: first moment of the projected gradient: the parameter's shape with the
       rank on the smaller side, float32 or wider.
     nu: second moment, the same shape.
@@ -46,10 +46,11 @@ def scale_by_fira(
   projector: subspace_lib.Projector = 'svd',
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformation:
-  r"""Adam in a subspace, and the residual scaled as Adam scales the subspace.
+  r"""Adam in a subspace, with the residual scaled as Adam scales the subspace.
 
-  With P of shape [rank, smaller side], new every `update_proj_gap` steps, and a
-  gradient written with its smaller side first,
+  With a projector P [rank, smaller side], renewed every `update_proj_gap`
+  steps, and the gradient transposed if necessary to [smaller side, larger
+  side],
 
   .. math::
 
@@ -61,15 +62,15 @@ def scale_by_fira(
       \mathrm{limited}((g_t - \alpha P^T R_t) \, \mathrm{diag}(\phi_t)) \right)
 
   There is one factor per index j of the larger side. The limiter lets the norm
-  of a matrix's residual grow by the factor `norm_growth_limit` a step; the
-  first step is free.
+  of a matrix's residual grow at most by the factor `norm_growth_limit` per
+  step, except in the first step.
 
   The paper subtracts the whole projection from the gradient
-  (`exact_residual=True`). The released code, followed by default, subtracts
-  `alpha` times the projection, so part of the leading directions stays in the
-  residual. As in that code, eps is added before the bias correction and the
-  limiter works before it. Where a residual is zero, the code stores the norm 0,
-  after which the residual has hardly any effect; this function keeps the
+  (`exact_residual=True`). The default follows the released code, which
+  subtracts `alpha` times the projection, so part of the leading directions
+  stays in the residual. As in that code, eps and the limiter are applied before
+  the bias correction. After a zero residual, the code stores the norm 0, and
+  the residual has hardly any effect from then on; this function keeps the
   previous norm.
 
   Learning rates:
@@ -78,27 +79,27 @@ def scale_by_fira(
   Args:
     rank: rows of P, at most the smaller side; a static integer.
     update_proj_gap: steps between two projectors, a static integer.
-    alpha: factor of the subspace's part.
+    alpha: factor of the update in the subspace.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    norm_growth_limit: largest growth of a residual's norm in one step; None: no
-      limiter.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    norm_growth_limit: largest factor by which a residual's norm may grow in one
+      step; None: no limiter.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
     exact_residual: subtract the projection without `alpha`.
     projector: as in `scale_by_galore`.
     key: seed or key of the projectors; 'svd' does not use it.
 
   Returns:
-    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State per matrix: 2 * rank * larger
-    side + rank * smaller side + 1.
+    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates keep
+    the dtype of the gradients. State per matrix: 2 * rank * larger side + rank
+    * smaller side + 1.
 
   Raises:
     ValueError: `rank` or `update_proj_gap` is less than 1 or traced, or
-      `projector` is unknown; from `init`, an array of less than 2 axes.
+      `projector` is unknown; from `init`, an array with fewer than 2 axes.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -141,8 +142,8 @@ def scale_by_fira(
       phi = linalg.norm(direction, axis) / (linalg.norm(low, axis) + 1e-8)
       kept = subspace_lib.back(low, projector, grad.shape)
       residual = grad - (kept if exact_residual else alpha * kept)
-      # What is left of a gradient within the subspace is rounding, whose tiny
-      # norm the limiter would let grow from for a thousand steps.
+      # If the gradient lies in the subspace, the residual is rounding error.
+      # The limiter would need a thousand steps to grow from its tiny norm.
       left = linalg.norm(residual, (-2, -1))
       noise = 1e-6 * linalg.norm(grad, (-2, -1))
       residual = jnp.where(left > noise, residual, 0.0)

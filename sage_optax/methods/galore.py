@@ -15,7 +15,7 @@ class ScaleByGaloreState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    rng_key: uint32[2], from which random projectors are drawn.
+    rng_key: uint32[2], the key of random projectors.
     mu: first moment of the projected gradient: the parameter's shape with the
       rank on the smaller side, float32 or wider.
     nu: second moment, the same shape.
@@ -43,8 +43,9 @@ def scale_by_galore(
 ) -> optax.GradientTransformation:
   r"""Adam on gradients projected to their leading singular vectors.
 
-  With P of shape [rank, smaller side], new every `update_proj_gap` steps, and a
-  gradient written with its smaller side first,
+  With a projector P [rank, smaller side], renewed every `update_proj_gap`
+  steps, and the gradient transposed if necessary to [smaller side, larger
+  side],
 
   .. math::
 
@@ -53,12 +54,11 @@ def scale_by_galore(
     u_t &= \mathrm{scale} \, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \,
       P^T \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-  The moments stay as they are when P changes. As in the released code eps is
-  added before the bias correction, and the singular vectors are computed in
-  float32.
+  The moments are kept when P changes. As in the released code, eps is added
+  before the bias correction, and the singular vectors are computed in float32.
 
-  `optax.contrib.galore` projects the larger side and gives leaves of three axes
-  to Adam; here all axes before the last two are a batch of matrices. On TPUs
+  `optax.contrib.galore` projects the larger side and uses Adam for leaves with
+  three axes; here all axes before the last two are a batch of matrices. On TPUs
   and for sharded matrices, use projector='subspace', because an SVD is slow to
   compile there and is computed unsharded.
 
@@ -72,24 +72,24 @@ def scale_by_galore(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
     projector: 'svd', the leading singular vectors of the gradient; 'subspace',
-      nearly the same by orthogonal iteration from the projector before;
-      'gaussian', entries N(0, 1/rank); or a callable (key,
-      matrix[fan_in, fan_out], count) -> P[rank, smaller side]. With
-      optax.inject_hyperparams a callable has to be in static_args.
+      nearly the same, by orthogonal iteration from the previous projector;
+      'gaussian', entries N(0, 1/rank); or a callable (key, matrix[fan_in,
+      fan_out], count) -> P[rank, smaller side]. With optax.inject_hyperparams,
+      name `projector` in static_args if it is a callable.
     key: seed or key of the projectors; 'svd' does not use it.
 
   Returns:
-    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State per matrix: 2 * rank * larger
-    side + rank * smaller side.
+    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates keep
+    the dtype of the gradients. State per matrix: 2 * rank * larger side + rank
+    * smaller side.
 
   Raises:
     ValueError: `rank` or `update_proj_gap` is less than 1 or traced, or
-      `projector` is unknown; from `init`, an array of less than 2 axes.
+      `projector` is unknown; from `init`, an array with fewer than 2 axes.
 
   Example:
     >>> import jax.numpy as jnp, sage_optax

@@ -36,27 +36,27 @@ def scale_by_lion(
     u_t &= \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
-  The same as `optax.scale_by_lion`, bit for bit in float32; compiled for CPUs,
+  In float32 the same as `optax.scale_by_lion`, bit for bit; compiled for CPUs,
   signs may differ where the sign's argument is within rounding of zero. The
-  momentum is float32 also where parameters are narrower; Optax's takes their
-  type. Paper and released codes agree.
+  momentum is float32 even if parameters are narrower, where Optax's has their
+  dtype. Paper and released code agree.
 
   Learning rates:
-    A third to a tenth of AdamW's, with a weight decay as much larger, is the
-    paper's advice. Published: 1e-4 in SAGE's suite.
+    The paper recommends a third to a tenth of AdamW's rate, with a weight decay
+    larger by the same factor. Published: 1e-4 in SAGE's suite.
 
   Args:
     b1: weight of the old momentum in the update.
     b2: decay of the momentum.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same under Optax's name.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: Optax's name for `state_dtype`.
 
   Returns:
     A `GradientTransformation` whose updates have entries -1, 0 and 1, in the
-    dtype of the updates that came in. State: mn numbers per matrix [m, n],
-    d per vector [d].
+    dtype of the gradients. State: mn numbers per matrix [m, n], d per vector
+    [d].
 
   Example:
     >>> import jax.numpy as jnp, sage_optax

@@ -1,4 +1,4 @@
-"""Muon: the momentum's nearest orthogonal matrix."""
+"""Muon: the orthogonal matrix nearest to the momentum."""
 
 import functools
 from typing import NamedTuple
@@ -26,11 +26,11 @@ class ScaleByMuonState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    mu: momentum, in the shapes of the parameters, float32 or wider; None where
-      `momentum` is.
-    nu: mean squares over fan_in of orthogonalised matrices, [..., 1, fan_out];
-      None where `unit_decay` is.
-    rng_key: key of the columns drawn; None where `ortho_rank` is.
+    mu: momentum, in the shapes of the parameters, float32 or wider; None if
+      `momentum` is None.
+    nu: mean squares over fan_in of orthogonalized matrices, [..., 1, fan_out];
+      None if `unit_decay` is None.
+    rng_key: key of the sampled units; None if `ortho_rank` is None.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -55,7 +55,7 @@ def scale_by_muon(
   ortho_rank: int | None = None,
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformation:
-  r"""Orthogonalises the momentum of each matrix (Muon and its relatives).
+  r"""Orthogonalizes the momentum of each matrix (Muon and its variants).
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out),
 
@@ -66,79 +66,82 @@ def scale_by_muon(
     U_t &= \sqrt{\max(1, n/m)} \, \mathrm{NS}(V_t / (\|V_t\|_2 + 10^{-7}))
 
   with V = M if `nesterov` is off, and NS the quintic Newton-Schulz iteration
-  with (3.4445, -4.7750, 2.0315), which moves singular values into 0.68 to
-  1.21: in bfloat16 on accelerators, as the authors do, in float32 or wider on
-  CPU. Entries end with root mean square near sqrt(max(1, n/m) / max(m, n)).
-  With `consistent_rms` c the factor is c sqrt(max(m, n)), and entries of every
-  matrix have root mean square near c: as Adam's at 0.2.
+  with (3.4445, -4.7750, 2.0315), which moves singular values into 0.68 to 1.21.
+  It runs in bfloat16 on accelerators, as in the authors' code, and in float32
+  or wider on CPU. Entries end with root mean square near
+  sqrt(max(1, n/m) / max(m, n)). With `consistent_rms` c, the factor is
+  c sqrt(max(m, n)), and the entries of every matrix have root mean square near
+  c; with c = 0.2, they are like Adam's.
 
-  `optax.contrib.muon` corrects the bias of momentum and gradient before it
-  adds them, which changes directions (with `nesterov=False` both agree), and
-  treats arrays of two axes only: stacked kernels go to Adam there.
+  `optax.contrib.muon` corrects the bias of momentum and gradient before adding
+  them, which changes directions (with `nesterov=False` both agree). It treats
+  only arrays with two axes; stacked kernels are updated by Adam there.
 
   MuonEq divides V by the norms of its units before NS (`equilibrate`, with
   `consistent_rms` 0.2), so that units with large gradients do not hide the
   others from an iteration that stops early. Its code adds 1e-8 to the squared
-  norms of a sum of gradients; here 1e-8 is added to the norms, which stays
-  harmless for small gradients.
+  norms of a sum of gradients; here 1e-8 is added to the norms, which is
+  harmless for small gradients, too.
 
   NorMuon divides the orthogonal matrix O by the root of a second moment per
   fan-out unit, :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2) \,
-  \mathrm{mean}_{fan\_in}(O_t^2)` (`unit_decay`), and gives the result its
-  former norm or, with `consistent_rms`, exactly this rms.
+  \mathrm{mean}_{fan\_in}(O_t^2)` (`unit_decay`), and scales the result to its
+  former norm or, with `consistent_rms`, to exactly this rms.
 
-  Low-rank Muon draws `ortho_rank` units of the larger side in each step,
-  orthogonalises the part of V in their span and drops the rest: X = Q NS(Q^T V)
-  with an orthonormal basis Q of the units. Singular values are then near 1 for
-  this rank and 0 beyond, so the entries are smaller; no factor corrects that.
-  It saves time, not memory. `momentum=None` is its form without state.
+  Low-rank Muon samples `ortho_rank` units of the larger side in each step,
+  orthogonalizes the part of V in their span and drops the rest: X = Q NS(Q^T V)
+  with an orthonormal basis Q of the units. Then `ortho_rank` singular values
+  are near 1 and the others are 0, so the entries are smaller; no factor
+  corrects that. This saves time, not memory. `momentum=None` is its form
+  without state.
 
   Symmetry-compatible updates multiply the polar factor P by
   :math:`\langle V, P \rangle^\alpha` (`nuclear_power`; 1 is PolarGrad), and
   their hybrids divide units by their norms after it (`normalize_after`) or
   before it (`equilibrate`). Their form for experts, (VV^T + eps I)^(-1/2) V, is
-  the same polar factor but for eps. Routers take `scale_by_column_norm`.
+  the same polar factor except for eps. For routers, use `scale_by_column_norm`.
 
   Learning rates:
-    Published: 0.02 (its authors' code, with an Adam of its own rate for the
-    rest); with `consistent_rms` 0.2, MuonEq's scripts have 2e-3 at 130M, 3e-3
-    at 350M and 5e-4 at 1B (C4), one rate for all. NorMuon 0.035, low-rank Muon
-    0.025 (modded-nanogpt).
+    Published: 0.02 (its authors' code, with a separate rate for Adam on the
+    other parameters). With `consistent_rms` 0.2, MuonEq's scripts use 2e-3 at
+    130M, 3e-3 at 350M and 5e-4 at 1B (C4), one rate for all parameters. NorMuon
+    0.035, low-rank Muon 0.025 (modded-nanogpt).
 
   Args:
-    momentum: decay of the momentum; None: the gradient itself, and no state.
+    momentum: decay of the momentum; None: use the gradient itself, without
+      state.
     ns_steps: number of iterations, at least 1.
-    nesterov: mix the gradient into the momentum once more.
-    consistent_rms: root mean square of the entries of an update, about; None:
-      the factor is sqrt(max(1, fan_out / fan_in)).
-    equilibrate: before orthogonalising divide by the norm of each fan-out unit
-      over its fan_in ('fan_out', MuonEq's default), of each fan-in unit
-      ('fan_in'), by the product of the two ('both'), or by nothing (None).
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    ns_coeffs: polynomials of the iteration: 'standard', 'dion' (Dion's) or
-      'polar_express', which bring singular values nearer to 1.
-    preconditioning: norm divided by before the iteration: 'frobenius',
-      'schatten' (of order 4) or 'schatten8'; the latter two are nearer to the
-      largest singular value, so that the iteration converges further.
-    normalize_after: after orthogonalising divide by the norm of each 'fan_out'
-      or 'fan_in' unit; None: no division.
-    nuclear_power: exponent of the inner product with V, about its nuclear
-      norm, that multiplies the update; None: 0.
-    unit_decay: decay of NorMuon's second moment; None: no such moment.
-    ortho_rank: number of units drawn, a static integer; None, or the smaller
-      side at least: the whole matrix.
-    key: an integer or a key of `jax.random`; with `ortho_rank` only.
+    nesterov: use Nesterov momentum.
+    consistent_rms: approximate root mean square of the entries of an update;
+      None: multiply by sqrt(max(1, fan_out / fan_in)).
+    equilibrate: what to divide by before orthogonalizing: the norm of each
+      fan-out unit over its fan_in ('fan_out', MuonEq's default), of each fan-in
+      unit ('fan_in'), the product of the two ('both'), or nothing (None).
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    ns_coeffs: polynomials of the iteration: 'standard', or 'dion' (Dion's) or
+      'polar_express', which both bring singular values closer to 1.
+    preconditioning: norm to divide by before the iteration: 'frobenius',
+      'schatten' (of order 4) or 'schatten8'; the latter two are closer to the
+      largest singular value, so the iteration converges further.
+    normalize_after: after orthogonalizing, divide by the norm of each 'fan_out'
+      or 'fan_in' unit; None: do not divide.
+    nuclear_power: multiply the update by its inner product with V (about V's
+      nuclear norm) to this power; None: 0.
+    unit_decay: decay of NorMuon's second moment; None: no second moment.
+    ortho_rank: number of units sampled, a static integer; None, or at least the
+      smaller side: the whole matrix.
+    key: seed or key of the samples; used with `ortho_rank` only.
 
   Returns:
-    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State: mn numbers per matrix [m, n],
-    none without a momentum; with `unit_decay` n more.
+    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates keep
+    the dtype of the gradients. State: mn numbers per matrix [m, n], none
+    without a momentum; with `unit_decay` n more.
 
   Raises:
     ValueError: an unknown name; `ns_steps` or `ortho_rank` less than 1 or
-      traced; from `init`, a leaf that is no matrix.
+      traced; from `init`, a leaf that is not a matrix.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -266,18 +269,18 @@ def _unit_squares(x):
 
 
 def _with_norm(x, size):
-  """Matrices brought to this norm; zeros stay."""
+  """Scales matrices to norm `size`; zeros stay zero."""
   norm = linalg.norm(x, _UNIT)
   return x * (size / jnp.where(norm > 0, norm, 1.0))
 
 
 def _over(side):
-  """The axis that the norm of a unit of this side is taken over."""
+  """The axis to take the norm of a unit of `side` over."""
   return linalg.FAN_IN if side == 'fan_out' else linalg.FAN_OUT
 
 
 def _equilibrated(x, sides):
-  """Units of `x` divided by their norms, both sides' taken from `x` itself."""
+  """Divides units of `x` by their norms; both sides use the norms of `x`."""
   scaled = x
   for side in ('fan_out', 'fan_in'):
     if sides in (side, 'both'):

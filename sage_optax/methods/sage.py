@@ -1,4 +1,4 @@
-"""SAGE: Lion's sign update times a damper that never exceeds 1."""
+"""SAGE: Lion's sign update times a damper of at most 1."""
 
 import functools
 import operator
@@ -39,8 +39,8 @@ def scale_by_sage(
 ) -> optax.GradientTransformation:
   r"""Scales the sign of the momentum by a per-feature damper in [0, 1].
 
-  With s the mean of \|g\| over `axis` (for vectors \|g\| itself) and rms taken
-  over the statistic of one unit,
+  With s the mean of \|g\| over `axis` (for vectors, \|g\| itself) and rms the
+  root mean square of this statistic over one unit,
 
   .. math::
 
@@ -52,16 +52,16 @@ def scale_by_sage(
     m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
   A feature with larger gradients than the others is damped: by the first term
-  while its average is larger, by the second term at once. Scaling the gradients
-  does not change the update as long as s is far above eps. Where s is near eps
-  the damper is smaller, a half at s = eps: use a smaller eps for tables whose
-  mean absolute gradients are near 1e-8. An all-zero gradient gives a zero
-  update.
+  as long as its average is larger, by the second term immediately. Scaling the
+  gradients does not change the update as long as s is far above eps. If s is
+  near eps, the damper is smaller (half, if s = eps): use a smaller eps for
+  embeddings whose mean absolute gradients are near 1e-8. A zero gradient gives
+  a zero update.
 
-  The authors' released code moves the momentum before it takes the sign, and
-  two of its three classes leave the second term out. This is the paper's form;
-  compiled for CPUs, signs may differ from it where the sign's argument is
-  within rounding of zero.
+  This is the paper's form. The authors' released code updates the momentum
+  before it takes the sign, and two of its three classes omit the second term.
+  Compiled for CPUs, signs may differ where the sign's argument is within
+  rounding of zero.
 
   Learning rates:
     Published: 2e-3 for the hybrid (270M to 1.3B, The Pile), with a factor of 10
@@ -71,20 +71,20 @@ def scale_by_sage(
     b1: weight of the old momentum in the update.
     b2: decay of the momentum and of the statistic.
     eps: added to the statistics in the denominators.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    mu_dtype: the same for the momentum alone, Optax's name.
-    axis: the axis that is averaged away in matrices, a static integer. -2, the
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    mu_dtype: as `state_dtype`, for the momentum only; Optax's name.
+    axis: the axis of matrices to average over, a static integer. -2, the
       vocabulary of an embedding [vocab, feature], damps features; -1 is meant
       for dense kernels [fan_in, fan_out] and heads [feature, vocab].
-    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
-      all axes before are a batch. None: min(ndim, 2).
+    core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
+      vectors; all axes before them are a batch. None: min(ndim, 2).
 
   Returns:
     A `GradientTransformation`; updates are in [-1, 1], in the dtype of the
-    updates that came in. State: mn + n numbers per matrix [m, n] (axis -2) or
-    mn + m (axis -1), 2d per vector [d].
+    gradients. State: mn + n numbers per matrix [m, n] (axis -2) or mn + m (axis
+    -1), 2d per vector [d].
 
   Raises:
     ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does

@@ -1,4 +1,4 @@
-"""SCALE: gradients normalised per fan-out unit, with optional momentum."""
+"""SCALE: gradients normalized per fan-out unit, with optional momentum."""
 
 import functools
 import operator
@@ -36,10 +36,10 @@ def scale_by_column_norm(
   shape_factor: bool = False,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Divides each slice over one axis of a matrix by its rms.
+  r"""Divides each slice along one axis of a matrix by its rms.
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out; in embeddings vocabulary,
-  feature), with :math:`M = G` or, given a momentum :math:`\beta`,
+  feature), with :math:`M = G` or, with momentum :math:`\beta`,
   :math:`M_t = \beta M_{t-1} + (1 - \beta) G_t`,
 
   .. math::
@@ -47,24 +47,26 @@ def scale_by_column_norm(
     U_{\cdot j} = M_{\cdot j} / \max(\mathrm{rms}(M_{\cdot j}), \epsilon)
 
   So every unit of a dense kernel moves by the same amount, and so does every
-  feature of an embedding. SCALE (recipe `scale`) gives momentum to the head
-  alone, where gradients vary most, and leaves vectors to Adam.
+  feature of an embedding. SCALE (recipe `scale`) uses momentum only on the
+  head, where gradients vary most, and Adam on vectors.
 
-  The paper divides by the L2 norm (`unit_norm=True`); its released code, to
-  which the published learning rates belong, by the rms, which makes steps
-  larger by :math:`\sqrt m`. This is the code's form. Both start the momentum
-  at zero and do not correct its bias, which the division hides.
+  The paper divides by the L2 norm (`unit_norm=True`). Its released code, for
+  which the learning rates were published, divides by the rms, which makes
+  updates larger by :math:`\sqrt m`. The default follows the code. Both start
+  the momentum at zero and do not correct its bias, which has no effect after
+  the division.
 
-  With `axis=-1` slices run along the other axis: every token of an embedding
-  moves by the same amount, frequent or rare.
+  With `axis=-1`, slices run along the other axis: every token of an embedding,
+  frequent or rare, moves by the same amount.
 
-  Symmetry-compatible updates (recipe `symmetric`) take momentum 0.95 and
+  Symmetry-compatible updates (recipe `symmetric`) use momentum 0.95 and
   `unit_norm=True`, with `axis=-1` on embeddings and `axis=-2` on heads and on
   routers [feature, expert]. Adding one number to all logits changes no
-  probability, so `center=True` removes the mean over vocabulary or experts,
-  before the division and after it. Their code adds eps where this has a floor.
+  probability, so `center=True` subtracts the mean over vocabulary or experts,
+  before the division and after it. Their code adds eps to the norm; here eps is
+  the smallest norm to divide by.
 
-  RMNP (recipe `rmnp`) takes momentum 0.95, `nesterov`, `unit_norm` and
+  RMNP (recipe `rmnp`) uses momentum 0.95, `nesterov`, `unit_norm` and
   `shape_factor` on hidden matrices.
 
   Learning rates:
@@ -74,25 +76,25 @@ def scale_by_column_norm(
 
   Args:
     momentum: decay of the momentum; None: no momentum, no state.
-    eps: smallest rms (or norm) divided by. Zero slices stay zero.
+    eps: smallest rms (or norm) to divide by. Zero slices stay zero.
     unit_norm: divide by the L2 norm, as the paper's equation does.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    axis: the axis that slices run along in matrices, a static integer: -2,
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    axis: the axis of matrices that slices run along, a static integer: -2,
       fan_in (the vocabulary of an embedding [vocab, feature]), or -1, fan_out
       (the features of a token).
-    nesterov: mix the gradient into the momentum once more.
+    nesterov: use Nesterov momentum.
     center: subtract from matrices the mean over the other axis, before and
       after the division.
     shape_factor: multiply matrices by sqrt(max(1, fan_out / fan_in)).
-    core_ndim: trailing axes that form one unit: 2 for matrices; 1 for vectors,
-      which are divided by their one rms; all axes before are a batch. None:
-      min(ndim, 2).
+    core_ndim: number of trailing axes that form one unit: 2 for matrices; 1 for
+      vectors, which are divided by a single rms; all axes before them are a
+      batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`; updates have slices of rms (or norm) 1, in the
-    dtype of the updates that came in. State: none; with momentum mn numbers per
+    A `GradientTransformation`; the slices of updates have rms (or norm) 1, in
+    the dtype of the gradients. State: none; with momentum, mn numbers per
     matrix [m, n], d per vector [d].
 
   Raises:
@@ -123,7 +125,7 @@ def scale_by_column_norm(
     raise ValueError('nesterov=True needs a momentum, got None.')
 
   def divided(place, x, along):
-    """`x` over the size of its slices, in float32 or wider."""
+    """`x` divided by the rms or norm of its slices, in float32 or wider."""
     if jnp.ndim(x):
       mean_square = blocks.mean(jnp.square, x, along, place)
       if unit_norm:
@@ -177,7 +179,7 @@ def scale_by_column_norm(
 
 
 def _centered(x: jax.Array, axis: int) -> jax.Array:
-  """`x` less its mean over the matrix axis that is not `axis`."""
+  """`x` minus its mean over the matrix axis that is not `axis`."""
   x = linalg.as_stat(x)
   other = linalg.FAN_OUT if axis == linalg.FAN_IN else linalg.FAN_IN
   return x - blocks.plain_mean(lambda x: x, x, other)

@@ -1,4 +1,4 @@
-"""SGD-SaI: momentum whose step sizes per layer are set once, at the start."""
+"""SGD-SaI: momentum with one step size per layer, set once at the start."""
 
 import math
 from typing import NamedTuple
@@ -46,34 +46,35 @@ def scale_by_sgd_sai(
     m_1 &= g_1, \quad m_t = \beta m_{t-1} + (1 - \beta) g_t, \quad
       u_t = \mathrm{gsnr} \; m_t
 
-  This is the form of the authors' released code, except that the code also
-  takes the ratio of a first gradient that is zero, which freezes the parameter.
-  The paper has m_0 = 0, and divides gsnr by its maximum over units. A unit of
-  one element has no deviation (the released code gives NaN); its gsnr is 1.
+  This is the form of the authors' released code, with one exception: that code
+  computes the ratio even if the first gradient is zero, which freezes the
+  parameter. The paper has m_0 = 0, and divides gsnr by its maximum over units.
+  For a unit of one element, whose standard deviation is undefined (the released
+  code gives NaN), gsnr is 1.
 
-  The ratio lies between sqrt(k - 1), where entries have mean zero, and
-  :math:`\|g_1\|_2 / \epsilon`, where they are all equal. A first gradient whose
-  deviation is far below eps makes all later steps small: use a smaller eps
-  where gradients are near 1e-8.
+  The ratio lies between sqrt(k - 1), if the entries have mean zero, and
+  :math:`\|g_1\|_2 / \epsilon`, if they are all equal. A first gradient whose
+  deviation is far below eps makes all later steps small: use a smaller eps if
+  gradients are near 1e-8.
 
   Learning rates:
-    None for language models that we know of. The step of a unit has the norm
-    lr * gsnr * norm2(m), so it depends on the size of the gradients.
+    For language models, we know of no published rates. The update of a unit has
+    norm lr * gsnr * norm2(m), so it depends on the size of the gradients.
 
   Args:
     momentum: decay of the momentum.
     eps: added to the standard deviation.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
     normalize_by_max: divide gsnr by its maximum over all units that this
-      transformation sees (in a recipe: those of the role), as the paper does.
-    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
-      all axes before are a batch. None: min(ndim, 2).
+      transformation sees (in a recipe, the units of one role), as in the paper.
+    core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
+      vectors; all axes before them are a batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`; updates have the dtype of the updates that came
-    in. State: mn + 1 numbers per matrix [m, n], d + 1 per vector [d].
+    A `GradientTransformation`; updates keep the dtype of the gradients. State:
+    mn + 1 numbers per matrix [m, n], d + 1 per vector [d].
 
   Raises:
     ValueError: `core_ndim` does not fit.
@@ -138,7 +139,7 @@ def scale_by_sgd_sai(
 
 
 def _over_maximum(gsnr):
-  """All ratios over the largest of them; zeros as long as all are zero."""
+  """Divides all ratios by the largest; zeros if all are zero."""
   largest = jnp.zeros([])
   for leaf in jax.tree.leaves(gsnr):
     largest = jnp.maximum(largest, jnp.max(leaf, initial=0.0))

@@ -1,4 +1,4 @@
-"""SinkGD and MultiNorm: gradients normalised in several norms in turn."""
+"""SinkGD and MultiNorm: gradients normalized in several norms in turn."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ def scale_by_sinkgd(
   kernels: str | None = None,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Normalises gradient matrices over fan_in and fan_out in turn.
+  r"""Normalizes gradient matrices over fan_in and fan_out in turn.
 
   `num_iters` times, for :math:`X \in R^{m \times n}` (fan_in, fan_out):
 
@@ -26,34 +26,36 @@ def scale_by_sinkgd(
     X_{ij} &\leftarrow \sqrt m \, X_{ij} / (\|X_{\cdot j}\|_2 + \epsilon) \\
     X_{ij} &\leftarrow \sqrt n \, X_{ij} / (\|X_{i \cdot}\|_2 + \epsilon)
 
-  In PyTorch's layout that is rows first, columns last. Entries end with root
+  In PyTorch's layout, that is rows first, then columns. Entries end with root
   mean square 1. Vectors (`core_ndim` 1) become g / (norm2(g) + eps). The paper
-  has no eps; released codes add it to the norms, as here, or take it as their
-  floor.
+  has no eps; released implementations add it to the norms, as here, or use it
+  as a lower bound.
 
   Learning rates:
     Published: 0.02 times 0.05 on matrices (60M to 1B, C4), Adam elsewhere.
-    SAGE's suite has 2e-4 times 100. Its hybrid has 2e-3 times 10 on matrices
-    of unit norm, the same product, which supports `unit_norm=True` for the
-    former too; but the released class of pure SinkGD keeps the square roots.
+    SAGE's suite uses 2e-4 times 100. Its hybrid uses 2e-3 times 10 on matrices
+    of unit norm. The product is the same, which suggests `unit_norm=True` for
+    the former, too; but the released class of pure SinkGD keeps the square
+    roots.
 
   Args:
     num_iters: number of iterations, at least 1.
     eps: added to every norm. Zero slices stay zero; so do slices whose entries
       are below 1e-38 of the largest sum over fan_out of absolute values.
-    unit_norm: leave both square roots out, as the SAGE authors' hybrid does.
-      The fan_out slices [i, :] then end with norm 1, entries with root mean
+    unit_norm: omit both square roots, as the SAGE authors' hybrid does. The
+      fan_out slices [i, :] then end with norm 1, and entries with root mean
       square 1 / sqrt(fan_out).
     kernels: None: XLA's code. 'pallas': on TPUs and NVIDIA GPUs, under
       `sage_optax.sharding.with_mesh`, kernels that read a matrix once, or once
       per iteration. They have been compiled and interpreted, but have not run
-      on the hardware. There slices whose entries are all below 1e-18 stay zero.
-    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
-      all axes before are a batch. None: min(ndim, 2).
+      on the hardware. They do not normalize slices whose entries are all below
+      1e-18.
+    core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
+      vectors; all axes before them are a batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`. State: none; updates have the dtype of the
-    updates that came in, the arithmetic is in float32 or wider.
+    A `GradientTransformation`. State: none; updates keep the dtype of the
+    gradients, the arithmetic is in float32 or wider.
 
   Raises:
     ValueError: `core_ndim` does not fit, `num_iters` is less than 1, or
@@ -114,8 +116,8 @@ def scale_by_multi_norm(
 
     X \leftarrow \arg\max_{p(Z) = 1} \langle Z, X \rangle
 
-  beginning with X = G. The norms are scaled so that every result has entries
-  of root mean square 1, which lets the alternation come to rest:
+  starting with X = G. The norms are scaled so that every result has entries
+  of root mean square 1, which lets the alternation converge:
 
   - 'fan_out': every fan-out unit has rms 1 over its fan_in;
   - 'fan_in': every fan-in unit has rms 1 over its fan_out;
@@ -125,25 +127,27 @@ def scale_by_multi_norm(
 
   The default is SinkGD (`scale_by_sinkgd`, which is faster), and
   `norms=('spectral',)` with one iteration is Muon's direction without
-  momentum. SWAN centres the gradient, and takes 'fan_out' and 'spectral' once.
+  momentum. SWAN centers the gradient, then applies 'fan_out' and 'spectral'
+  once.
 
   Learning rates:
-    None that we know of except SinkGD's. Entries move by the learning rate.
+    We know of no published rates except SinkGD's. Entries move by the learning
+    rate.
 
   Args:
     norms: names from the list above, at least one, in their order.
     num_iters: number of rounds, at least 1.
-    eps: added to the norms divided by. Zero slices stay zero.
+    eps: added to the norms. Zero slices stay zero.
     ns_steps: Newton-Schulz iterations of 'spectral', as in `scale_by_swan`.
     core_ndim: 2 or None; all axes before the last two are a batch.
 
   Returns:
-    A `GradientTransformation` without state, for matrices; updates have the
-    dtype of the updates that came in. State: none.
+    A `GradientTransformation` without state, for matrices; updates keep the
+    dtype of the gradients. State: none.
 
   Raises:
     ValueError: an unknown norm, or none; `num_iters` or `ns_steps` is less
-      than 1 or traced; `core_ndim` is not 2; from `init`, a leaf that is no
+      than 1 or traced; `core_ndim` is not 2; from `init`, a leaf that is not a
       matrix.
 
   Example:
@@ -187,7 +191,7 @@ def scale_by_multi_norm(
 
 
 def _unit_rms(*axes: int) -> Callable[..., jax.Array]:
-  """Slices over `axes` divided by their norm, times the root of their size."""
+  """Returns a function that scales slices over `axes` to rms 1."""
 
   def apply(x, eps, ns_steps, place):
     del ns_steps, place

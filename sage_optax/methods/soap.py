@@ -1,4 +1,4 @@
-"""SOAP: Adam in the eigenvectors of Shampoo's two matrices."""
+"""SOAP: Adam in the eigenbases of Shampoo's two matrices."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
 
 
 class ScaleBySoapState(NamedTuple):
-  """State of `scale_by_soap`; of a side that is not rotated, one zero each.
+  """State of `scale_by_soap`; a side that is not rotated has one zero each.
 
   Attributes:
     count: int32 scalar, number of updates so far.
@@ -48,7 +48,7 @@ def scale_by_soap(
   r"""Adam in the basis of Shampoo's eigenvectors.
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out), with orthogonal matrices
-  :math:`Q_L, Q_R` from the step before,
+  :math:`Q_L, Q_R` from the previous step,
 
   .. math::
 
@@ -59,14 +59,14 @@ def scale_by_soap(
     L_t &= \beta_2 L_{t-1} + (1 - \beta_2) G_t G_t^\top, \quad
       R_t = \beta_2 R_{t-1} + (1 - \beta_2) G_t^\top G_t
 
-  The first step takes the eigenvectors of L and R, by decreasing eigenvalue,
-  and leaves the parameters where they are; t counts the steps after it. Every
-  `update_proj_gap` steps the bases become the orthogonal factors of
-  :math:`L Q_L` and :math:`R Q_R`, one step of orthogonal iteration. The
-  released code also sorts the directions anew then, and the second moment with
-  them.
+  The first step computes the eigenvectors of L and R, by decreasing eigenvalue,
+  and does not change the parameters; t counts the steps after it. Every
+  `update_proj_gap` steps, the bases become the orthogonal factors of
+  :math:`L Q_L` and :math:`R Q_R`: one step of orthogonal iteration. The
+  released code then also sorts the directions again, and the second moment
+  accordingly.
 
-  Where L or R is singular, as R is at first if n > m, part of its basis is
+  If L or R is singular, as R is at first for n > m, part of its basis is
   arbitrary, and the update depends on it. `one_sided` avoids that. QR and
   eigenvectors are slow to compile for TPUs.
 
@@ -78,20 +78,20 @@ def scale_by_soap(
     b2: decay of the second moment and of L and R.
     eps: added to the root of the second moment.
     update_proj_gap: steps between two bases, a static integer.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    max_side: sides longer than this are not rotated, a static integer.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    max_side: longest side that is rotated, a static integer.
     one_sided: rotate the smaller side only, fan_in if both are equal.
 
   Returns:
-    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates have
-    the dtype of the updates that came in. State: 2mn + 2mm + 2nn numbers per
-    matrix [m, n], with `one_sided` 2mn + 2ss + 2 for the smaller side s.
+    A `GradientTransformation` for matrices [..., fan_in, fan_out]; updates keep
+    the dtype of the gradients. State: 2mn + 2mm + 2nn numbers per matrix
+    [m, n], with `one_sided` 2mn + 2ss + 2 for the smaller side s.
 
   Raises:
     ValueError: `update_proj_gap` or `max_side` is less than 1 or traced; from
-      `init`, a leaf that is no matrix.
+      `init`, a leaf that is not a matrix.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -139,11 +139,11 @@ def scale_by_soap(
     return ScaleBySoapState(count, zeros, zeros, *sides, *sides)
 
   def renew(place, grad, gram, basis, count):
-    """The eigenvectors, anew where that is due."""
+    """The bases, renewed every `update_proj_gap` steps."""
     later = jnp.where(count % update_proj_gap == 0, 1, 0)
 
     def choose(due, *arrays):
-      # The gradient only says how the matrices lie on the devices.
+      # The gradient only shows how the matrices are sharded.
       branches = [
         functools.partial(placement.whole_matrices, find, place)
         for find in (_kept, _iterated, _eigenvectors)
@@ -197,14 +197,14 @@ def scale_by_soap(
 
 
 def _rotate(x, used, basis_in, basis_out):
-  """Q_L^T x Q_R, of the sides that are rotated."""
+  """Q_L^T x Q_R, or one of the products if one side is rotated."""
   if used[0]:
     x = linalg.matmul(basis_in.mT, x)
   return linalg.matmul(x, basis_out) if used[1] else x
 
 
 def _averaged(x, gram, decay):
-  """The average of xx^T."""
+  """The moving average of xx^T."""
 
   def average(decay, x, gram):
     return moments.ema(linalg.matmul(x, x.mT), gram, decay)
@@ -230,6 +230,6 @@ def _eigenvectors(grad, gram, basis):
 
 
 def _over_peak(x):
-  """`x` over its largest entry, so that products stay finite."""
+  """`x` divided by its largest entry, so that products stay finite."""
   peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
   return x / jnp.where(peak > 0, peak, 1.0)

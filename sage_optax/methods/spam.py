@@ -17,7 +17,7 @@ class ScaleBySpamState(NamedTuple):
     count: int32 scalar, number of updates so far.
     mu: first moment, in the shapes of the parameters, float32 or wider.
     nu: second moment, likewise.
-    rng_key: uint32[2], from which the masks are drawn.
+    rng_key: uint32[2], the key of the masks.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -39,10 +39,10 @@ def scale_by_spam(
   *,
   state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-  r"""Adam with spikes clipped, its moments reset and warmed up again.
+  r"""Adam that clips spikes and resets its moments periodically.
 
-  With R the `reset_interval`, W the `warmup_steps`, c = t mod R, and m = v = 0
-  before use where c = 0 (t from 1):
+  With R the `reset_interval`, W the `warmup_steps`, c = t mod R (t starts at
+  1), and m and v set to 0 before their use in steps with c = 0:
 
   .. math::
 
@@ -56,45 +56,44 @@ def scale_by_spam(
       f_t = 1 - \frac{0.99}{2} \left(1 + \cos \frac{\pi c}{W + 1}\right)
       \text{ if } t \ge R \text{ and } c < W \text{, else } 1
 
-  As in the authors' released code, v is not corrected in the clip, eps is added
-  before the bias correction, and the count of the bias correction is never
-  reset: long after the start, the first step after a reset is :math:`(1 -
-  \beta_1) / \sqrt{1 - \beta_2}` (3.2) times Adam's, which the warm-up's factor
-  of 0.01 outweighs. An entry that had no gradient yet (v = 0) is not clipped;
-  the released code sets it to zero, so that embeddings of rare tokens do not
-  move until the next reset.
+  As in the authors' released code, the clip uses v without bias correction, eps
+  is added before the bias correction, and the count of the bias correction is
+  never reset. Long after the start, the first step after a reset is therefore
+  :math:`(1 - \beta_1) / \sqrt{1 - \beta_2}` (3.2) times Adam's; the warm-up's
+  factor of 0.01 outweighs that. An entry that had no gradient yet (v = 0) is
+  not clipped; the released code sets it to zero, so that embeddings of rare
+  tokens do not move until the next reset.
 
-  `density` < 1 lets only a random part of the entries learn until the next
-  reset, as the paper's sparse momentum does. The moments keep the parameters'
-  shapes, so that saves no memory here. The mask is drawn anew from the key at
-  each step, the same from one reset to the next, and takes no memory either.
+  With `density` < 1, only a random part of the entries learns until the next
+  reset, as in the paper's sparse momentum. The moments keep the parameters'
+  shapes, so this saves no memory here. The mask is not stored: every step
+  computes it from the key, with the same result until the next reset.
 
   Learning rates:
-    None that we know of. Start with Adam's, because the step between spikes is
-    Adam's.
+    We know of no published rates. Start with Adam's, because between spikes the
+    update is Adam's.
 
   Args:
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    threshold: theta, the largest ratio of a squared entry to its second
+    threshold: theta, the largest allowed ratio of a squared entry to its second
       moment.
     reset_interval: steps between resets of the moments, at least 1.
-    warmup_steps: steps of the warm-up after each reset.
+    warmup_steps: length of the warm-up after each reset.
     grace_steps: steps without clipping at the start and after each reset.
-    density: share of the entries that learn between two resets, in (0, 1].
-      The number 1 leaves the masks out of the program; an array (as
-      `optax.inject_hyperparams` makes of it) is compared with them at each
-      step.
-    key: of the masks: a seed or a key of `jax.random`.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider. Second moments of gradients below 1e-17 are
+    density: share of the entries that learn between two resets, in (0, 1]. With
+      the Python number 1, the program contains no masks; with an array (as
+      under `optax.inject_hyperparams`), masks are computed in every step.
+    key: seed or key of the masks.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider. Second moments of gradients below 1e-17 are
       zero in either: nothing is clipped.
 
   Returns:
-    A `GradientTransformation`; updates have the dtype of the updates that came
-    in. State: 2mn numbers per matrix [m, n], 2d per vector [d].
+    A `GradientTransformation`; updates keep the dtype of the gradients. State:
+    2mn numbers per matrix [m, n], 2d per vector [d].
 
   Raises:
     ValueError: `reset_interval` is less than 1, or `density` not in (0, 1].
@@ -166,7 +165,7 @@ def scale_by_spam(
 
 
 def _masked(grads, raw_key, resets, density):
-  """Zeros where the mask that holds after so many resets is not set."""
+  """`grads`, zero outside of the mask that is used after `resets` resets."""
   key = rounding.typed_key(raw_key)
   key = jax.random.fold_in(key, resets)
 

@@ -17,7 +17,7 @@ class ScaleByStableSpamState(NamedTuple):
 
   Attributes:
     count: int32 scalar, number of updates so far.
-    adam_count: int32 scalar, the same since the last reset of the moments.
+    adam_count: int32 scalar, updates since the last reset of the moments.
     mu: first moment, in the shapes of the parameters, float32 or wider.
     nu: second moment, likewise.
     max_mean: EMA of the largest absolute gradient: one number per unit, with
@@ -49,9 +49,9 @@ def scale_by_stable_spam(
   min_scale: jax.typing.ArrayLike = 0.5,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Clips spikes, normalises the gradient by its history, then runs Adam.
+  r"""Clips spikes, normalizes the gradient by its history, then runs Adam.
 
-  Per unit (a matrix or a vector), hats being bias corrections by t:
+  Per unit (a matrix or a vector), where hats are bias corrections by t:
 
   .. math::
 
@@ -64,14 +64,14 @@ def scale_by_stable_spam(
       \frac{\hat \mu_t}{\sqrt{\hat \nu_t} + \epsilon}, \quad
       u_t = \mathrm{Adam}(g)
 
-  When t is a multiple of `reset_interval` (t from 1), Adam's moments become
-  zero and its own count starts again, before they are used. A gradient whose
-  norm is zero is not rescaled; the moments decay.
+  When t is a multiple of `reset_interval` (t starts at 1), Adam's moments are
+  set to zero and its count starts again, before they are used. A gradient with
+  norm zero is not rescaled; the moments decay.
 
-  In the authors' released code a reset differs from the paper's: the step of
-  the reset still uses the old moments, with the bias correction of a first
-  step, and the count of the three averages starts again too, so that their
-  thresholds jump. This is the paper's form; without resets they are equal.
+  This is the paper's form. In the authors' released code, the step of a reset
+  still uses the old moments, with the bias correction of a first step, and the
+  count of the three averages also starts again, so that their thresholds jump.
+  Without resets, both forms are equal.
 
   Learning rates:
     Published: 8e-4 for a Llama of 130M parameters on C4.
@@ -83,21 +83,21 @@ def scale_by_stable_spam(
     gamma1: decay of the mean norm.
     gamma2: decay of the mean squared norm.
     gamma3: decay of the mean largest entry.
-    reset_interval: steps between resets of Adam's moments, at least 1; None:
-      none.
-    state_dtype: float32, bfloat16 or int8 for the state, the latter two rounded
-      stochastically, int8 for `mu` and `nu` alone; None: float32, or the
-      parameters' type if wider.
-    total_steps: multiply b1 and gamma1 by half a cosine that falls from 1 to
-      `min_scale` in so many steps and stays there; None: leave them as they
-      are. In the released code only.
-    min_scale: where that cosine ends.
-    core_ndim: trailing axes that form one unit: 2 for matrices, 1 for vectors;
-      all axes before are a batch. None: min(ndim, 2).
+    reset_interval: steps between resets of Adam's moments, at least 1; None: no
+      resets.
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+      only); the latter two are rounded stochastically. None: float32, or the
+      parameters' dtype if wider.
+    total_steps: multiply b1 and gamma1 by a cosine schedule from 1 to
+      `min_scale` over this many steps; None: leave them unchanged. This is in
+      the released code only.
+    min_scale: final value of that schedule.
+    core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
+      vectors; all axes before them are a batch. None: min(ndim, 2).
 
   Returns:
-    A `GradientTransformation`; updates have the dtype of the updates that came
-    in. State: 2mn + 3 numbers per matrix [m, n], 2d + 3 per vector [d].
+    A `GradientTransformation`; updates keep the dtype of the gradients. State:
+    2mn + 3 numbers per matrix [m, n], 2d + 3 per vector [d].
 
   Raises:
     ValueError: `reset_interval` or `total_steps` is less than 1, or
@@ -189,7 +189,7 @@ def _largest(grad, core_ndim):
 
 
 def _norm(grad, largest, core_ndim):
-  """The norm; of entries over the largest, whose squares are float32's."""
+  """The norm, computed from entries over the largest, so that it is finite."""
   unit = grad / jnp.where(largest > 0, largest, 1)
   return largest * linalg.norm(unit, linalg.unit_axes(grad.ndim, core_ndim))
 

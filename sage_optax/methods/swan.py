@@ -1,4 +1,4 @@
-"""SWAN: each gradient matrix standardised and whitened, without state."""
+"""SWAN: each gradient matrix standardized and whitened, without state."""
 
 import jax.numpy as jnp
 import optax
@@ -15,7 +15,7 @@ def scale_by_swan(
   rescale: bool = True,
   core_ndim: int | None = None,
 ) -> optax.GradientTransformation:
-  r"""Standardises gradients per fan-out unit, then whitens each matrix.
+  r"""Standardizes gradients per fan-out unit, then whitens each matrix.
 
   For :math:`G \in R^{m \times n}` (fan_in, fan_out), with mean and variance
   over fan_in,
@@ -27,42 +27,43 @@ def scale_by_swan(
     W &= (\tilde G \tilde G^\top)^{-1/2} \tilde G, \quad
       U = W \, \|\tilde G\|_2 / \|W\|_2
 
-  The inverse root is a coupled Newton-Schulz iteration on the Gram matrix of
-  the smaller side, divided by its Frobenius norm, in float32 or wider. Where
-  the gradients' standard deviations are far above 1e-4, entries end with root
-  mean square 1; smaller gradients end with smaller entries: scale tiny
+  The inverse root is computed by a coupled Newton-Schulz iteration on the Gram
+  matrix of the smaller side, divided by its Frobenius norm, in float32 or
+  wider. If the gradients' standard deviations are far above 1e-4, entries end
+  with root mean square 1. Smaller gradients give smaller entries: scale tiny
   gradients first (`optax.scale`).
 
-  Centring removes the mean over fan_in from every update, so only weight decay
-  changes the mean of a unit's weights. `center=False` keeps it.
+  Centering removes the mean over fan_in from every update, so that only weight
+  decay changes the mean of a unit's weights. `center=False` keeps it.
 
   The authors' code was not available. An independent implementation divides the
-  Gram matrix by its trace instead. Both agree where the iteration has
-  converged; elsewhere that one lags by log(trace / norm) / log(2.25)
-  iterations, five at 2048 equal singular values.
+  Gram matrix by its trace instead. Both agree once the iteration has converged;
+  before, that implementation lags by log(trace / norm) / log(2.25) iterations,
+  which is five for 2048 equal singular values.
 
   Learning rates:
-    None that we know of. Entries move by the learning rate, as with Adam, so
-    start with Adam's rates.
+    We know of no published rates. Entries move by the learning rate, as with
+    Adam, so start with Adam's rates.
 
   Args:
-    ns_steps: number of iterations, at least 1; singular values below about
-      1.5^-ns_steps of the typical are not brought up to the others. Keep to 20
-      in float32: centring leaves an empty direction where rounding grows by 1.5
-      with each, and from about 25 the iteration can diverge.
-    center: subtract the mean over fan_in; the variance is about the mean then,
-      else about 0.
-    rescale: give the whitened matrix the Frobenius norm it had before. Without
-      it singular values end near 1.
+    ns_steps: number of iterations, at least 1. Singular values below about
+      1.5^-ns_steps of a typical one stay smaller than the others. Use at most
+      20 in float32: centering leaves a direction without signal in which
+      rounding errors grow by 1.5 per iteration, and from about 25 iterations on
+      it can diverge.
+    center: subtract the mean over fan_in, so that the variance is taken about
+      the mean, else about 0.
+    rescale: restore the Frobenius norm that the matrix had before whitening.
+      Without it, singular values end near 1.
     core_ndim: 2 or None; all axes before the last two are a batch.
 
   Returns:
-    A `GradientTransformation` without state, for matrices; updates have the
-    dtype of the updates that came in. A zero gradient gives zero. State: none.
+    A `GradientTransformation` without state, for matrices; updates keep the
+    dtype of the gradients. A zero gradient gives zero. State: none.
 
   Raises:
     ValueError: `core_ndim` is not 2; `ns_steps` is less than 1 or traced; from
-      `init`, a leaf that is no matrix.
+      `init`, a leaf that is not a matrix.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
