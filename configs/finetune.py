@@ -2,9 +2,10 @@
 
 `python -m train.hf import DIR WORKDIR` writes a configuration that fills in the
 model; here it is that of llama_60m, 58,073,600 parameters. The data is plain
-text, or prompts with completions from `python -m train.prepare --instructions`,
-of which only the completions count in the loss. Rates, batch and length below
-are customary for models of 1B to 8B parameters and have not been tuned by us.
+text, or chats and prompts with completions from `python -m train.prepare
+--instructions`, of which only what is to be answered counts in the loss. Rates,
+batch and length below are customary for models of 1B to 8B parameters and have
+not been tuned by us.
 """
 
 from train.config import Config

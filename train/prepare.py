@@ -134,6 +134,9 @@ def _main(argv: list[str] | None) -> int:
     parser.error('give --source bundled or --input GLOB')
   if args.input and args.source == 'bundled':
     parser.error('give --source bundled or --input GLOB, not both')
+  for option in ('instructions', 'validation'):
+    if args.source == 'bundled' and getattr(args, option):
+      parser.error(f'--{option} goes with --input GLOB, not with bundled text')
   try:
     with signals.catch() as stop, output.stops(stop):
       _run(args, stop)
@@ -161,8 +164,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--instructions',
     action='store_true',
-    help='lines of JSON may have "prompt" and "completion" in place of "text"; '
-    'only completions are learnt',
+    help='lines of JSON and rows of Parquet may have "messages", or "prompt" '
+    'and "completion", in place of "text"; only what the assistant says and '
+    'completions are learnt',
   )
   parser.add_argument(
     '--validation',

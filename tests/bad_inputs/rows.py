@@ -323,6 +323,43 @@ def _texts() -> Iterator[Row]:
     )
 
 
+def _instructions() -> Iterator[Row]:
+  user = {'role': 'user', 'content': 'x'}
+  for name, messages, fragment in (
+    ('no list', 'x', 'not a list'),
+    ('an object', user, 'not a list'),
+    ('empty', [], 'no message of the assistant'),
+    ('no assistant', [user], 'no message of the assistant'),
+    ('strings', ['x'], 'message 1 has the role None'),
+    ('unknown role', [user, {**user, 'role': 'tool'}], "the role 'tool'"),
+    ('no content', [user, {'role': 'assistant'}], 'message 2 has no string'),
+    ('number as content', [{**user, 'content': 1}], 'message 1 has no string'),
+  ):
+    yield Row(
+      f'messages {name}',
+      _write('a.jsonl', json.dumps({'messages': messages}).encode()),
+      'prepare',
+      fragment,
+      ('--instructions', '--max_bad_lines=0'),
+    )
+  for record in ({'prompt': 'x'}, {'prompt': 'x', 'completion': None}, {}):
+    yield Row(
+      f'instructions {record}',
+      _write('a.jsonl', json.dumps(record).encode()),
+      'prepare',
+      '"prompt" and "completion"',
+      ('--instructions', '--max_bad_lines=0'),
+    )
+  for option in ('--instructions', '--validation=a.jsonl'):
+    yield Row(
+      f'bundled {option}',
+      _nothing,
+      'prepare',
+      option.partition('=')[0],
+      ('--input=', '--source=bundled', option),
+    )
+
+
 def _tokenizers() -> Iterator[Row]:
   def change(edit):
     def spoil(root):
@@ -459,8 +496,8 @@ def _configuration_files() -> Iterator[Row]:
 def _resume_states() -> Iterator[Row]:
   """Records of an interrupted preparation that it did not write."""
   for text in (
-    *('', '[]', 'null', '{}', '{"format": 1}', '{"format": 2}', '[' * 10**5),
-    *('{"format": 2, "crc": 0}', '{"format": 2, "crc": "x"}', '\x00\xff'),
+    *('', '[]', 'null', '{}', '{"format": 2}', '{"format": 3}', '[' * 10**5),
+    *('{"format": 3, "crc": 0}', '{"format": 3, "crc": "x"}', '\x00\xff'),
   ):
 
     def spoil(root, text=text):
@@ -533,6 +570,7 @@ def all_rows() -> list[Row]:
     *_data(),
     *_workdirs(),
     *_texts(),
+    *_instructions(),
     *_tokenizers(),
     *_options(),
     *_configuration(),

@@ -18,7 +18,7 @@ from train.data import shards
 from train.errors import UserError
 
 RESUME_STATE = 'progress.json'
-_FORMAT = 2
+_FORMAT = 3
 # A directory with another lock, or with files but no lock, was not made here.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'

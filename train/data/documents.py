@@ -1,12 +1,11 @@
 """Splits blocks of the input into documents, and holds some of them out.
 
-`readers` already splits `.txt` and Parquet files into one document per row.
+`readers` already splits `.txt` and Parquet files into one record per document.
 
 `parse` runs in the worker processes. What depends on the order of the documents
 (`BadLines`, `Holdout`) runs in the main process.
 """
 
-import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -17,8 +16,13 @@ from train.errors import UserError
 
 DEFAULT_SUBSET = 'text'
 SUBSET_FIELD = 'pile_set_name'
+# Of instructions; either name may be that of the response.
+PROMPT, RESPONSES, MESSAGES = 'prompt', ('completion', 'response'), 'messages'
 _NO_TEXT = 'no string "text"'
-_NO_RESPONSE = 'no string "text", nor strings "prompt" and "completion"'
+_NO_RESPONSE = (
+  'no string "text", nor strings "prompt" and "completion", nor "messages"'
+)
+_ROLES = ('system', 'user', 'assistant')
 _SHOWN_BAD_LINES = 5
 MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
 
@@ -26,16 +30,16 @@ MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
 # response, ..., of which only the responses are.
 Text = str | tuple[str, ...]
 
-# Whole lines of JSON; or rows of (subset, text), if they are strings; or None
-# for a line that is too long to read.
-Content = bytes | list[tuple[Any, Any]] | None
+# Whole lines of JSON; or records such as these lines hold; or None for a line
+# that is too long to read.
+Content = bytes | list[dict[str, Any]] | None
 
 
 class Parsed(NamedTuple):
   """The documents of a block.
 
   Attributes:
-    lines: Number of lines or rows in the block.
+    lines: Number of lines or records in the block.
     bad: Number (from 1) and reason of each line without a document.
     texts: Subset and text of the other lines, except for empty ones.
   """
@@ -50,8 +54,9 @@ def parse(content: Content, instructions: bool = False) -> Parsed:
 
   JSON lines have the form of The Pile: `{"text": ..., "meta":
   {"pile_set_name": ...}}`. The name becomes the subset ('text' if absent).
-  With instructions, they may have `"prompt"` and `"completion"` (or
-  `"response"`) in place of the text.
+  With instructions, they may have `"messages"`, or `"prompt"` and
+  `"completion"` (or `"response"`), in place of the text; see `_chat` for
+  messages. A field that is null counts as absent.
 
   Args:
     content: Content of a block from `readers`.
@@ -63,16 +68,11 @@ def parse(content: Content, instructions: bool = False) -> Parsed:
   if content is None:
     return Parsed(1, [(1, 'the line is too long')], [])
   bad, texts = [], []
-  take: Callable[[Any], tuple[str, Text]] = _row
-  lines: Any = content
-  if isinstance(content, bytes):
-    lines = content.split(b'\n')
-    take = functools.partial(_json, instructions=instructions)
-    if not lines[-1]:  # After the last line's end.
-      lines.pop()
+  lines: list[Any] = content if isinstance(content, list) else _lines(content)
   for number, line in enumerate(lines, 1):
     try:
-      subset, text = take(line)
+      record = _json(line) if isinstance(line, bytes) else line
+      text = _text(record, instructions)
     except ValueError as error:
       bad.append((number, str(error)))
       continue
@@ -81,8 +81,24 @@ def parse(content: Content, instructions: bool = False) -> Parsed:
     else:
       text = tuple(map(_clean, text)) if any(text) else ''
     if text:
-      texts.append((_clean(subset), text))
+      texts.append((_clean(_subset(record)), text))
   return Parsed(len(lines), bad, texts)
+
+
+def characters(value: Any) -> int:
+  """The size of a record: characters of its strings, 1 for other values."""
+  if isinstance(value, str):
+    return len(value)
+  if isinstance(value, dict):
+    return sum(map(characters, value.values()))
+  return sum(map(characters, value)) if isinstance(value, list) else 1
+
+
+def _lines(content: bytes) -> list[bytes]:
+  lines = content.split(b'\n')
+  if not lines[-1]:  # After the last line's end.
+    lines.pop()
+  return lines
 
 
 def _clean(text: str) -> str:
@@ -90,34 +106,81 @@ def _clean(text: str) -> str:
   return text.encode('utf-8', 'replace').decode()
 
 
-def _json(line: bytes, instructions: bool) -> tuple[str, Text]:
+def _json(line: bytes) -> dict[str, Any]:
   if not line.strip():
-    return DEFAULT_SUBSET, ''
+    return {'text': ''}
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:  # Also UnicodeDecodeError.
     raise ValueError(f'no JSON ({error})') from error
   if not isinstance(record, dict):
     raise ValueError(_NO_TEXT)
+  return record
+
+
+def _text(record: dict[str, Any], instructions: bool) -> Text:
+  if instructions:
+    if record.get(MESSAGES) is not None:
+      return _chat(record[MESSAGES])
+    found = [record[name] for name in RESPONSES if record.get(name) is not None]
+    if found:
+      prompt, response = record.get(PROMPT), found[0]
+      if not (isinstance(prompt, str) and isinstance(response, str)):
+        raise ValueError(_NO_RESPONSE)
+      return prompt, response
+  if not isinstance(record.get('text'), str):
+    raise ValueError(_NO_RESPONSE if instructions else _NO_TEXT)
+  return record['text']
+
+
+def _chat(messages: Any) -> tuple[str, ...]:
+  """Converts messages to alternating prompts and responses.
+
+  A message is a line `### ` with its role, then its content. An empty line
+  follows a message of the system or the user; the end-of-text token, which
+  `encoding` adds to every response, follows one of the assistant. Messages
+  after the last one of the assistant are left out.
+
+  Args:
+    messages: `[{"role": "user", "content": "..."}, ...]`.
+
+  Returns:
+    A prompt and a response for each message of the assistant. The line with its
+    role is the end of the prompt, and its content is the response.
+
+  Raises:
+    ValueError: If the messages have another form.
+  """
+  if not isinstance(messages, list):
+    raise ValueError('"messages" is not a list')
+  parts: list[str] = []
+  prompt = ''
+  for number, message in enumerate(messages, 1):
+    role, content = (
+      message.get(name) if isinstance(message, dict) else None
+      for name in ('role', 'content')
+    )
+    if role not in _ROLES:
+      raise ValueError(
+        f'message {number} has the role {role!r:.20}, which is none of '
+        f'{", ".join(_ROLES)}'
+      )
+    if not isinstance(content, str):
+      raise ValueError(f'message {number} has no string "content"')
+    prompt += f'### {role}\n'
+    if role == 'assistant':
+      parts += [prompt, content]
+      prompt = ''
+    else:
+      prompt += f'{content}\n\n'
+  if not parts:
+    raise ValueError('"messages" has no message of the assistant')
+  return tuple(parts)
+
+
+def _subset(record: dict[str, Any]) -> str:
   meta = record.get('meta')
-  subset = meta.get(SUBSET_FIELD) if isinstance(meta, dict) else None
-  if not instructions or 'text' in record:
-    return _row((subset, record.get('text')))
-  prompt = record.get('prompt')
-  response = record.get('completion', record.get('response'))
-  if not (isinstance(prompt, str) and isinstance(response, str)):
-    raise ValueError(_NO_RESPONSE)
-  return _subset(subset), (prompt, response)
-
-
-def _row(row: tuple[Any, Any]) -> tuple[str, str]:
-  subset, text = row
-  if not isinstance(text, str):
-    raise ValueError(_NO_TEXT)
-  return _subset(subset), text
-
-
-def _subset(name: Any) -> str:
+  name = meta.get(SUBSET_FIELD) if isinstance(meta, dict) else None
   return name if isinstance(name, str) else DEFAULT_SUBSET
 
 
@@ -139,8 +202,8 @@ class BadLines:
       raise UserError(
         f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
         'Expected one JSON object per line with a string "text" or, with '
-        '--instructions, "prompt" and "completion"; correct the files or raise '
-        '--max_bad_lines.'
+        '--instructions, "messages" or "prompt" and "completion"; correct the '
+        'files or raise --max_bad_lines.'
       )
     self.count += 1
     if self.count <= _SHOWN_BAD_LINES:

@@ -1,5 +1,6 @@
 """Encodes documents; the worker processes and the bundled corpus use it."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +29,9 @@ class EncodedBlock(NamedTuple):
 class Encoder:
   """Encodes documents for the shards.
 
-  With instructions, tokens of prompts are marked as no targets. A prompt and
-  its response are encoded apart, as when the model answers the prompt.
+  The end-of-text token follows every text. With instructions, tokens of prompts
+  are marked as no targets, and it follows every response. A prompt and its
+  response are encoded apart, as when the model answers the prompt.
 
   Texts above 2**20 characters are encoded in pieces, which bounds memory.
   Pieces end at line ends where possible, which does not change the tokens of a
@@ -44,7 +46,11 @@ class Encoder:
     self.model = model
     self.instructions = instructions
     self._dtype = shards.dtype(model.vocab_size, masked=instructions)
-    self._token_bytes = model.token_bytes()
+
+  @functools.cached_property
+  def _token_bytes(self) -> np.ndarray:
+    # Made where documents are encoded, which is often in another process.
+    return self.model.token_bytes()
 
   def encode_block(self, content: documents.Content) -> EncodedBlock:
     """Returns the encoded documents of a block from `readers`."""
@@ -75,24 +81,30 @@ class Encoder:
   def _encoded(
     self, subset: str, text: documents.Text, parts: list[np.ndarray]
   ) -> Encoded:
-    tokens = np.append(np.concatenate(parts), self.model.eot_id)
-    if int(tokens.max()) >= self.model.vocab_size:
+    tokens = np.concatenate(parts)
+    if int(tokens.max(initial=0)) >= self.model.vocab_size:
       raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
-    data = tokens.astype(self._dtype)
     if isinstance(text, str):
-      key = text
+      key, data = text, [self._ended(parts[0])]
     else:
       key = json.dumps(text)  # Tells where prompts end.
-      ends = np.cumsum([len(part) for part in parts])
-      for start, part in zip(ends[::2], parts[::2], strict=True):
-        data[start - len(part) : start] |= shards.mark(self._dtype)
+      data = [
+        self._ended(part) if index % 2 else self._marked(part)
+        for index, part in enumerate(parts)
+      ]
     return Encoded(
       subset,
       sum(len(part.encode()) for part in _parts(text)),
-      int(self._token_bytes[tokens[:-1]].sum()),
+      int(self._token_bytes[tokens].sum()),
       hashlib.sha256(key.encode()).digest(),
-      data.tobytes(),
+      np.concatenate(data).tobytes(),
     )
+
+  def _marked(self, prompt: np.ndarray) -> np.ndarray:
+    return prompt.astype(self._dtype) | shards.mark(self._dtype)
+
+  def _ended(self, text: np.ndarray) -> np.ndarray:
+    return np.append(text, self.model.eot_id).astype(self._dtype)
 
 
 class CorpusHash:

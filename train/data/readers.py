@@ -7,15 +7,17 @@ the number of blocks done.
 import contextlib
 import gzip
 import io
+import json
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
 from train import errors
-from train.data.documents import DEFAULT_SUBSET, SUBSET_FIELD, Content
+from train.data import documents
+from train.data.documents import Content
 from train.data.tokenizer import END_OF_TEXT
 from train.errors import UserError
 
@@ -23,23 +25,26 @@ from train.errors import UserError
 _JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
 PARQUET = '.parquet'
 SUFFIXES = ('.txt', *_JSON, PARQUET)
-_BLOCK = 2**20  # Bytes of lines, or characters of rows.
+_BLOCK = 2**20  # Bytes of lines, or characters of records.
 _MAX_LINE = 2**26  # A line needs some twenty times its size in memory.
 _COMPRESSED = 2**14  # Small, since it may hold a thousand times as much text.
 _TXT_CHARACTERS = 2**14
 _PARQUET_ROWS = 64
 
 
-def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
+def blocks(
+  path: pathlib.Path, instructions: bool = False
+) -> Iterator[tuple[Content, int]]:
   """Cuts a file into blocks of about a megabyte.
 
   JSON stays lines. A .txt file is cut into documents at lines that read
   `<|endoftext|>`, and, since it may be one long text, at the first line end
-  after each 16384 characters. A .parquet file has a column `text` and may
-  have a struct `meta` with a field `pile_set_name`.
+  after each 16384 characters. A .parquet file has columns with the names of the
+  fields of JSON lines.
 
   Args:
     path: The file; its suffix determines its type.
+    instructions: Whether to read the columns of prompts and responses, too.
 
   Yields:
     A block, and how many bytes of the file have been read for it.
@@ -49,9 +54,9 @@ def blocks(path: pathlib.Path) -> Iterator[tuple[Content, int]]:
   """
   try:
     if path.name.endswith(PARQUET):
-      yield from _gather(_parquet_rows(path))
+      yield from _gather(_parquet_records(path, instructions))
     elif path.name.endswith('.txt'):
-      yield from _gather(_text_rows(path))
+      yield from _gather(_text_records(path))
     else:
       with (
         open(path, 'rb') as file,
@@ -80,10 +85,8 @@ def checksum(content: Content, start: int) -> int:
   """A CRC of blocks, continued from that of the blocks before."""
   if isinstance(content, bytes):
     return zlib.crc32(content, start)
-  for row in content or ():
-    for part in row:
-      data = part.encode('utf-8', 'replace') if isinstance(part, str) else b''
-      start = zlib.crc32(data, start)
+  for record in content or ():
+    start = zlib.crc32(json.dumps(record, default=str).encode(), start)
   return start
 
 
@@ -154,15 +157,15 @@ class _Zstd(io.RawIOBase):
     return size
 
 
-# A row (subset, text) and how many bytes of the file have been read for it.
-_Rows = Iterator[tuple[tuple[object, object], int]]
+# A record and how many bytes of the file have been read for it.
+_Records = Iterator[tuple[dict[str, Any], int]]
 
 
-def _gather(rows: _Rows) -> Iterator[tuple[list, int]]:
+def _gather(records: _Records) -> Iterator[tuple[list, int]]:
   block, size, read = [], 0, 0
-  for row, read in rows:
-    block.append(row)
-    size += len(row[1]) if isinstance(row[1], str) else 1
+  for record, read in records:
+    block.append(record)
+    size += documents.characters(record)
     if size >= _BLOCK:
       yield block, read
       block, size = [], 0
@@ -170,7 +173,7 @@ def _gather(rows: _Rows) -> Iterator[tuple[list, int]]:
     yield block, read
 
 
-def _text_rows(path: pathlib.Path) -> _Rows:
+def _text_records(path: pathlib.Path) -> _Records:
   lines: list[str] = []
   size = 0
   with (
@@ -186,41 +189,72 @@ def _text_rows(path: pathlib.Path) -> _Rows:
         size += len(line)
       if ends or size >= _TXT_CHARACTERS:
         if size:
-          yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+          yield {'text': ''.join(lines)}, raw.tell()
         lines, size = [], 0
     if size:
-      yield (DEFAULT_SUBSET, ''.join(lines)), raw.tell()
+      yield {'text': ''.join(lines)}, raw.tell()
 
 
-def _parquet_rows(path: pathlib.Path) -> _Rows:
+def _parquet_records(path: pathlib.Path, instructions: bool) -> _Records:
   import pyarrow
   import pyarrow.parquet
 
   try:
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-      names = file.schema_arrow.names
-      if 'text' not in names:
-        raise UserError(
-          f'{path} has no column "text", only {", ".join(names)}: rename one.'
-        )
-      kind = file.schema_arrow.field('text').type
-      if kind not in (pyarrow.string(), pyarrow.large_string()):
-        raise UserError(
-          f'{path} has a column "text" of type {kind}, and not of strings: '
-          'convert it.'
-        )
-      columns = ['text']
-      meta = file.schema_arrow.field('meta').type if 'meta' in names else None
-      if isinstance(meta, pyarrow.StructType) and meta.get_all_field_indices(
-        SUBSET_FIELD
-      ):
-        columns.append(f'meta.{SUBSET_FIELD}')
+      columns = _parquet_columns(path, file.schema_arrow, instructions)
       size, total = path.stat().st_size, file.metadata.num_rows
       number = 0
       for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
-        for row in batch.to_pylist():
+        for record in batch.to_pylist():
           number += 1
-          subset = (row.get('meta') or {}).get(SUBSET_FIELD)
-          yield (subset, row['text']), size * number // total
+          yield record, size * number // total
   except pyarrow.ArrowException as error:
     raise OSError(error) from error
+
+
+def _parquet_columns(
+  path: pathlib.Path, schema: Any, instructions: bool
+) -> list[str]:
+  """The columns to read; raises UserError if they cannot give documents."""
+  import pyarrow
+
+  names = set(schema.names)
+  pair = documents.PROMPT in names and names & set(documents.RESPONSES)
+  usable = 'text' in names
+  if instructions:
+    usable |= bool(pair) or documents.MESSAGES in names
+  if not usable:
+    wanted = '"text"'
+    advice = 'rename one'
+    if instructions:
+      wanted = '"messages", no "prompt" with "completion", and no "text"'
+    elif pair or documents.MESSAGES in names:
+      advice = 'pass --instructions'
+    raise UserError(
+      f'{path} has no column {wanted}, only {", ".join(schema.names)}: '
+      f'{advice}.'
+    )
+  columns = ['text']
+  if instructions:
+    columns += [documents.PROMPT, *documents.RESPONSES, documents.MESSAGES]
+  columns = [name for name in columns if name in names]
+  for name in columns:
+    kind = schema.field(name).type
+    expected = 'strings'
+    right = kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.null())
+    if name == documents.MESSAGES:
+      expected = 'lists of structs with "role" and "content"'
+      right = isinstance(
+        kind, pyarrow.ListType | pyarrow.LargeListType
+      ) and isinstance(kind.value_type, pyarrow.StructType)
+    if not right:
+      raise UserError(
+        f'{path} has a column "{name}" of type {kind}, and not of {expected}: '
+        'convert it.'
+      )
+  meta = schema.field('meta').type if 'meta' in names else None
+  if isinstance(meta, pyarrow.StructType) and meta.get_all_field_indices(
+    documents.SUBSET_FIELD
+  ):
+    columns.append(f'meta.{documents.SUBSET_FIELD}')
+  return columns

@@ -22,8 +22,8 @@ class Source:
       documents to hold out, chosen by hash, up to
       `documents.MAX_HELD_OUT_BYTES`.
     max_bad_lines: Number of lines without a document to skip.
-    instructions: Whether lines of JSON may be prompts with their responses, of
-      which only the completions are learnt; see `documents.parse`.
+    instructions: Whether documents may be prompts with their responses, of
+      which only the responses are learnt; see `documents.parse`.
   """
 
   pattern: str

@@ -176,7 +176,9 @@ class Stream:
     for file in range(first, len(self._files)):
       skipped = done if file == first else 0
       checksum = number = 0
-      for content, read in readers.blocks(self._files[file]):
+      for content, read in readers.blocks(
+        self._files[file], self._encoder.instructions
+      ):
         checksum = readers.checksum(content, checksum)
         number += 1
         if number > skipped:

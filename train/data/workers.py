@@ -16,9 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
-from train.data import encoding
+from train.data import documents, encoding
 from train.data import tokenizer as tokenizer_lib
-from train.data.documents import Content
 from train.distributed import signals
 from train.errors import Interrupted, UserError
 
@@ -46,7 +45,7 @@ class InputBlock(NamedTuple):
   number: int
   checksum: int
   read: int
-  content: Content
+  content: documents.Content
 
 
 class WorkerDied(UserError):
@@ -117,11 +116,11 @@ def _in_order(blocks, pool: '_Pool', should_stop):
       return
 
 
-def _size(content: Content) -> int:
-  """Bytes of lines, or characters of rows."""
+def _size(content: documents.Content) -> int:
+  """Bytes of lines, or characters of records."""
   if isinstance(content, bytes):
     return len(content)
-  return sum(len(row[1]) for row in content or () if isinstance(row[1], str))
+  return documents.characters(content or [])
 
 
 class _Worker:

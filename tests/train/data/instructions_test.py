@@ -3,11 +3,21 @@
 import json
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from tests.support import corpora
+from tests.support import corpora, runs
 from train import prepare
-from train.data import documents, loader, shards, streaming, tokenizer
+from train.data import (
+  documents,
+  encoding,
+  loader,
+  readers,
+  shards,
+  streaming,
+  tokenizer,
+)
 from train.data import writer as writer_lib
 from train.data.source import Source
 from train.errors import UserError
@@ -96,7 +106,7 @@ def test_lines_without_a_response_are_bad():
     {'prompt': 1, 'completion': 'y'},
     {'completion': 'y'},
     {'prompt': '', 'completion': ''},
-    {'text': None, 'prompt': 'x', 'completion': 'y'},
+    {'prompt': 'x', 'completion': None, 'text': None},
   ]
   parsed = documents.parse(corpora.lines(lines), instructions=True)
   assert [number for number, _ in parsed.bad] == [1, 2, 3, 5]
@@ -104,6 +114,146 @@ def test_lines_without_a_response_are_bad():
   assert parsed.texts == []
   parsed = documents.parse(corpora.lines(_LINES))
   assert [number for number, _ in parsed.bad] == [1, 2, 4, 5]
+
+
+def test_null_is_the_same_as_absent():
+  lines = [
+    {'text': None, 'prompt': 'x', 'completion': 'y'},
+    {'prompt': 'x', 'completion': None, 'response': 'y', 'messages': None},
+    {'text': 'z', 'prompt': 'x', 'completion': None},
+  ]
+  parsed = documents.parse(corpora.lines(lines), instructions=True)
+  assert not parsed.bad
+  assert [text for _, text in parsed.texts] == [('x', 'y'), ('x', 'y'), 'z']
+
+
+_CHAT = [
+  ('system', 'Be brief.'),
+  ('user', 'Document 1?'),
+  ('assistant', 'It says café.'),
+  ('user', 'And 2?'),
+  ('assistant', ''),
+  ('assistant', 'No.'),
+  ('user', 'Never answered.'),
+]
+# By hand: what is read only, what is learnt, ...
+_PARTS = (
+  '### system\nBe brief.\n\n### user\nDocument 1?\n\n### assistant\n',
+  'It says café.',
+  '### user\nAnd 2?\n\n### assistant\n',
+  '',
+  '### assistant\n',
+  'No.',
+)
+
+
+def _messages(pairs=_CHAT, **more):
+  return [{'role': role, 'content': text, **more} for role, text in pairs]
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'parquet'])
+def test_only_what_the_assistant_says_is_a_target(kind, tmp_path):
+  records = [
+    {'messages': _messages(other=None), 'prompt': 'not read', 'meta': None},
+    {'messages': _messages(_CHAT[1:3]), 'meta': {'pile_set_name': 'chat'}},
+  ]
+  path = tmp_path / f'v.{kind}'
+  if kind == 'parquet':
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+  else:
+    path.write_bytes(corpora.lines(records))
+  (tmp_path / 'a.jsonl').write_bytes(corpora.lines([_TRAINED]))
+  source = Source(
+    str(tmp_path / 'a.jsonl'), validation_pattern=str(path), instructions=True
+  )
+  bpe = corpora.bpe(tmp_path / 'bpe.json')
+  prepare.prepare_files(tmp_path / 'out', source, bpe, log=lambda _: None)
+  model = tokenizer.load(bpe)
+  for subset, parts in (
+    ('text', _PARTS),
+    ('chat', ('### user\nDocument 1?\n\n### assistant\n', 'It says café.')),
+  ):
+    expected = []
+    for prompt, response in zip(parts[::2], parts[1::2], strict=True):
+      prompt, response = model.encode_batch([prompt, response])
+      expected += [*(~prompt), *response, model.eot_id]
+    stream = shards.open_split(tmp_path / 'out', 'validation', subset=subset)
+    assert stream.read(0, stream.num_tokens).tolist() == expected
+
+
+def test_the_page_shows_the_template():
+  page = (runs.ROOT / 'docs' / 'preparation.md').read_text()
+  chat = [
+    ('system', 'Answer with a number.'),
+    ('user', 'What is 2 + 2?'),
+    ('assistant', '4'),
+    ('user', 'Plus 2?'),
+    ('assistant', '6'),
+  ]
+  lines = corpora.lines([{'messages': _messages(chat)}])
+  ((_, parts),) = documents.parse(lines, instructions=True).texts
+  assert parts[1::2] == ('4', '6')
+  text = ''.join(
+    p + tokenizer.END_OF_TEXT * (i % 2) for i, p in enumerate(parts)
+  )
+  assert f'```\n{text}\n```' in page
+
+
+@pytest.mark.parametrize(
+  ('messages', 'reason'),
+  [
+    ('hello', '"messages" is not a list'),
+    ({'role': 'user', 'content': 'x'}, '"messages" is not a list'),
+    ([], 'no message of the assistant'),
+    (_messages(_CHAT[:2]), 'no message of the assistant'),
+    (['hello'], 'message 1 has the role None'),
+    (_messages([*_CHAT[:3], ('tool', 'x')]), "message 4 has the role 'tool'"),
+    (_messages([('assistant', None)]), 'message 1 has no string "content"'),
+    (_messages([('assistant', ['x'])]), 'message 1 has no string "content"'),
+    ([{'role': 'assistant'}], 'message 1 has no string "content"'),
+    ([{'role': ['user'], 'content': 'x'}], 'message 1 has the role'),
+  ],
+)
+def test_malformed_messages_are_bad_lines(messages, reason):
+  lines = corpora.lines([{'messages': messages, 'text': 'not read'}])
+  parsed = documents.parse(lines, instructions=True)
+  assert not parsed.texts
+  ((number, found),) = parsed.bad
+  assert number == 1
+  assert reason in found
+
+
+@pytest.mark.parametrize(
+  ('columns', 'instructions', 'fragment'),
+  [
+    ({'prompt': ['x']}, False, 'no column "text", only prompt: rename one'),
+    ({'messages': [[{'role': 'user'}]]}, False, 'pass --instructions'),
+    ({'prompt': ['x'], 'response': ['x']}, False, 'pass --instructions'),
+    ({'prompt': ['x']}, True, 'and no "text", only prompt: rename one'),
+    ({'completion': ['x']}, True, 'no "prompt" with "completion"'),
+    ({'prompt': [1], 'response': ['x']}, True, '"prompt" of type int64'),
+    ({'messages': ['x']}, True, '"messages" of type string, and not of lists'),
+    ({'messages': [['x']]}, True, '"messages" of type list'),
+  ],
+)
+def test_columns_of_parquet(columns, instructions, fragment, tmp_path):
+  path = tmp_path / 'a.parquet'
+  pyarrow.parquet.write_table(pyarrow.table(columns), path)
+  with pytest.raises(UserError) as error:
+    list(readers.blocks(path, instructions))
+  assert fragment in str(error.value)
+
+
+def test_workers_make_the_table_of_token_bytes(tmp_path):
+  model = tokenizer.load(corpora.bpe(tmp_path / 'bpe.json'))
+  made = []
+  table = model.token_bytes
+  model.token_bytes = lambda: made.append(1) or table()
+  encoder = encoding.Encoder(model)
+  assert not made
+  list(encoder.encode([('text', 'one')]))
+  list(encoder.encode([('text', 'two')]))
+  assert len(made) == 1
 
 
 def test_the_hash_tells_where_prompts_end(tmp_path):
@@ -114,10 +264,12 @@ def test_the_hash_tells_where_prompts_end(tmp_path):
         {'prompt': 'one', 'completion': ' two'},
         {'prompt': 'one ', 'completion': 'two'},
         {'text': 'one two'},
+        {'messages': _messages(_CHAT[:3])},
+        {'messages': _messages(_CHAT[1:3])},
       ]
     )
   }
-  assert len(hashes) == 3
+  assert len(hashes) == 5
 
 
 @pytest.mark.parametrize(
