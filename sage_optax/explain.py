@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import memory, recipes, sharding
-from sage_optax.leaves import metadata, routing, second_look
+from sage_optax.leaves import messages, metadata, routing
 from sage_optax.leaves.rules import ROLES
 
 _HEADER = (
@@ -185,7 +185,7 @@ def explain(
   if mask is not None:
     params = _masked(params, mask)
   resolved = routing.resolve_tree(params, said)
-  notes = second_look.notes(resolved.leaves, resolved.vocabularies)
+  notes = messages.notes(resolved.leaves, resolved.vocabularies)
   rows = [
     _row(leaf, parts[leaf.role or ''], replicated, note)
     for leaf, replicated, note in zip(
@@ -285,7 +285,7 @@ def _totals(rows: list[Row], tx: Any, params: Any) -> dict[str, Total]:
         old.leaves + 1, old.parameters + size, old.state_bytes + row.state_bytes
       )
   with warnings.catch_warnings():  # The rows contain them.
-    warnings.simplefilter('ignore', second_look.RoutingWarning)
+    warnings.simplefilter('ignore', messages.RoutingWarning)
     whole = memory.state_bytes(tx, params)
   return {
     **{role: totals[role] for role in ROLES if role in totals},

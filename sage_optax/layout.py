@@ -8,7 +8,6 @@ import optax
 
 from sage_optax.leaves import metadata, pairs
 from sage_optax.leaves import views as views_lib
-from sage_optax.leaves.names import Preset
 from sage_optax.leaves.pairs import AxesPair, MatrixAxes, axes_function
 from sage_optax.leaves.presets import (
   EQUINOX,
@@ -17,6 +16,7 @@ from sage_optax.leaves.presets import (
   HALIAX,
   MAXTEXT,
   TORCH,
+  Preset,
 )
 
 __all__ = [

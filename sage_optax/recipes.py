@@ -37,9 +37,9 @@ def recipe(
   sets `weight_decay`.
 
   The role of a leaf, and its axes of fan_in and fan_out, are inferred from, in
-  this order: the arguments below, the names of its axes (Flax's boxes, Haliax,
-  Penzai), its own name if the shape agrees. If they are not clear, the error
-  contains the lines to paste.
+  this order: the arguments below, its module (Equinox, Haliax), the names of
+  its axes (Flax's boxes, Haliax, Penzai), its own name if the shape agrees. If
+  they are not clear, the error contains the lines to paste.
 
   Args:
     name: one of `recipe_names()`.
@@ -58,8 +58,8 @@ def recipe(
       stacked: pattern, or patterns, of leaves that have an axis of layers.
       scan_axis: the index of that axis, also in norm scales and biases.
       preset: the layout of a library, from `sage_optax.layout`.
-      default_role: role of leaves that no rule matches; 'auto' means matrix for
-        two or more axes, else vector.
+      default_role: role of leaves whose role is not clear; 'auto' means matrix
+        for two or more axes, else vector.
       roles: tree of roles (or a prefix of one), or a callable that computes it
         from the parameters; replaces the rules.
       paper: whether to use the authors' released form, where there is one.

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sage_optax.leaves import names, routing
+from sage_optax.leaves import presets, routing
+from sage_optax.leaves.messages import RoutingWarning
 from sage_optax.leaves.rules import ROLES, Rule
-from sage_optax.leaves.second_look import RoutingWarning
 
 __all__ = ['ROLES', 'RoutingWarning', 'Rule', 'assign', 'match']
 
@@ -24,15 +24,15 @@ def assign(
   rules: Sequence[Rule] | None = None,
   logical_axes: Any = None,
   default_role: str | None = None,
-  preset: names.Preset | None = None,
+  preset: presets.Preset | None = None,
 ) -> Any:
   """Gives every leaf of `params` a role.
 
-  `rules` come first, then the names of axes (`logical_axes`, or metadata of
-  Flax, Haliax and Penzai), then the names that leaves have in Flax (Linen and
-  NNX), Haiku, Equinox, Hugging Face and PyTorch. A leaf whose path has no name
-  (a bare array, lists, tuples) is 'vector' if it has fewer than 2 axes, else
-  'matrix'.
+  `rules` come first, then `logical_axes`, modules of Equinox and Haliax, names
+  of axes in metadata of Flax, Haliax and Penzai, and the names that leaves have
+  in Flax (Linen and NNX), Haiku, Equinox, Hugging Face and PyTorch. A leaf
+  whose path has no name (a bare array, lists, tuples) is 'vector' if it has
+  fewer than 2 axes, else 'matrix'.
 
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
@@ -43,8 +43,8 @@ def assign(
       equal the leaf's logical axes, where '*' matches any one name.
     logical_axes: tree like `params` (it may have more leaves) whose leaves are
       tuples of axis names.
-    default_role: role of named leaves that no rule matches; 'auto' means matrix
-      for two or more axes, else vector. None: raise an error.
+    default_role: role of named leaves whose role is not clear; 'auto' means
+      matrix for two or more axes, else vector. None: raise an error.
     preset: the layout of a library, from `sage_optax.layout`.
 
   Returns:

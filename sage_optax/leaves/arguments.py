@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import jax
 import jax.numpy as jnp
 
-from sage_optax.leaves import names, pairs
+from sage_optax.leaves import pairs, presets
 
 
 class Options(TypedDict, total=False):
@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
   matrix_axes: pairs.MatrixAxes
   stacked: Any
   scan_axis: int | None
-  preset: names.Preset | None
+  preset: presets.Preset | None
   default_role: str | None
   weight_decay: Any
   embedding: Any

@@ -1,10 +1,9 @@
 """Roles and axes of leaves from the logical names of their axes."""
 
 import itertools
-import re
 from typing import NamedTuple
 
-from sage_optax.leaves import metadata, names
+from sage_optax.leaves import metadata, names, presets
 from sage_optax.leaves.metadata import (
   BATCH,
   EXPERTS,
@@ -12,17 +11,6 @@ from sage_optax.leaves.metadata import (
   POSITION,
   VOCAB,
   WIDTH,
-)
-
-# Projections to the width of the residual stream, and from it.
-_INTO_STREAM = re.compile(
-  r'(?:^|/)(?:out|out_?proj|o_?proj|o|wo|down|down_?proj|c_proj|w2|dense_4h_to_h'
-  r'|attn_out_proj|attn_vec_einsum|output_proj|output|out_linear)(?:/\w+)?$'
-)
-_OUT_OF_STREAM = re.compile(
-  r'(?:^|/)(?:query|key|value|[qkv]|[qkv]_proj|(?:query|key|value)_proj|qkv\w*'
-  r'|c_attn|c_fc|gate|up|gate_proj|up_proj|wi(?:_\d)?|w[qkv13]|q_einsum'
-  r'|fc_in|dense_h_to_4h|gating_linear|value_linear)(?:/\w+)?$'
 )
 
 
@@ -67,13 +55,15 @@ def read(
   """
   if len(axis_names.names) != len(shape) or not shape:
     return Reading()
-  kinds = _kinds(path, axis_names.names)
+  known = presets.find(path, shape, None)
+  vector = known is not None and known.role == 'vector'
+  kinds = _kinds(axis_names.names, vector)
   batch = tuple(i for i, kind in enumerate(kinds) if kind == BATCH)
   core = [i for i, kind in enumerate(kinds) if kind != BATCH]
   if not core or any(kinds[i] is None for i in core):
     return Reading(batch=batch)
   found = _table(path, kinds, core)
-  if found is None and (len(core) == 1 or _is_vector(path)):
+  if found is None and (len(core) == 1 or vector):
     found = 'vector', (), tuple(core)
   if found is None:
     sides = _sides(path, kinds, core, axis_names.ordered)
@@ -84,19 +74,14 @@ def read(
   return Reading(role, Axes(batch, fan_in, fan_out), batch)
 
 
-def _kinds(path: str, given: tuple[str | None, ...]) -> list[str | None]:
+def _kinds(given: tuple[str | None, ...], vector: bool) -> list[str | None]:
   """The kind of each axis; None for an unknown name."""
   kinds = [metadata.KINDS.get(name or '') for name in given]
   others = [i for i, kind in enumerate(kinds) if kind not in (BATCH, EXPERTS)]
-  batch = len(others) > 1 or (others and _is_vector(path))
+  batch = len(others) > 1 or (others and vector)
   # A router maps to the experts.
   meant = BATCH if batch else INNER
   return [meant if kind == EXPERTS else kind for kind in kinds]
-
-
-def _is_vector(path: str) -> bool:
-  known = names.find(path, None)
-  return known is not None and known.role == 'vector'
 
 
 def _table(path, kinds, core):
@@ -120,9 +105,9 @@ def _sides(path, kinds, core, ordered):
   inner = tuple(i for i in core if kinds[i] == INNER)
   if len(width) == 1 and inner:
     stream = tuple(width)
-    if _OUT_OF_STREAM.search(path):
+    if names.OUT_OF_STREAM.search(path):
       return stream, inner
-    if _INTO_STREAM.search(path):
+    if names.INTO_STREAM.search(path):
       return inner, stream
     if stream[0] not in (core[0], core[-1]):
       return None
@@ -164,11 +149,40 @@ def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
 
 def fits(
   layouts: tuple[str, ...], shape: tuple[int, ...], batch: tuple[int, ...]
-) -> list[Axes]:
+) -> dict[str, Axes]:
   """The axes by each layout that fits; axes of size 1 may be a batch."""
   ones = [a for a, size in enumerate(shape) if size == 1 and a not in batch]
-  found: list[Axes | None] = []
+  found: dict[str, Axes] = {}
   for some in (batch, (*batch, *ones)):
-    if not any(found):
-      found = [layout_axes(layout, shape, some) for layout in layouts]
-  return [axes for axes in found if axes is not None]
+    for layout in () if found else layouts:
+      axes = layout_axes(layout, shape, some)
+      if axes is not None:
+        found[layout] = axes
+  return found
+
+
+def guess(path: str, shape: tuple[int, ...], batch: tuple[int, ...]) -> Axes:
+  """The axes to suggest for a matrix of an unknown layout.
+
+  Args:
+    path: of the leaf.
+    shape: of the leaf.
+    batch: the axes of stacks, as far as they are known.
+
+  Returns:
+    The `Axes`: of an attention with heads, a convolution, or a stack.
+  """
+  core = tuple(a for a in range(len(shape)) if a not in batch)
+  sizes, last = [shape[a] for a in core], core[-1:]
+  # Heads and layers are fewer than features.
+  attention = len(core) == 3 and (
+    (names.OUT_OF_STREAM.search(path) and sizes[0] > sizes[1])
+    or (names.INTO_STREAM.search(path) and sizes[1] < sizes[2])
+  )
+  convolution = len(core) == 4 and sizes[0] == sizes[1] < min(sizes[2:])
+  fan_in = core[:-1] if attention or convolution else core[-2:-1]
+  if attention and names.OUT_OF_STREAM.search(path):
+    fan_in, last = core[:1], core[1:]
+  named = (*fan_in, *last)
+  rest = tuple(a for a in range(len(shape)) if a not in named)
+  return Axes(rest, fan_in, last)

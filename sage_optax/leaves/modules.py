@@ -1,8 +1,10 @@
-"""Roles and axes of weights from the modules of Equinox and Haliax.
+"""Roles and axes of weights and biases from modules of Equinox and Haliax.
 
 Modules are read by their attributes, so that no library has to be imported:
-Haliax's Linear (In, Out) and Embedding (Vocab, Embed), Equinox's Embedding,
-LayerNorm and RMSNorm. The shape of a weight does not distinguish them.
+Haliax's Linear, Conv (In, Out, Spatial) and Embedding (Vocab, Embed), Equinox's
+Embedding, LayerNorm and RMSNorm. Equinox's Linear and Conv are recognized by
+their class too, since a square weight does not show its order. A module whose
+weight does not have the axes that its attributes name is not read.
 """
 
 import dataclasses
@@ -10,62 +12,132 @@ from typing import Any
 
 import jax
 
-from sage_optax.leaves import metadata
+from sage_optax.leaves import metadata, names
 from sage_optax.leaves.axis_names import Axes, Reading
+
+# Attributes of Haliax's modules that have the axes of each side, and the role.
+_SIDES = (('In', 'Out', 'matrix'), ('Vocab', 'Embed', 'embedding'))
 
 
 def readings(tree: Any) -> dict[str, Reading]:
-  """The roles and axes of the weights of known modules, by path."""
+  """The roles and axes of the parameters of known modules, by path."""
   found = {}
   nodes = jax.tree.leaves_with_path(
-    tree, is_leaf=lambda node: _read(node) is not None
+    tree, is_leaf=lambda node: bool(_read(node))
   )
   for key_path, node in nodes:
-    reading = _read(node)
-    if reading is not None:
-      key = (*key_path, jax.tree_util.GetAttrKey('weight'))
-      found[metadata.leaf_path(key)[0]] = reading
+    for name, reading in _read(node).items():
+      key = (*key_path, jax.tree_util.GetAttrKey(name))
+      path, _ = metadata.leaf_path(key)
+      if reading.role == 'matrix' and names.HEAD.search(path):
+        reading = reading._replace(role='head')
+      found[path] = reading
   return found
 
 
-def _read(node: Any) -> Reading | None:
-  """Role and axes of the weight of a module; None if it is not known."""
-  if not dataclasses.is_dataclass(node) or not hasattr(node, 'weight'):
-    return None
-  module: Any = node
-  axes = getattr(module.weight, 'axes', None)
-  if isinstance(axes, tuple) and hasattr(module, 'In'):
-    return _named(axes, module.In, module.Out)
-  if isinstance(axes, tuple) and hasattr(module, 'Vocab'):
-    return _named(axes, module.Vocab, module.Embed, 'embedding')
-  ndim = getattr(module.weight, 'ndim', 0)
-  if hasattr(module, 'num_embeddings') and ndim > 1:
-    return _plain('embedding', ndim, (ndim - 2,), (ndim - 1,))
-  if hasattr(module, 'use_weight') and isinstance(module.shape, tuple) and ndim:
-    start = ndim - len(module.shape)
-    return _plain('vector', ndim, (), tuple(range(start, ndim)))
+def _read(node: Any) -> dict[str, Reading]:
+  """Readings of a module's weight and bias; none if it is not known."""
+  if not dataclasses.is_dataclass(node) or isinstance(node, type):
+    return {}
+  found = {}
+  for name in ('weight', 'bias'):
+    leaf = getattr(node, name, None)
+    if (given := _axis_names(getattr(leaf, 'axes', None))) is not None:
+      reading = _haliax(node, name, given)
+    else:
+      reading = _equinox(node, name, getattr(leaf, 'shape', ()))
+    if reading is not None:
+      found[name] = reading
+  return found
+
+
+def _haliax(node: Any, name: str, given: list[str]) -> Reading | None:
+  """By the names of the leaf's axes, and those that the module has."""
+  own = {
+    field.name: _axis_names(getattr(node, field.name, None))
+    for field in dataclasses.fields(node)
+    if field.name not in ('weight', 'bias')
+  }
+  for inputs, outputs, role in _SIDES:
+    fan_in, fan_out = own.pop(inputs, None), own.pop(outputs, None)
+    if fan_in is None or fan_out is None:
+      continue
+    fan_in = [*fan_in, *(own.pop('Spatial', None) or ())]
+    if name == 'bias':
+      fan_in = []
+    sides = [*fan_in, *fan_out]
+    # An axis of the module that is no side has to be one of experts; those that
+    # the module does not have are of stacks.
+    others = [
+      axis
+      for field, axes in own.items()
+      for axis in axes or ()
+      if not _counts(field) and not _counts(axis)
+    ]
+    unknown = {*others} & {*given} - {*sides}
+    if not {*sides} <= {*given} or len({*sides}) < len(sides) or unknown:
+      return None
+    if role == 'matrix' or name == 'bias':
+      role = _role(fan_in, fan_out)
+    places = (tuple(map(given.index, side)) for side in (fan_in, fan_out))
+    return _reading(role, len(given), *places)
   return None
 
 
-def _named(axes: Any, fan_in: Any, fan_out: Any, role: str = '') -> Reading:
-  """By the names of the axes."""
-  names = [axis.name for axis in axes]
-  sides = []
-  for side in (fan_in, fan_out):
-    given = [axis.name for axis in side] if isinstance(side, tuple) else None
-    wanted = given or [side.name]
-    sides.append(tuple(i for i, name in enumerate(names) if name in wanted))
-  kinds = [
-    [metadata.KINDS.get(names[i]) == metadata.VOCAB for i in side]
-    for side in sides
-  ]
-  if not role:
-    role = 'head' if any(kinds[1]) else 'embedding' if any(kinds[0]) else ''
-  return _plain(role or 'matrix', len(names), *sides)
+def _axis_names(axes: Any) -> list[str] | None:
+  """The names of an axis or of several; None if it is neither."""
+  found = []
+  for axis in axes if isinstance(axes, tuple) else (axes,):
+    name = axis if isinstance(axis, str) else getattr(axis, 'name', None)
+    if not isinstance(name, str):
+      return None
+    found.append(name)
+  return found
 
 
-def _plain(
+def _counts(axis: str) -> bool:
+  """Whether an axis of this name counts layers or experts."""
+  kinds = (metadata.BATCH, metadata.EXPERTS)
+  return metadata.KINDS.get(axis.lower()) in kinds
+
+
+def _role(fan_in: list[str], fan_out: list[str]) -> str:
+  if not fan_in or not fan_out:
+    return 'vector'
+  for role, side in (('head', fan_out), ('embedding', fan_in)):
+    if any(metadata.KINDS.get(axis) == metadata.VOCAB for axis in side):
+      return role
+  return 'matrix'
+
+
+def _equinox(node: Any, name: str, shape: tuple[int, ...]) -> Reading | None:
+  """By the sizes that the module has, or by its class."""
+  ndim, own = len(shape), getattr(node, 'shape', None)
+  if hasattr(node, 'use_weight') and own and shape[-len(own) :] == own:
+    return _reading('vector', ndim, (), tuple(range(ndim - len(own), ndim)))
+  rows = getattr(node, 'num_embeddings', None)
+  if name == 'weight' and ndim > 1 and shape[-2] == rows:
+    return _reading('embedding', ndim, (ndim - 2,), (ndim - 1,))
+  classes = {
+    kind.__name__
+    for kind in type(node).__mro__
+    if kind.__module__.startswith('equinox.')
+  }
+  if not classes & {'Linear', 'Conv', 'ConvTranspose'}:
+    return None
+  spatial = getattr(node, 'num_spatial_dims', 0)
+  first = ndim - spatial - (2 if name == 'weight' else 1)
+  if first < 0:
+    return None
+  if name == 'bias':  # [out], and an axis of size 1 for each spatial one.
+    return _reading('vector', ndim, (), (first,))
+  return _reading('matrix', ndim, tuple(range(first + 1, ndim)), (first,))
+
+
+def _reading(
   role: str, ndim: int, fan_in: tuple[int, ...], fan_out: tuple[int, ...]
 ) -> Reading:
   batch = tuple(a for a in range(ndim) if a not in (*fan_in, *fan_out))
+  if role == 'vector':
+    fan_in, fan_out = (), (*fan_in, *fan_out)
   return Reading(role, Axes(batch, fan_in, fan_out), batch)

@@ -20,6 +20,8 @@ class Known(NamedTuple):
       beside it has to show which.
     doubt: why leaves of this name are refused where no layout fits.
     guess: whether a role that a user gives is enough to know the axes.
+    alike: whether all of them in a tree have the same layout.
+    single: whether only leaves with at most one axis longer than 1 count.
   """
 
   name: str
@@ -28,51 +30,40 @@ class Known(NamedTuple):
   layouts: tuple[str, ...]
   doubt: str = ''
   guess: bool = True
+  alike: bool = False
+  single: bool = False
 
 
-class Preset(NamedTuple):
-  """How a library names and lays out its parameters.
-
-  Attributes:
-    name: of the preset, in messages.
-    known: its names, before those that are known anyway.
-    scan_axis: where stacked layers have the axis of layers; None: proved.
-  """
-
-  name: str
-  known: tuple[Known, ...] = ()
-  scan_axis: int | None = None
-
-
-_HEAD = (
+HEAD_WORDS = (
   r'(?:(?:\w+_)?(?:lm|mlp|output)_head|heads?|classifier|unembed(?:ding)?'
   r'|embed_out|logits?(?:_?dense|_\w+)?|output_projection'
   r'|vocab_proj(?:ector)?)'
 )
-_NORM = (
+NORM_WORDS = (
   r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|[^/]*_ln'
   r'|(?:ln|bn)(?:f|\d*)(?:_\w*)?)'
 )
-_EMBED = (
+EMBED_WORDS = (
   r'(?:[^/]*embed[^/]*|(?:[^/]*_)?embs?(?:_[^/]*)?|wte|wpe|shared'
   r'|relative_attention_bias)'
 )
-_POSITION = (  # Not `transpose`.
+POSITION_WORDS = (  # Not `transpose`.
   r'(?:(?:[^/]*_)?(?:abs|rel)?pos(?:itions?|itional)?(?:_?(?:emb|enc|table)\w*)?'
   r'|wpe)'
 )
-_HIDDEN = (
-  r'(?:[^/]*(?:proj|[dD]ense|[lL]inear|qkv|attn|mlp|fc|mapping|router|dt_rank)[^/]*'
-  r'|query|key|value|query_key_value|gate|up|down|[qkvo]|w[qkvo123i](?:_\d)?)'
+HIDDEN_WORDS = (
+  r'(?:[^/]*(?:proj|[dD]ense|[lL]inear|qkv|attn|mlp|fc|mapping|router|dt_rank)'
+  r'[^/]*|query|key|value|query_key_value|gate|up|down|[qkvo]'
+  r'|w[qkvo123i](?:_\d)?)'
 )
 _QKV = r'(?:query|key|value|[qkv])'
 _OUT = r'(?:out|attn_out_proj|attention_out)'
 CONV = r'(?:[^/]*[cC]onv(?!_?proj/)[^/]*|[^/]*patch[^/]*|[^/]*stem[^/]*)'
 TRANSPOSED = r'[^/]*(?:[cC]onv[^/]*[tT]ranspose|[dD]econv)[^/]*'
+_TOKEN = ('o', '1 o', '1 1 o')
 CONV_LAYOUTS = ('i i o', 'i i i o', 'i i i i o')
-TORCH_CONV = ('o i i', 'o i i i', 'o i i i i')
 _KERNEL = r'/(?:kernel|w)$'
-_START = r'(?:^|/)'
+START = r'(?:^|/)'
 
 
 def named(
@@ -84,75 +75,19 @@ def named(
   guess: bool = True,
 ) -> Known:
   """Leaves whose last names have this form."""
-  return Known(name, _START + pattern, role, layouts, doubt, guess)
+  return Known(name, START + pattern, role, layouts, doubt, guess)
 
 
 # Hugging Face's GPT-2 has [in, out] in PyTorch and [out, in] in Flax.
-_GPT2 = named(
+GPT2 = named(
   'GPT-2',
-  r'(?:c_(?:attn|fc|proj)|q_attn)/kernel$',
+  r'(?:c_(?:attn|fc|proj)|q_attn)/(?:kernel|weight)$',
   'matrix',
   'i o',
   'o i',
   guess=False,
-  doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias beside it '
-  'shows which',
-)
-WEIGHT = r'/weights?$'
-# Weights of PyTorch, Equinox and Haliax, in the layout of PyTorch.
-WEIGHTS: tuple[Known, ...] = (
-  _GPT2._replace(pattern=_START + r'(?:c_(?:attn|fc|proj)|q_attn)/weight$'),
-  named(
-    'adapter',
-    r'lora_embedding_[AB](?:/.*)?$',
-    None,
-    doubt='an adapter of a table',
-  ),
-  named('adapter', r'lora_[AB](?:/\w+)?' + WEIGHT, 'matrix', 'o i'),
-  named('norm', _NORM + WEIGHT, 'vector', 'o'),
-  named('head', _HEAD + WEIGHT, 'head', 'o i'),
-  Known('top-level output', r'^output/weight$', 'head', ('o i',)),
-  named(
-    'position', rf'(?!{_HIDDEN}/)' + _POSITION + WEIGHT, 'embedding', 'i o'
-  ),
-  named(
-    'table',
-    rf'(?!{_HIDDEN}/)(?![^/]*patch)' + _EMBED + WEIGHT,
-    'embedding',
-    'i o',
-  ),
-  named(
-    'transposed convolution',
-    TRANSPOSED + WEIGHT,
-    'matrix',
-    *(layout.replace('o i', 'i o') for layout in TORCH_CONV),
-  ),
-  named('convolution', r'[^/]*' + CONV + WEIGHT, 'matrix', *TORCH_CONV),
-  named('projection', r'(?:.*/)?' + _HIDDEN + WEIGHT, 'matrix', 'o i'),
-  named(
-    'patches',
-    r'[^/]*(?:patch|projection)[^/]*' + WEIGHT,
-    'matrix',
-    *TORCH_CONV,
-  ),
-  named('weight', r'weights?$', 'matrix', 'o i'),
-)
-
-_LAYOUT_DOUBT = (
-  'PyTorch, Equinox and Haliax keep a weight as [out, in], others as [in, out]'
-)
-# The same names, without a preset for PyTorch's layout.
-_UNSURE = tuple(
-  known
-  if known.role in ('vector', 'embedding')
-  else known._replace(
-    role=None if known is WEIGHTS[-1] else known.role,
-    layouts=(),
-    doubt=_LAYOUT_DOUBT,
-    guess=False,
-  )
-  for known in WEIGHTS
-)
+  doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias shows which',
+)._replace(alike=True)
 
 # The first one that matches counts: from special names to general ones.
 DEFAULT: tuple[Known, ...] = (
@@ -168,20 +103,23 @@ DEFAULT: tuple[Known, ...] = (
   # Vision transformers.
   named(
     'token',
-    r'(?:cls|cls_token|class_token|class_embedding|probe|mask_token'
-    r'|register_tokens|dist_token)$',
+    r'(?:cls|cls_token|class_token|probe|mask_token|register_tokens'
+    r'|dist_token)$',
     'vector',
-    'o',
-    '1 o',
-    '1 1 o',
+    *_TOKEN,
   ),
+  # Else it is a table of classes.
+  named('token', r'class_embedding$', 'vector', *_TOKEN)._replace(single=True),
   named(
     'relative positions', r'relpos_bias/rel_embedding$', 'embedding', 'o i'
   ),
   named(
     'relative positions',
     r'[^/]*rel(?:ative|_|pos)[^/]*embed[^/]*$',
-    None,
+    'embedding',
+    'i o',
+    'o i',
+    guess=False,
     doubt='[positions, heads] and [heads, positions] are both usual',
   ),
   named(
@@ -200,8 +138,7 @@ DEFAULT: tuple[Known, ...] = (
   ),
   # Gemma.
   named('gemma query', r'q_einsum' + _KERNEL, 'matrix', 'o i o'),
-  named('gemma key, value', r'kv_einsum' + _KERNEL, 'matrix', 'b o i o'),
-  named('gemma qkv', r'qkv_einsum' + _KERNEL, 'matrix', 'b o i o'),
+  named('gemma key, value', r'q?kv_einsum' + _KERNEL, 'matrix', 'b o i o'),
   named('gemma out', r'attn_vec_einsum' + _KERNEL, 'matrix', 'i i o'),
   named(
     'gemma gates',
@@ -230,20 +167,20 @@ DEFAULT: tuple[Known, ...] = (
     'matrix',
     'i o',
   ),
-  named('head kernel', _HEAD + _KERNEL, 'head', 'i o'),
+  named('head kernel', HEAD_WORDS + _KERNEL, 'head', 'i o'),
   Known(
     'top-level output', r'^(?:params/)?output/(?:kernel|w)$', 'head', ('i o',)
   ),
   named(
     'norm',
-    _NORM + r'/(?:weight|kernel|w|scale|bias|b|offset|gamma|beta)$',
+    NORM_WORDS + r'/(?:weight|kernel|w|scale|bias|b|offset|gamma|beta)$',
     'vector',
     'o',
   ),
   named('attention bias', _QKV + r'/(?:bias|b)$', 'vector', 'o', 'o o'),
   named('attention kernel', _QKV + _KERNEL, 'matrix', 'i o', 'i o o'),
   named('attention out', _OUT + _KERNEL, 'matrix', 'i o', 'i i o'),
-  _GPT2,
+  GPT2,
   named(
     'transposed convolution',
     TRANSPOSED + _KERNEL,
@@ -262,13 +199,12 @@ DEFAULT: tuple[Known, ...] = (
   ),
   named(
     'embedding as kernel',
-    r'(?![^/]*(?:patch|proj|mapping))' + _EMBED + _KERNEL,
+    r'(?![^/]*(?:patch|proj|mapping))' + EMBED_WORDS + _KERNEL,
     None,
     doubt='a table and a projection can both have this name',
   ),
   named('embedding', r'[^/]*embeddings?$', 'embedding', 'i o'),
   named('kernel', r'(?:kernel|w)$', 'matrix', 'i o'),
-  *_UNSURE,
   named(
     'bias or scale',
     r'(?:[^/]*bias|[^/]*scale|b|offset|gamma|beta)$',
@@ -278,20 +214,52 @@ DEFAULT: tuple[Known, ...] = (
   ),
 )
 
-HEAD = re.compile(_START + _HEAD + r'(?:/\w+)?$')
-PROJECTION = re.compile(_START + _HIDDEN + r'/\w+$')
-NORM = re.compile(_START + _NORM + r'/\w+$')
+HEAD = re.compile(START + HEAD_WORDS + r'(?:/\w+)?$')
+PROJECTION = re.compile(START + HIDDEN_WORDS + r'/\w+$')
+NORM = re.compile(START + NORM_WORDS + r'/\w+$')
 TOKENS = re.compile(
   r'^(?!.*(?:pos|type|segment|patch|class|time|label|relative|wpe|rel_)).*'
-  r'(?:embed|wte|shared|tok)',
+  r'(?:embed|wte|tok|(?<![^/])shared(?![^/]))',
   re.IGNORECASE,
 )
+# Projections to the width of the residual stream, and from it.
+INTO_STREAM = re.compile(
+  START + r'(?:out|out_?proj|o_?proj|o|wo|down|down_?proj|c_proj|w2'
+  r'|dense_4h_to_h|attn_out_proj|attn_vec_einsum|output_proj|output|out_linear)'
+  r'(?:/\w+)?$'
+)
+OUT_OF_STREAM = re.compile(
+  START + r'(?:query|key|value|[qkv]|[qkv]_proj|(?:query|key|value)_proj|qkv\w*'
+  r'|c_attn|c_fc|gate|up|gate_proj|up_proj|wi(?:_\d)?|w[qkv13]|q_einsum|fc1'
+  r'|fc_in|dense_h_to_4h|gating_linear|value_linear|w(?:q|kv)_[ab])(?:/\w+)?$'
+)
+_BIASES = {'kernel': 'bias', 'w': 'b', 'weight': 'bias'}
 
 
-def find(path: str, preset: Preset | None) -> Known | None:
-  """Returns the first row whose pattern matches the path, or None."""
-  bare = re.sub(r'(?<=[a-zA-Z_])(?:/\d+)+$', '', path)
-  for known in (*(preset.known if preset else ()), *DEFAULT):
-    if re.search(known.pattern, bare):
-      return known
-  return None
+def is_general(path: str, known: Known | None) -> bool:
+  """Whether a name means any matrix: of a hidden layer, a head, a table."""
+  general = known is not None and known.name in ('kernel', 'weight')
+  return general and not OUT_OF_STREAM.search(path)
+
+
+def bias_of(path: str) -> str:
+  """The path of the bias beside a matrix; '' if none can be."""
+  folder, _, name = path.rpartition('/')
+  bias = _BIASES.get(name, '')
+  return f'{folder}/{bias}'.lstrip('/') if bias else ''
+
+
+def linear_of(path: str) -> str:
+  """The path of the matrix that maps from Gemma's gates; '' for others."""
+  linear = path.replace('gating_einsum', 'linear')
+  return linear if linear != path else ''
+
+
+def query_and_out(path: str) -> tuple[str, str]:
+  """The paths of both, if a path is one of them in Flax's attention."""
+  match = re.fullmatch(r'((?:.*/)?)(?:query|out)(/\w+)', path)
+  return (
+    (match[1] + 'query' + match[2], match[1] + 'out' + match[2])
+    if match
+    else ('', '')
+  )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax.core import boxes
-from sage_optax.leaves import second_look, views
+from sage_optax.leaves import messages, views
 from sage_optax.leaves.records import Leaf, Routing
 from sage_optax.leaves.routing import resolve_tree
 
@@ -42,14 +42,14 @@ def by_role(
       resolved = resolve_tree(tree, routing)
       _check_flat(resolved.leaves, routing, elementwise)
       known[key] = resolved.leaves
-      notes = second_look.notes(resolved.leaves, resolved.vocabularies)
+      notes = messages.notes(resolved.leaves, resolved.vocabularies)
       for leaf, note in zip(resolved.leaves, notes, strict=True):
         if note:
           warnings.warn(
             f'{leaf.path} {jnp.shape(leaf.leaf)} has the role {leaf.role}: '
             f'{note}. If that is right, filter this warning; else say what it '
             'is by rules= and matrix_axes= (sage_optax.explain shows them).',
-            second_look.RoutingWarning,
+            messages.RoutingWarning,
             stacklevel=4,
           )
     return known[key]

@@ -1,21 +1,125 @@
-"""Presets: names and layouts of libraries, chosen by the user."""
+"""Presets: names and layouts of libraries, chosen by the user.
+
+Weights of PyTorch, Equinox and Haliax have the same names and different
+layouts. Without a preset, a bias has to show the layout.
+"""
+
+import re
+from typing import NamedTuple
 
 from sage_optax.leaves.names import (
   CONV,
   CONV_LAYOUTS,
-  TORCH_CONV,
+  DEFAULT,
+  EMBED_WORDS,
+  GPT2,
+  HEAD_WORDS,
+  HIDDEN_WORDS,
+  NORM_WORDS,
+  POSITION_WORDS,
   TRANSPOSED,
-  WEIGHT,
-  WEIGHTS,
-  Preset,
+  Known,
   named,
 )
 
+
+class Preset(NamedTuple):
+  """How a library names and lays out its parameters.
+
+  Attributes:
+    name: of the preset, in messages.
+    known: its names, before those that are known anyway.
+    scan_axis: where stacked layers have the axis of layers; None: proved.
+  """
+
+  name: str
+  known: tuple[Known, ...] = ()
+  scan_axis: int | None = None
+
+
 _TRANSPOSED = 'transposed convolution'
+_TORCH_CONV = ('o i i', 'o i i i', 'o i i i i')
+_WEIGHT = r'/weights?$'
+
+# In the layout of PyTorch.
+_WEIGHTS: tuple[Known, ...] = (
+  GPT2,
+  named(
+    'adapter',
+    r'lora_embedding_[AB](?:/.*)?$',
+    None,
+    doubt='an adapter of a table',
+  ),
+  named('adapter', r'lora_[AB](?:/\w+)?' + _WEIGHT, 'matrix', 'o i'),
+  named('norm', NORM_WORDS + _WEIGHT, 'vector', 'o'),
+  named('head', HEAD_WORDS + _WEIGHT, 'head', 'o i'),
+  Known('top-level output', r'^output/weight$', 'head', ('o i',)),
+  named(
+    'position',
+    rf'(?!{HIDDEN_WORDS}/)' + POSITION_WORDS + _WEIGHT,
+    'embedding',
+    'i o',
+  ),
+  named(
+    'table',
+    rf'(?!{HIDDEN_WORDS}/)(?![^/]*patch)' + EMBED_WORDS + _WEIGHT,
+    'embedding',
+    'i o',
+  ),
+  named(
+    _TRANSPOSED,
+    TRANSPOSED + _WEIGHT,
+    'matrix',
+    *(layout.replace('o i', 'i o') for layout in _TORCH_CONV),
+  ),
+  named('convolution', r'[^/]*' + CONV + _WEIGHT, 'matrix', *_TORCH_CONV),
+  named('projection', r'(?:.*/)?' + HIDDEN_WORDS + _WEIGHT, 'matrix', 'o i'),
+  named(
+    'patches',
+    r'[^/]*(?:patch|projection)[^/]*' + _WEIGHT,
+    'matrix',
+    *_TORCH_CONV,
+  ),
+  named('weight', r'weights?$', 'matrix', 'o i'),
+)
+
+LAYOUT_DOUBT = (
+  'PyTorch and Equinox keep a weight as [out, in], Haliax in either order, '
+  'others as [in, out], and no bias shows which'
+)
+
+
+def _of_any_layout(doubt: str, *but: str) -> tuple[Known, ...]:
+  """The weights, where the bias has to show the axis of outputs."""
+  return tuple(
+    known
+    if known.role in ('vector', 'embedding') or known.name in but
+    else known._replace(
+      role=None if known.name == 'weight' else known.role,
+      layouts=_any_order(known.layouts),
+      doubt=known.doubt or doubt,
+      guess=False,
+    )
+    for known in _WEIGHTS
+  )
+
+
+def _any_order(layouts: tuple[str, ...]) -> tuple[str, ...]:
+  """The layouts, and those with `o` first, second or last."""
+  found = dict.fromkeys(layouts)
+  for count in sorted({len(layout.split()) for layout in layouts}):
+    for place in (0, 1, count - 1):
+      letters = ['i'] * count
+      letters[place] = 'o'
+      found[' '.join(letters)] = None
+  return tuple(found)
+
+
+_UNSURE = _of_any_layout(LAYOUT_DOUBT)
 
 FLAX = Preset('FLAX')
 MAXTEXT = Preset('MAXTEXT', scan_axis=1)
-TORCH = Preset('TORCH', WEIGHTS)
+TORCH = Preset('TORCH', _WEIGHTS)
 EQUINOX = Preset(
   'EQUINOX',
   (
@@ -28,8 +132,8 @@ EQUINOX = Preset(
       'o 1 1',
       'o 1 1 1',
     ),
-    named(_TRANSPOSED, TRANSPOSED + WEIGHT, 'matrix', *TORCH_CONV),
-    *WEIGHTS,
+    named(_TRANSPOSED, TRANSPOSED + _WEIGHT, 'matrix', *_TORCH_CONV),
+    *_WEIGHTS,
   ),
 )
 HAIKU = Preset(
@@ -43,19 +147,23 @@ HAIKU = Preset(
     ),
   ),
 )
-# haliax.nn.Linear has both orders; its convolution has PyTorch's.
 HALIAX = Preset(
   'HALIAX',
-  tuple(
-    known
-    if known.role in ('vector', 'embedding') or known.name == 'convolution'
-    else known._replace(
-      layouts=(),
-      doubt='haliax.nn.Linear keeps [in, out] or [out, in]: pass the tree of '
-      'modules, whose In and Out give the order',
-      guess=False,
-    )
-    for known in WEIGHTS
+  _of_any_layout(
+    'haliax.nn.Linear keeps [in, out] or [out, in]: pass the tree of modules, '
+    'whose In and Out give the order',
+    'convolution',
   ),
 )
-PRESETS = (FLAX, MAXTEXT, TORCH, EQUINOX, HAIKU, HALIAX)
+
+
+def find(
+  path: str, shape: tuple[int, ...], preset: Preset | None
+) -> Known | None:
+  """Returns the first row that knows the leaf, or None."""
+  bare = re.sub(r'(?<=[a-zA-Z_])(?:/\d+)+$', '', path)
+  single = sum(size > 1 for size in shape) <= 1
+  for known in (*(preset.known if preset else ()), *DEFAULT, *_UNSURE):
+    if re.search(known.pattern, bare) and (single or not known.single):
+      return known
+  return None

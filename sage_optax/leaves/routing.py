@@ -1,6 +1,6 @@
 """One record for each leaf: its role, its axes and the evidence for both.
 
-Evidence counts in this order: options of the user, logical names of axes,
+Evidence counts in this order: options of the user, modules, names of axes,
 names and shapes that agree. Where there is none, the leaf is refused.
 """
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sage_optax.leaves import evidence, refusal, rules
-from sage_optax.leaves.records import Leaf, Routing
+from sage_optax.leaves import evidence, messages, rules, vocabulary
+from sage_optax.leaves.records import Leaf, Role, Routing
 
 
 class Resolved(NamedTuple):
@@ -51,7 +51,9 @@ def resolve_tree(
     if leaf.doubt and (leaf.role is None or not roles_only)
   ]
   if refused:
-    raise ValueError(refusal.message(refused, found.vocabularies))
+    raise ValueError(
+      messages.refusal(found.leaves, refused, found.vocabularies)
+    )
   return found
 
 
@@ -60,11 +62,18 @@ def records(params: Any, routing: Routing) -> Resolved:
   routing = _merge_partial(routing)
   given = _given_roles(params, routing.roles)
   tree = evidence.Evidence(params, routing)
-  found = [
-    tree.check_vocabulary(tree.decide(path, role))
-    for path, role in zip(tree.paths, given, strict=True)
-  ]
-  return Resolved(found, tree.vocabularies)
+  vocabularies = vocabulary.Vocabularies(params, tree)
+  found = []
+  for path, role in zip(tree.paths, given, strict=True):
+    leaf = tree.decide(path, None if role is None else Role(role, 'given'))
+    leaf = vocabularies.check(leaf)
+    default = routing.default_role
+    if leaf.role is None and default is not None:
+      if default == 'auto':
+        default = evidence.auto_role(tree.shapes[path])
+      leaf = tree.decide(path, Role(default, 'default_role'))
+    found.append(leaf)
+  return Resolved(found, vocabularies.lengths)
 
 
 def is_assign(function: Any) -> bool:

@@ -16,8 +16,6 @@ _Axis = tuple[int, int]
 
 AMBIGUOUS = -1
 
-_BIASES = {'kernel': 'bias', 'w': 'b', 'weight': 'bias'}
-
 
 class Proofs:
   """Finds the axis of a stack that a leaf belongs to.
@@ -106,7 +104,10 @@ class Proofs:
   def _by_biases(self, members: list[str]) -> set[_Axis] | None:
     found = set()
     for path in members:
-      bias, shape = self._shapes.get(_bias_of(path)), self._shapes[path]
+      bias, shape = (
+        self._shapes.get(names_lib.bias_of(path)),
+        self._shapes[path],
+      )
       if bias is None or len(shape) < 3 or len(bias) < 2:
         continue
       if path.endswith('weight'):  # Equinox has biases [out, 1, 1].
@@ -173,10 +174,11 @@ def outputs_beside(
     shapes: path -> shape of all leaves.
     batch_of: from a path to the axes of stacks of the leaf.
   """
-  bias = _bias_of(path)
-  linear = path.replace('gating_einsum', 'linear')
-  for other, beside in (('bias', bias), ('linear', linear)):
-    if beside == path or beside not in shapes:
+  for other, beside in (
+    ('bias', names_lib.bias_of(path)),
+    ('linear', names_lib.linear_of(path)),
+  ):
+    if beside not in shapes:
       continue
     shape, (batch, _) = shapes[beside], batch_of(beside)
     core = [n for a, n in enumerate(shape) if a not in batch]
@@ -190,7 +192,9 @@ def like_table(
   path: str, shape: tuple[int, ...], batch: tuple[int, ...]
 ) -> bool:
   """Whether a matrix is long and its name is not that of a projection."""
-  long = shape[0] > max(8 * shape[-1], 1000) and not batch
+  if len(shape) != 2 or batch:
+    return False
+  long = shape[0] > max(8 * shape[1], 1000)
   return long and not names_lib.PROJECTION.search(path)
 
 
@@ -198,28 +202,19 @@ def attention_doubt(
   path: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
 ) -> str:
   """Why the kernels of query and out do not agree; '' if they do."""
-  folder, _, name = path.rpartition('/')
-  parent, _, which = folder.rpartition('/')
-  other = {'query': 'out', 'out': 'query'}.get(which, '')
-  beside = shapes.get(f'{parent}/{other}/{name}'.lstrip('/'))
-  shape = shapes[path]
-  if beside is None or len(beside) != len(shape):
+  query, out = names_lib.query_and_out(path)
+  if query not in shapes or out not in shapes:
     return ''
-  if len(axes.fan_in) + len(axes.fan_out) != 3:
+  kernels = shapes[query], shapes[out]
+  sides = len(axes.fan_in) + len(axes.fan_out)
+  if len(kernels[0]) != len(kernels[1]) or sides != 3:
     return ''
-  heads, wanted = shape[-2:], beside[:-1]
-  if which == 'out':
-    heads, wanted = beside[-2:], shape[:-1]
-  if tuple(n for i, n in enumerate(wanted) if i not in axes.batch) == heads:
+  heads = tuple(n for i, n in enumerate(kernels[1][:-1]) if i not in axes.batch)
+  if heads == kernels[0][-2:]:
     return ''
-  return f'the kernel of {other} beside it is {beside}'
-
-
-def _bias_of(path: str) -> str:
-  """The path of the bias beside a matrix; '' if none can be."""
-  folder, _, name = path.rpartition('/')
-  bias = _BIASES.get(name, '')
-  return f'{folder}/{bias}'.lstrip('/') if bias else ''
+  if path == out:
+    return f'the kernel of query beside it is {kernels[0]}'
+  return f'the kernel of out beside it is {kernels[1]}'
 
 
 def _folders(path: str) -> list[str]:

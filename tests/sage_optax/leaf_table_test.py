@@ -1,6 +1,7 @@
 """Parameters of public models are routed right, or refused."""
 
 import ast
+import dataclasses
 import re
 
 import equinox as eqx
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from absl.testing import parameterized
 
 import sage_optax
-from sage_optax import layout
+from sage_optax import layout, roles
 from sage_optax.leaves import routing
 from tests.support import boxes, leaf_count, leaf_table
 
@@ -49,31 +50,83 @@ class TableTest(parameterized.TestCase):
       self.assertEqual(found.wrong, [], path)
 
 
+def _refusal(params, **said):
+  """The message that refuses the parameters; '' if none does."""
+  try:
+    routing.resolve(params, routing.Routing(**said))
+  except ValueError as error:
+    return str(error)
+  return ''
+
+
+def _pasted(message):
+  """The arguments that a message suggests."""
+  return {
+    key: ast.literal_eval(f'[{lines}]')
+    for key, lines in re.findall(
+      r'^(rules|matrix_axes)=\[\n(.*?)^\],', message, re.DOTALL | re.MULTILINE
+    )
+  }
+
+
 class RefusalTest(parameterized.TestCase):
   """The message is a line to paste."""
 
-  @parameterized.parameters('Mamba', 'Hugging Face GPT-2', 'MaxText MoE')
-  def test_pasted_it_works(self, name):
-    if name == 'MaxText MoE':
-      project = _PROJECTS['MaxText MoE, layers apart']
-    else:
-      project = _PROJECTS[name]._replace(preset=None)
+  @parameterized.parameters(
+    ('Mamba', None),
+    ('Equinox', None),
+    ('Hugging Face Llama', None),
+    ('LoRA in PEFT', None),
+    ('Mamba', layout.TORCH),
+    ('MaxText MoE, layers apart', None),
+    ('MaxText DeepSeek, boxed', None),
+    ('bonsai Qwen3', None),
+    ('bonsai U-Net', None),
+  )
+  def test_pasted_it_is_right(self, name, preset):
+    project = _PROJECTS[name]._replace(preset=preset)
     params = leaf_count.tree(project)
-    with self.assertRaises(ValueError) as caught:
-      jax.eval_shape(sage_optax.sage_hybrid(0.1).init, params)
-    message = str(caught.exception)
-    pasted = {
-      key: ast.literal_eval(f'[{lines}]')
-      for key, lines in re.findall(
-        r'^(rules|matrix_axes)=\[\n(.*?)^\],', message, re.DOTALL | re.MULTILINE
-      )
+    message = _refusal(params, preset=preset)
+    self.assertIn('They are a guess', message)
+    said = routing.Routing(preset=preset, **_pasted(message))
+    found = leaf_count.count(project, params, said)
+    self.assertEqual((found.refused, found.wrong), (0, []))
+    sage_optax.explain('lion', params, preset=preset, **_pasted(message))
+
+  @parameterized.parameters(*_PROJECTS)
+  def test_pasted_it_is_accepted(self, name):
+    params = leaf_count.tree(_PROJECTS[name])
+    for path in leaf_count.paths(_PROJECTS[name]):
+      alone = leaf_count.alone(params, path)
+      for preset in {None, _PROJECTS[name].preset}:
+        message = _refusal(alone, preset=preset)
+        again = _refusal(alone, preset=preset, **_pasted(message))
+        if 'statistics' not in message:
+          self.assertEqual(again, '', path)
+
+  def test_patterns_match_the_refused_leaves_only(self):
+    # Layers with other shapes, and one that is not refused.
+    shapes = ((6, 4), 6), ((6, 4), 6), ((8, 2), 8), ((4, 8), 8)
+    params = {
+      'h': [
+        {'f': {'kernel': jnp.ones(shape), 'bias': jnp.ones(bias)}}
+        for shape, bias in shapes
+      ]
     }
-    self.assertNotEmpty(pasted)
-    for leaf in routing.records(params, routing.Routing()).leaves:
-      if leaf.doubt:
-        self.assertIn(f'{leaf.path} ', message)
-    tx = sage_optax.sage_hybrid(0.1, **pasted)
-    jax.eval_shape(tx.init, params)
+    said = routing.Routing(**_pasted(_refusal(params)))
+    leaves = [
+      leaf for leaf in routing.resolve(params, said) if 'kernel' in leaf.path
+    ]
+    self.assertEqual([x.axes.fan_out for x in leaves], [(0,)] * 3 + [(1,)])
+
+  def test_presets_are_suggested_where_they_help(self):
+    weights = {'f': {'weight': jnp.ones((8, 8))}}
+    self.assertIn('preset=sage_optax.layout.TORCH', _refusal(weights))
+    self.assertNotIn('TORCH', _refusal(weights, preset=layout.HALIAX))
+    gpt2 = {'c_proj': {'weight': jnp.ones((8, 8))}}
+    for preset in (None, layout.TORCH):
+      self.assertIn('GPT-2 is kept as', _refusal(gpt2, preset=preset))
+      self.assertNotIn('TORCH', _refusal(gpt2, preset=preset))
 
   @parameterized.parameters(
     ({'a': {'z': jnp.ones((4, 4))}}, 'a/z .*: no rule knows the name'),
@@ -99,7 +152,8 @@ class RefusalTest(parameterized.TestCase):
     ({'tok': {'kernel': jnp.ones((2000, 8))}}, 'it may be a table'),
     (
       {'emb': {'weight': jnp.ones((9, 4)), 'bias': jnp.ones(9)}},
-      r'emb/weight .*: the bias beside it is \(9,\)',
+      r'(?s)emb/weight .*: the bias beside it is \(9,\)'
+      r".*'matrix'.*\(\(1,\), \(0,\)\)",
     ),
     (
       {
@@ -171,6 +225,73 @@ class RefusalTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'the bias beside it is \(6,\)'):
       sage_optax.adamw(0.1).init(params)
 
+  def test_siblings_tell_the_order(self):
+    # HF's GPT-2: one class makes all of them, with or without a preset.
+    for name in ('Hugging Face GPT-2', 'Hugging Face Flax GPT-2'):
+      for preset in (None, layout.TORCH):
+        project = _PROJECTS[name]._replace(preset=preset)
+        self.assertEqual(leaf_count.count(project).refused, 0)
+    params = {
+      'c_attn': {'kernel': jnp.ones((4, 6)), 'bias': jnp.ones(6)},
+      'c_fc': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(6)},
+      'c_proj': {'kernel': jnp.ones((4, 4)), 'bias': jnp.ones(4)},
+    }
+    self.assertIn('c_proj/kernel (4, 4): GPT-2 is kept', _refusal(params))
+    self.assertNotIn('c_fc/kernel', _refusal(params))
+
+  @parameterized.parameters(
+    ('fc', (6, 4), (6,), (1,)),
+    ('fc', (4, 6), (6,), (0,)),
+    ('conv', (8, 3, 5), (8,), (1, 2)),
+    ('conv', (5, 3, 8), (8,), (0, 1)),
+    ('lm_head', (6, 4), (6,), (1,)),
+  )
+  def test_a_bias_tells_the_order_of_weights(self, name, shape, bias, fan_in):
+    params = {name: {'weight': jnp.ones(shape), 'bias': jnp.ones(bias)}}
+    self.assertEqual(_axes(params)[f'{name}/weight'][1], fan_in)
+
+  def test_users_decide_what_may_be_a_table(self):
+    params = {'tok': {'kernel': jnp.ones((2000, 8))}}
+    for said in ({'rules': [('kernel', 'matrix')]}, {'default_role': 'auto'}):
+      (leaf,) = routing.resolve(params, routing.Routing(**said))
+      self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (0,)))
+    with self.assertRaisesRegex(ValueError, 'it may be a table'):
+      roles.assign(params)
+    # Nor are the names of rules in the library confused with patterns.
+    params = {
+      'embed': {'embedding': jnp.ones((9, 4))},
+      'f': {'kernel': jnp.ones((9, 5))},
+    }
+    for said in ({'rules': [('kernel', 'matrix')]}, {'default_role': 'matrix'}):
+      leaves = routing.resolve(params, routing.Routing(**said))
+      self.assertEqual(leaves[1].role, 'matrix')
+
+  def test_a_head_is_one_matrix(self):
+    # With bytes as tokens, the vocabulary is as long as hidden layers.
+    embed = {'embed': {'embedding': jnp.ones((32, 8))}}
+    kernel = {'kernel': jnp.ones((8, 32))}
+    leaves = routing.resolve({**embed, 'f': kernel}, routing.Routing())
+    self.assertEqual(leaves[1].role, 'head')
+    for hidden in ({'q_proj': kernel}, {'f': kernel, 'g': kernel}):
+      message = _refusal({**embed, **hidden})
+      self.assertIn('an axis is as long as embed/embedding', message)
+
+  def test_tables_of_classes_and_positions(self):
+    params = {'class_embedding': jnp.ones((10, 8))}
+    self.assertEqual(
+      _axes(params), {'class_embedding': ('embedding', (0,), (1,))}
+    )
+    params = {'class_embedding': jnp.ones((1, 8))}
+    self.assertEqual(_axes(params), {'class_embedding': ('vector', (), (1,))})
+    params = {'rel_embedding': jnp.ones((6, 32))}
+    self.assertEqual(roles.assign(params), {'rel_embedding': 'embedding'})
+    message = _refusal(params)
+    self.assertIn('[heads, positions] are both usual', message)
+    self.assertEqual(
+      _pasted(message),
+      {'matrix_axes': [('^rel_embedding$', ((0,), (1,)))]},
+    )
+
   def test_long_matrices(self):
     params = {
       'gate': {'kernel': jnp.ones((2000, 8))},
@@ -236,7 +357,7 @@ class ModulesTest(parameterized.TestCase):
 
   def test_haliax(self):
     x, y = boxes.Axis('x', 8), boxes.Axis('y', 8)
-    vocab = boxes.Axis('vocab', 9)
+    vocab, z = boxes.Axis('vocab', 9), boxes.Axis('z', 4)
 
     def array(*axes):
       return boxes.HaliaxArray(jnp.ones([a.size for a in axes]), axes)
@@ -259,9 +380,93 @@ class ModulesTest(parameterized.TestCase):
           'tok/weight': ('embedding', (0,), (1,)),
         },
       )
+    space = boxes.Axis('h', 3), boxes.Axis('w', 3)
+    conv = array(y, x, *space), array(layers, y)
+    params = {
+      'conv': boxes.HaliaxConv(*conv, space, x, y),
+      'up': boxes.HaliaxConv(
+        array(layers, x, y, *space), None, ('h', 'w'), y, x
+      ),
+      'split': boxes.HaliaxLinear(array(z, y, x), array(z, y), x, (z, y)),
+      'scalar': boxes.HaliaxLinear(array(x), array(), x, ()),
+    }
+    self.assertEqual(
+      _axes(params),
+      {
+        'conv/bias': ('vector', (), (1,)),
+        'conv/weight': ('matrix', (1, 2, 3), (0,)),
+        'split/bias': ('vector', (), (0, 1)),
+        'split/weight': ('matrix', (2,), (0, 1)),
+        'scalar/bias': ('vector', (), ()),
+        'scalar/weight': ('vector', (), (0,)),
+        'up/weight': ('matrix', (2, 3, 4), (1,)),
+      },
+    )
     weights = {'first': {'weight': jnp.ones((8, 8))}}
     with self.assertRaisesRegex(ValueError, r'\[in, out\] or \[out, in\]'):
       _axes(weights, layout.HALIAX)
+
+  @parameterized.parameters('In', 'Vocab', 'use_weight', 'num_embeddings')
+  def test_modules_of_others(self, field):
+    # A weight of unknown axes is refused, whatever the module has besides.
+    kind = dataclasses.make_dataclass('Other', ['weight', field])
+    jax.tree_util.register_dataclass(kind, ['weight'], [field])
+    axes = boxes.Axis('x', 8), boxes.Axis('y', 8)
+    for weight in (jnp.ones((8, 8)), boxes.HaliaxArray(jnp.ones((8, 8)), axes)):
+      message = _refusal({'f': kind(weight, axes[0])})
+      self.assertIn('f/weight (8, 8): PyTorch and Equinox', message)
+
+  def test_an_axis_of_the_module_that_is_no_side(self):
+    kind = dataclasses.make_dataclass('Other', ['weight', 'In', 'Out', 'Third'])
+    jax.tree_util.register_dataclass(kind, ['weight'], ['In', 'Out', 'Third'])
+    x, y, z = (boxes.Axis(name, 4) for name in ('x', 'y', 'z'))
+    weight = boxes.HaliaxArray(jnp.ones((4, 4, 4)), (x, y, z))
+    self.assertIn('f/weight', _refusal({'f': kind(weight, x, y, z)}))
+    experts = boxes.Axis('experts', 4)
+    weight = boxes.HaliaxArray(jnp.ones((4, 4, 4)), (x, y, experts))
+    self.assertEqual(
+      _axes({'f': kind(weight, x, y, experts)}),
+      {'f/weight': ('matrix', (0,), (1,))},
+    )
+
+  def test_equinox_linear(self):
+    key = jax.random.key(0)
+    stack = eqx.filter_vmap(lambda k: eqx.nn.Linear(4, 4, key=k))
+    params = {
+      'wide': eqx.nn.Linear(6, 2000, use_bias=False, key=key),
+      'stack': stack(jax.random.split(key, 3)),
+      'scalar': eqx.nn.Linear('scalar', 4, key=key),
+      'lm_head': eqx.nn.Linear(4, 9, use_bias=False, key=key),
+      'norm': eqx.nn.LayerNorm((4, 6)),
+      'layers': [eqx.nn.Conv1d(3, 8, 5, key=key)],
+    }
+    for preset in (None, layout.EQUINOX):
+      self.assertEqual(
+        _axes(eqx.filter(params, eqx.is_inexact_array), preset),
+        {
+          'layers/0/bias': ('vector', (), (0,)),
+          'layers/0/weight': ('matrix', (1, 2), (0,)),
+          'lm_head/weight': ('head', (1,), (0,)),
+          'norm/bias': ('vector', (), (0, 1)),
+          'norm/weight': ('vector', (), (0, 1)),
+          'scalar/bias': ('vector', (), (0,)),
+          'scalar/weight': ('matrix', (1,), (0,)),
+          'stack/bias': ('vector', (), (1,)),
+          'stack/weight': ('matrix', (2,), (1,)),
+          'wide/weight': ('matrix', (1,), (0,)),
+        },
+      )
+    # Which of them is the head, is shown by the vocabulary.
+    params = {
+      'tokens': eqx.nn.Embedding(9, 4, key=key),
+      'out': eqx.nn.Linear(4, 9, use_bias=False, key=key),
+    }
+    self.assertEqual(_axes(params)['out/weight'], ('head', (1,), (0,)))
+    said = routing.Routing(rules=[('out', 'matrix')])
+    leaf = routing.resolve(params, said)[0]
+    self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (1,)))
+    params['in'] = eqx.nn.Linear(9, 5, use_bias=False, key=key)
+    self.assertIn('in/weight (5, 9): an axis is as long', _refusal(params))
 
   def test_equinox(self):
     key = jax.random.key(0)

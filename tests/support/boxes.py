@@ -73,3 +73,19 @@ class HaliaxEmbedding:
   weight: HaliaxArray
   Vocab: Axis
   Embed: Axis | tuple[Axis, ...]
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['weight', 'bias'],
+  meta_fields=['Spatial', 'In', 'Out'],
+)
+@dataclasses.dataclass(frozen=True)
+class HaliaxConv:
+  """As `haliax.nn.Conv`, whose weight is [Out, In, *Spatial]."""
+
+  weight: HaliaxArray
+  bias: HaliaxArray | None
+  Spatial: tuple[str | Axis, ...]
+  In: Axis
+  Out: Axis

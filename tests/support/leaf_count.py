@@ -64,10 +64,14 @@ def alone(params: Any, path: str) -> Any:
   )
 
 
-def count(project: leaf_table.Project, params: Any = None) -> Count:
-  """Outcomes for a project, with its preset if it has one."""
+def count(
+  project: leaf_table.Project,
+  params: Any = None,
+  said: routing.Routing | None = None,
+) -> Count:
+  """Outcomes for a project, with its preset if nothing else is said."""
   params = tree(project) if params is None else params
-  said = routing.Routing(preset=project.preset)
+  said = said or routing.Routing(preset=project.preset)
   found = {leaf.path: leaf for leaf in routing.records(params, said).leaves}
   outcomes = {
     row.path: judge(row, found[_path(row.path)])

@@ -535,15 +535,13 @@ PROJECTS = (
     'Levanter',
     _LEVANTER_SOURCE + 'llama.py, haliax 1.4.dev453',
     _rows(_LEVANTER),
-    layout.HALIAX,
-    'haliax',
+    box='haliax',
   ),
   Project(
     'Levanter Mixtral',
     _LEVANTER_SOURCE + 'mixtral.py, haliax 1.4.dev453',
     _rows(_LEVANTER_MIXTRAL),
-    layout.HALIAX,
-    'haliax',
+    box='haliax',
   ),
   Project(
     'big_vision ViT',

@@ -1,0 +1,117 @@
+"""What the lengths of vocabularies show about the other leaves of a tree."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_optax.leaves import axis_names, metadata, names
+from sage_optax.leaves.evidence import Evidence
+from sage_optax.leaves.records import Leaf
+
+
+class Vocabularies:
+  """The vocabularies of a tree.
+
+  Attributes:
+    lengths: length of a vocabulary -> the path of its embedding.
+  """
+
+  def __init__(self, params: Any, evidence: Evidence):
+    self._evidence = evidence
+    self._masked = _masked_tokens(params)
+    self.lengths: dict[int, str] = {}
+    for path in evidence.paths:
+      if (axes := self._table(path)) is not None:
+        shape = evidence.shapes[path]
+        rows, columns = _sizes(shape, axes)
+        if rows != columns:
+          self.lengths[rows] = path
+
+  def _table(self, path: str) -> axis_names.Axes | None:
+    """The axes of an embedding of tokens; None for other leaves."""
+    reading, known = self._evidence.reading(path), self._evidence.known[path]
+    if reading.role is not None:
+      tokens = reading.role == 'embedding' and self._has_vocab(path)
+      return reading.axes if tokens else None
+    if known is None or known.role != 'embedding':
+      return None
+    if not names.TOKENS.search(path):
+      return None
+    batch, _ = self._evidence.batch(path)
+    return axis_names.layout_axes('i o', self._evidence.shapes[path], batch)
+
+  def _has_vocab(self, path: str) -> bool:
+    names_of = self._evidence.names_of(path)
+    kinds = [metadata.KINDS.get(name or '') for name in names_of or ()]
+    by_path = path in self._evidence.modules and names.TOKENS.search(path)
+    return metadata.VOCAB in kinds or bool(by_path)
+
+  def check(self, leaf: Leaf) -> Leaf:
+    """Refuses hidden matrices that have an axis of the vocabulary."""
+    if leaf.axes is None or not leaf.by_name:
+      return leaf
+    shape, axes = jnp.shape(leaf.leaf), leaf.axes
+    rows, columns = _sizes(shape, axes)
+    first, last = self.lengths.get(rows), self.lengths.get(columns)
+    if leaf.role == 'head':
+      if first and not last:
+        doubt = f'the vocabulary of {first} comes first'
+        swapped = axes._replace(fan_in=axes.fan_out, fan_out=axes.fan_in)
+        return leaf._replace(
+          axes=None, doubt=doubt, likely=axis_names.Reading('head', swapped)
+        )
+      return leaf
+    general = names.is_general(leaf.path, self._evidence.known[leaf.path])
+    long = max(rows, columns) > 8 * min(rows, columns)
+    if self._masked and general and long:
+      doubt = f'it may be a head: {self._masked} is masked, which would tell'
+      return _refused(leaf, doubt, 'head' if columns > rows else None)
+    if last and not first and general and self._is_head(leaf.path, axes, last):
+      return leaf._replace(role='head', rule=f'as long as {last}')
+    longest = next((p for n, p in self.lengths.items() if n in shape), '')
+    if path := first or last or longest:
+      role = 'head' if last else 'embedding' if first else None
+      return _refused(leaf, f'an axis is as long as {path}', role)
+    return leaf
+
+  def _is_head(self, path: str, axes: axis_names.Axes, table: str) -> bool:
+    """Whether a matrix is the only one from the width to the vocabulary."""
+    tree, shape = self._evidence, self._evidence.shapes[path]
+    alike = [
+      other
+      for other, known in tree.known.items()
+      if tree.shapes[other] == shape
+      and names.is_general(other, known)
+      and tree.reading(other).role != 'embedding'
+    ]
+    sizes = sorted(shape) == sorted(tree.shapes[table])
+    return alike == [path] and sizes and not axes.batch
+
+
+def _refused(leaf: Leaf, doubt: str, role: str | None) -> Leaf:
+  """The leaf without a role, and the role to suggest."""
+  likely = axis_names.Reading(role, leaf.axes)
+  return leaf._replace(role=None, axes=None, doubt=doubt, likely=likely)
+
+
+def _sizes(shape: tuple[int, ...], axes: axis_names.Axes) -> tuple[int, int]:
+  """Sizes of fan_in and of fan_out."""
+  rows, columns = (
+    math.prod(shape[a] for a in side) for side in (axes.fan_in, axes.fan_out)
+  )
+  return rows, columns
+
+
+def _masked_tokens(params: Any) -> str:
+  """The path of an embedding of tokens that is masked; '' if none is."""
+  nodes = jax.tree.leaves_with_path(
+    params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+  )
+  for key_path, node in nodes:
+    path, _ = metadata.leaf_path(key_path)
+    if isinstance(node, optax.MaskedNode) and names.TOKENS.search(path):
+      return path
+  return ''
