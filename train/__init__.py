@@ -1,6 +1,6 @@
 """The training stack: python -m train.main --config configs/<name>.py.
 
-- main, prepare, plan: the commands; config: their configuration; errors
+- main, prepare, plan, hf: the commands; config: their configuration; errors
 - loop: the order of events; run: a configuration, its program and its data;
   program: the compiled parts; step, state, optimizer, mesh: pure functions;
   inputs, checkpoint, workdir, files: the files of a run

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax, each with its run, its step and its checksums."""
+"""Orbax checkpoints, each with a description of its run and checksums."""
 
 import pathlib
 import shutil
@@ -11,12 +11,12 @@ from train import errors, files, workdir
 from train.distributed import processes
 from train.state import TrainState, checksums
 
-# A killed run leaves these; Orbax ignores them, but they fill the disk.
+# Left by killed runs. Orbax ignores them, but they fill the disk.
 _UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 
 class Damaged(errors.UserError):
-  """A checkpoint is not what was saved."""
+  """A checkpoint differs from what was saved."""
 
 
 class Unreadable(Damaged):
@@ -24,7 +24,7 @@ class Unreadable(Damaged):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Does not ask JAX whether to stop: `SharedStop` does, and counts."""
+  """Leaves the preemption check to `SharedStop`, which numbers its calls."""
 
   def reached_preemption(self, step: int) -> bool:
     del step
@@ -68,7 +68,7 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The step of the last checkpoint, which may still be being written."""
+    """The step of the last checkpoint, which may be incomplete on disk."""
     return self._manager.latest_step()
 
   def path(self, step: int) -> pathlib.Path:
@@ -161,8 +161,8 @@ class Checkpoints:
   ) -> tuple[int, TrainState] | None:
     """Reads the newest intact checkpoint.
 
-    Damaged ones that are newer are moved to the directory `damaged` beside the
-    checkpoints.
+    Newer checkpoints that are damaged are moved to the directory `damaged`
+    beside the checkpoints.
 
     Args:
       abstract: As for `restore`.
@@ -173,8 +173,8 @@ class Checkpoints:
       Its step and state; None if there is no checkpoint.
 
     Raises:
-      UserError: If they belong to another run, none is intact, or one is
-        damaged and `strict`.
+      UserError: If they belong to another run, if none is intact, or if
+        `strict` and one is damaged.
     """
     steps = processes.first_does(
       lambda: sorted(self._manager.all_steps(), reverse=True)
@@ -185,7 +185,7 @@ class Checkpoints:
         state = self.restore(abstract, step)
       except Damaged as error:
         damaged.append((step, error))
-        # Other processes may have read it, and not come to the next one.
+        # Other processes may have read this one and not tried an older one.
         alone = not processes.several()
         if strict or not (alone or type(error) is Damaged):
           break
@@ -229,7 +229,7 @@ class Checkpoints:
     return self._manager.is_saving_in_progress()
 
   def check(self) -> None:
-    """Raises the error of a save that has failed in the background."""
+    """Raises the error if a save in the background has failed."""
     self._manager.check_for_errors()
 
   def wait(self) -> None:

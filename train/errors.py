@@ -1,4 +1,4 @@
-"""The ways a run ends early, and how an error becomes one line."""
+"""Errors that end a run early, and their conversion to one line."""
 
 import argparse
 import errno
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-  """Bad input. The message is one line that says what to do; status 2."""
+  """Bad input, status 2; the message is one line that states what to do."""
 
 
 class Interrupted(Exception):
@@ -22,7 +22,7 @@ class NonFinite(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser of the command line whose errors are one line."""
+  """A command-line parser that reports errors in one line."""
 
   def error(self, message: str) -> NoReturn:
     print(f'error: {message} (see --help)', file=sys.stderr)
@@ -66,11 +66,11 @@ def of_system(error: BaseException) -> UserError | None:
   """Converts an error of the operating system into a UserError.
 
   Args:
-    error: An OSError, or an error of a library that was caused by one or
-      quotes one, as Orbax and TensorStore do.
+    error: An OSError, or an error of a library that was caused by an OSError or
+      quotes its text, as Orbax and TensorStore do.
 
   Returns:
-    The error to raise instead, or None if the error is another.
+    The error to raise instead; None for any other error.
   """
   cause: BaseException | None = error
   while cause is not None:

@@ -41,7 +41,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def sync_directory(directory: pathlib.Path) -> None:
-  """Waits until the names in a directory are on disk."""
+  """Waits until the entries of a directory are on disk."""
   descriptor = os.open(directory, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -50,7 +50,7 @@ def sync_directory(directory: pathlib.Path) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Replaces a text file; a kill leaves the old one or the new one."""
+  """Replaces a text file atomically."""
   part = path.with_name(f'{path.name}.part')
   with open(part, 'w', encoding='utf-8', errors='replace') as file:
     file.write(text)
@@ -60,13 +60,13 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def crc(content: Mapping[str, Any]) -> int:
-  """Returns a checksum of JSON without its own entry 'crc'."""
+  """Returns a checksum of JSON, excluding its entry 'crc'."""
   rest = {name: value for name, value in content.items() if name != 'crc'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def check_crc(content: Mapping[str, Any]) -> None:
-  """Raises ValueError if a checksum of `crc` is missing or differs."""
+  """Raises ValueError if the entry 'crc' is missing or differs from `crc`."""
   if 'crc' not in content:
     raise ValueError('it has no checksum')
   if content['crc'] != crc(content):
@@ -83,7 +83,7 @@ def replace_block(document: str, kind: str, name: str, block: str) -> str:
     block: Text of the block.
 
   Raises:
-    UserError: If the end of the block is missing.
+    UserError: If the end marker is missing.
   """
   begin, end = f'<!-- {kind}: {name} -->', f'<!-- end of {kind} -->'
   marked = f'{begin}\n{block}\n{end}'
@@ -93,7 +93,7 @@ def replace_block(document: str, kind: str, name: str, block: str) -> str:
   _, found, after = after.partition(end)
   if not found:
     raise errors.UserError(
-      f'the document has {begin!r} without {end!r} after it: add the end, or '
-      'remove the begin'
+      f'the document has {begin!r} without {end!r} after it: add the end '
+      'marker, or remove the begin marker'
     )
   return f'{before}{marked}{after}'

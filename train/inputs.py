@@ -107,8 +107,8 @@ def open_together(config: Config, stop: Stop) -> Inputs:
     The data.
 
   Raises:
-    UserError: As `open_inputs`, or if a process does not see the data.
-    Interrupted: As `open_inputs`.
+    UserError: As in `open_inputs`, or if a process cannot see the data.
+    Interrupted: As in `open_inputs`.
   """
   opened: list[Inputs] = []
 
@@ -129,11 +129,11 @@ def open_together(config: Config, stop: Stop) -> Inputs:
 
 
 def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
-  """Raises UserError if a model's vocabulary is smaller than the tokens'."""
+  """Raises UserError if the model's vocabulary is too small for the tokens."""
   needed = manifest['vocab_size']
   if vocab_size < needed:
     raise UserError(
-      f'The shards hold tokens of a vocabulary of {needed}, but the model has '
+      f'The shards have a vocabulary of {needed} tokens, but the model has '
       f'only {vocab_size}: set --config.model.vocab_size={needed} or prepare '
       'data with a smaller tokenizer.'
     )
@@ -142,11 +142,11 @@ def check_vocab(manifest: dict[str, Any], vocab_size: int) -> None:
 def check_tokenizer(
   manifest: dict[str, Any], tokenizer: tokenizer_lib.Tokenizer
 ) -> None:
-  """Raises UserError if it is not the one the shards were made with."""
+  """Raises UserError unless the shards were encoded with this tokenizer."""
   made_with = manifest['tokenizer']['fingerprint']
   if tokenizer.fingerprint != made_with:
     raise UserError(
-      f'The shards were made with another tokenizer (hash {made_with[:12]}) '
+      f'The shards were encoded with another tokenizer (hash {made_with[:12]}) '
       f'than {tokenizer.path} (hash {tokenizer.fingerprint[:12]}): use the '
       f'{manifest["tokenizer"]["file"]} beside the shards, or prepare the '
       'data again with this one.'
@@ -154,7 +154,7 @@ def check_tokenizer(
 
 
 def _directory(config: Config) -> pathlib.Path:
-  """Returns the directory; each preparation of bundled text has its own."""
+  """Returns the directory of the data; bundled text has one per setting."""
   data = config.data
   if data.path or data.source != 'bundled':
     return pathlib.Path(data.path or f'data/{config.name}')
@@ -173,13 +173,13 @@ def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
     'SentencePiece spiece.model (its tokenizer.json has 32100 entries)',
     128256: "Llama 3's, 3.1's, 3.2's and 3.3's tokenizer.json",
   }.get(vocabulary, 'any whose vocabulary is at most that')
-  return f"""no prepared data in {directory}: it takes two commands
+  return f"""no prepared data in {directory}: run two commands
   python -m train.prepare --input 'TEXTS/*.jsonl.zst' \\
     --tokenizer tokenizer.json --output {directory}
   {command}{path}
 TEXTS are .txt, .jsonl(.gz, .zst) or .parquet files. Tokenizers with the
 {vocabulary} entries of this model: {known}.
-To see it run on this machine, on text that needs no download:
+To try it on this machine, with text that needs no download:
   {command} --config.data.source=bundled \\
     --config.train.batch_size=2 --config.train.steps=2
 That should take about {_trial_time(config)} (an estimate)."""
@@ -190,12 +190,13 @@ def _trial_time(config: Config) -> str:
   model = model_config(config, 'cpu')
   tokens = 2 * 2 * config.train.seq_len
   flops = llama.flops_per_token(model, config.train.seq_len) * tokens
-  # A training step reaches about half of a product's speed; evaluation of as
-  # many tokens is a third of the work; the parameters, the optimizer and the
-  # sample pass through memory some hundred times at a few GB/s.
+  # A training step runs at about half the speed of a matrix product.
+  # Evaluating as many tokens is a third of the work. The parameters, the
+  # optimizer and the sample are read from memory about a hundred times, at a
+  # few GB/s.
   seconds = flops * (1 + 1 / 3) / (0.5 * _matmul_flops())
   seconds += llama.num_params(model) * 4 * 100 / 5e9
-  seconds += 60  # the text's preparation, and compilation
+  seconds += 60  # preparing the text, and compilation
   if seconds < 120:
     return f'{round(seconds, -1):.0f} seconds'
   return f'{seconds / 60:.0f} minutes'

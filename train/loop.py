@@ -48,7 +48,7 @@ def run(config: Config) -> int:
 
 
 def _run(config: Config, stop: Stop) -> int:
-  """Like `run`, while signals are caught."""
+  """Like `run`, with signal handlers installed."""
   workdir = pathlib.Path(config.workdir)
   settings = config_lib.settings(config).items()
   processes.check_same([f'config.{k}={v!r}' for k, v in settings])
@@ -92,9 +92,9 @@ def _build(config: Config) -> program.Program:
 
 
 def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
-  """Prints the results of a complete run; UserError if it is another run."""
-  # Before anything is written. The hashes of the data, which may have to be
-  # prepared first, are checked later.
+  """Prints the results if the run is complete; UserError for another run."""
+  # Checked before anything is written. The hashes of the data are checked
+  # later, because the data may have to be prepared first.
   workdir_lib.check(workdir, identity, unknown=HASHES)
   complete = (workdir / report.RESULTS).exists()
   if complete:
@@ -117,7 +117,7 @@ class Trainer:
     self._stop = stop
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._checkpoints = checkpoints
-    # Before anything is written, because this may raise an error.
+    # This may raise an error, so nothing is written before.
     restored = checkpoints.restore_newest(
       run.program.abstract, processes.say, strict=config.checkpoint.strict
     )
@@ -184,7 +184,7 @@ class Trainer:
     batches = loader.train_iterator(
       self._run.inputs.train, **self._run.order, start_step=self.step, rows=rows
     )
-    # If a signal interrupted this evaluation.
+    # In case a signal interrupted this evaluation.
     if 0 < self.step < config.train.steps and self._due(config.eval.every):
       self._evaluate()
     self._recorder.begin(self.step)
@@ -208,7 +208,7 @@ class Trainer:
       self._events()
 
   def _events(self) -> None:
-    """Evaluates and saves if due; a saved step has been evaluated."""
+    """Evaluates, then saves, if due."""
     last = self.step == self._config.train.steps
     evaluates = self._due(self._config.eval.every) and not last
     saves = self._due(self._config.checkpoint.every) or last
@@ -233,8 +233,8 @@ class Trainer:
   def _read(self, step: int, values: dict[str, jax.Array]) -> None:
     """Fetches the metrics of a step; raises NonFinite if one is not finite.
 
-    If all are finite, so are the loss, the gradients, and the parameters before
-    and after the update.
+    If all metrics are finite, so are the loss, the gradients, and the
+    parameters before and after the update.
     """
     found = {k: float(v) for k, v in jax.device_get(values).items()}
     self._recorder.train(step, found)
@@ -271,7 +271,7 @@ class Trainer:
       self._recorder.say(f'The state of step {self.step} is in {path}.')
 
   def _finish(self) -> None:
-    """Evaluates and reports, which completes the run."""
+    """Evaluates and writes the report, which completes the run."""
     self._checkpoints.wait()
     self._recorder.end_progress()
     # The last point of the curve uses the same windows as the others.

@@ -11,13 +11,13 @@ Every field of the configuration can be set on the command line, such as
 
 With several hosts or processes, start the same command in each. They find each
 other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU slices.
-Elsewhere, pass the addresses, here for the first of four processes:
+Elsewhere, pass the address of process 0; here for the first of four processes:
 
   python -m train.main --config configs/<name>.py \\
     --coordinator=HOST:PORT --num_processes=4 --process_id=0
 
-Data and working directory must be on a file system that they share;
-docs/hosts.md has scripts.
+Data and working directory must be on a shared file system. docs/hosts.md has
+example scripts.
 """
 
 import functools
@@ -42,7 +42,7 @@ def _main(argv: list[str] | None) -> int:
   if {'-h', '--help'} & set(argv[1:]):
     print(__doc__)
     return 0
-  # Late, since these imports take seconds.
+  # Imported late, because these imports take seconds.
   try:
     from absl import flags
 
@@ -84,7 +84,7 @@ def _main(argv: list[str] | None) -> int:
 
 
 def _set_up_jax(config) -> None:
-  """Makes the settings that must precede the first array."""
+  """Applies the settings that JAX needs before the first array."""
   import jax
 
   if config.train.platform == 'cpu':
@@ -102,7 +102,8 @@ def _set_up_jax(config) -> None:
 def check_xla_flags() -> None:
   """Raises UserError if XLA does not accept XLA_FLAGS.
 
-  XLA ends the process at an unknown flag, so another process tries them first.
+  XLA aborts the process at an unknown flag, so another process tries the flags
+  first.
   """
   if flags := os.environ.get('XLA_FLAGS'):
     _check_xla_flags(flags)
@@ -120,20 +121,20 @@ def _check_xla_flags(flags: str) -> None:
     errors='replace',
   )
   if tried.returncode:
-    # Such as 'F1124 21:51:00.804531 30388 x.cc:234] Unknown flag ...'.
+    # For example 'F1124 21:51:00.804531 30388 x.cc:234] Unknown flag ...'.
     lines = [
       line.partition('] ')[2]
       for line in tried.stderr.splitlines()
       if line[:1] in ('E', 'F') and '] ' in line
     ]
-    reason = next(iter(lines), 'XLA ends with it')
+    reason = next(iter(lines), 'XLA rejects it')
     raise errors.UserError(
       f'XLA_FLAGS is {flags!r}: {reason}; correct or unset it'
     )
 
 
 def check_platforms() -> None:
-  """Raises UserError if JAX has no device where it is asked to run."""
+  """Raises UserError if JAX has no device of the requested platform."""
   import jax
 
   from train import errors

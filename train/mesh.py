@@ -1,4 +1,4 @@
-"""Which mesh axis shards which axis of a parameter or an activation."""
+"""How mesh axes shard the axes of parameters and activations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from train.errors import UserError
 
 AXES = ('data', 'fsdp', 'tensor')
 
-# The axes of a parameter. 'fsdp' splits every matrix over the model's width,
-# to be gathered when used; 'tensor' splits what a layer computes.
+# The axes of a parameter. 'fsdp' splits every matrix along the model's width;
+# it is gathered for use. 'tensor' splits what a layer computes.
 PARAMETER_AXES: dict[str, str | None] = {
   'layers': None,  # the scan walks along it
   'embed': 'fsdp',  # the residual stream's width
@@ -33,8 +33,8 @@ ACTIVATION_AXES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
   'sequence': None,
   'embed': None,
-  # After the lookup, an embedding is split over 'fsdp' like its table. Without
-  # this step, XLA would replicate it before it splits the batch.
+  # The result of the lookup is split over 'fsdp' like the embedding. Without
+  # this step, XLA would replicate it before splitting the batch.
   'lookup_batch': 'data',
   'lookup_embed': 'fsdp',
   'heads': 'tensor',
@@ -90,7 +90,7 @@ def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def axis_units(config: llama.LlamaConfig) -> dict[str, int]:
-  """Returns the axes that split into whole units only: heads, not halves."""
+  """Returns the number of heads, for axes that split between heads only."""
   heads = config.num_heads
   return {'heads': heads, 'kv_heads': config.num_kv_heads or heads}
 
@@ -110,7 +110,7 @@ def param_specs(
     shapes: A tree of arrays or ShapeDtypeStructs.
     mesh: The mesh.
     strict: Whether an axis that the mesh does not divide is an error.
-    units: The number of units along a logical axis, where it is not the size.
+    units: The number of units along a logical axis, if it is not the size.
 
   Returns:
     The tree of specs, and the axes replicated because the mesh does not
@@ -171,7 +171,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
   """Returns the rows of a batch that this process's devices hold.
 
-  Where 'tensor' spans processes, several of them hold the same rows.
+  If 'tensor' spans several processes, they hold the same rows.
   """
   sharding = batch_sharding(mesh)
   indices = sharding.addressable_devices_indices_map((batch_size, 1))
@@ -193,9 +193,10 @@ def put_batch(
   Args:
     batch: Tokens [rows, S + 1].
     mesh: The mesh.
-    rows: The rows of the whole batch that these are, at least `local_rows`;
-      None if they are all.
-    batch_size: Rows of the whole batch; None if these are all.
+    rows: Indices of these rows in the whole batch, at least `local_rows`; None
+      if `batch` is the whole batch.
+    batch_size: Number of rows of the whole batch; None if `batch` is the whole
+      batch.
 
   Returns:
     The whole batch, tokens[batch_size, S + 1].
@@ -211,9 +212,9 @@ def put_batch(
 
 
 def constrain(mesh: Mesh) -> Callable[[jax.Array, tuple], jax.Array]:
-  """Returns the model's hook: an activation and its axis names, sharded.
+  """Returns the model's hook that shards an activation by its axis names.
 
-  Axes that the mesh does not divide, and those named None, stay whole.
+  Axes that the mesh does not divide, and those named None, are not sharded.
   """
 
   def constrain_fn(x, axes):
@@ -224,7 +225,7 @@ def constrain(mesh: Mesh) -> Callable[[jax.Array, tuple], jax.Array]:
 
 
 def _activation_spec(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> P:
-  """Returns the spec of an activation; what does not divide stays whole."""
+  """Returns the spec of an activation; axes that do not divide are None."""
   entries = []
   for name, size in zip(axes, shape, strict=True):
     entry = ACTIVATION_AXES[name] if name else None
@@ -235,16 +236,16 @@ def _activation_spec(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> P:
 
 
 def attend_per_shard(mesh: Mesh, attend: layers.Attend) -> layers.Attend:
-  """Returns an attention whose devices each attend for their rows and heads.
+  """Returns an attention that runs on each device for its rows and heads.
 
-  This is for kernels, which the compiler cannot partition.
+  Kernels need this, because the compiler cannot partition them.
 
   Args:
     mesh: The mesh.
     attend: (q[B, L, H, D], k[B, L, K, D], v[B, L, K, D]) -> [B, L, H, D].
 
   Returns:
-    A function like it, for arrays on the mesh.
+    The same function for arrays on the mesh.
   """
 
   def attend_fn(q, k, v):
@@ -253,14 +254,14 @@ def attend_per_shard(mesh: Mesh, attend: layers.Attend) -> layers.Attend:
       for heads, x in (('heads', q), ('kv_heads', k))
     )
     if key_spec != spec:
-      # Too few key heads to divide: repeat them, one per query head.
+      # The mesh does not divide the key heads: repeat them per query head.
       k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     return jax.shard_map(
       attend,
       mesh=mesh,
       in_specs=(spec,) * 3,
       out_specs=spec,
-      check_vma=False,  # Kernels do not declare along which axes they vary.
+      check_vma=False,  # Kernels do not declare the axes they vary over.
     )(q, k, v)
 
   return attend_fn

@@ -13,7 +13,7 @@ from train import config as config_lib
 from train.config import Config, fields
 from train.errors import UserError
 
-# The role for the axes of a parameter; this is the only place that defines it.
+# Roles by the axes of a parameter; this is the only place that defines them.
 AXIS_ROLES: tuple[tuple[tuple[str, ...], str], ...] = (
   (('vocab', 'embed'), 'embedding'),  # one row per token; tied: the head too
   (('embed', 'vocab'), 'head'),
@@ -30,11 +30,11 @@ class Optimizer:
   Attributes:
     tx: Clipping by global norm, if any, and the recipe.
     schedule: The learning rate of step 0, 1, ...
-    roles: The role of every parameter, a tree.
-    lr_scales: The factor on the learning rate, per role that occurs.
+    roles: A tree with the role of every parameter.
+    lr_scales: The factor on the learning rate, for each role that occurs.
     recipe: The recipe's name.
-    options: The recipe's keyword arguments, `roles` among them, as
-      `sage_optax.recipe` and `sage_optax.explain` take them.
+    options: Keyword arguments, including `roles`, for `sage_optax.recipe` and
+      `sage_optax.explain`.
   """
 
   tx: optax.GradientTransformation
@@ -48,9 +48,9 @@ class Optimizer:
 def schedule(config: Config) -> optax.Schedule:
   """Returns the learning rate as a function of the steps already taken.
 
-  With T steps of which w warm up, it is peak * (t + 1) / w for t < w, so that
-  the first step does something; the peak at t = w - 1 and t = w; and has
-  decayed to final_fraction * peak at t = T, when the last step is done.
+  With T steps and w warm-up steps, it is peak * (t + 1) / w for t < w, so that
+  the first step has an effect. It is the peak at t = w - 1 and t = w, and
+  final_fraction * peak at t = T, after the last step.
   """
   peak, steps, options = (
     config_lib.learning_rate(config),
@@ -101,11 +101,11 @@ def recipe_options(config: Config) -> dict[str, Any]:
 
 
 def resolved_parts(config: Config) -> dict[str, Any]:
-  """Returns what each role gets, every default of recipe and method included.
+  """Returns method and arguments of each role, including all defaults.
 
   Returns:
-    Such as {'recipe.matrix.method': 'sinkgd', 'recipe.matrix.num_iters': 5};
-    empty if the recipe does not take an option, which `make` reports.
+    For example {'recipe.matrix.method': 'sinkgd', 'recipe.matrix.num_iters':
+    5}; empty if the recipe does not accept an option, which `make` reports.
   """
   options = recipe_options(config)
   overrides = {r: options.pop(r, None) for r in sage_optax.roles.ROLES}
@@ -134,7 +134,7 @@ def make(config: Config, params: Any, logical_axes: Any) -> Optimizer:
     logical_axes: A tree like `params` whose leaves are tuples of axis names.
 
   Raises:
-    UserError: if the recipe does not take one of the options.
+    UserError: If the recipe does not accept one of the options.
   """
   assign = functools.partial(
     sage_optax.roles.assign, rules=AXIS_ROLES, logical_axes=logical_axes

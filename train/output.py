@@ -43,11 +43,11 @@ class _GuardedStream:
       self._fail()
 
   def _fail(self) -> None:
-    """Stops the runs: the reader left (`| head`), or a disk is full."""
+    """Stops the runs: the pipe's reader exited (`| head`) or a disk is full."""
     self._failed = True
     for stop in _stops:
       stop.receive(signal.SIGPIPE)
-    # Otherwise Python would flush the rest at exit, and fail.
+    # Otherwise Python would flush the rest at exit and fail.
     with (
       contextlib.suppress(OSError, ValueError),
       open(os.devnull, 'w') as null,
@@ -57,7 +57,7 @@ class _GuardedStream:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-  """Makes printing never fail, and silences messages of libraries."""
+  """Prevents printing from failing, and silences messages of libraries."""
   streams = sys.stdout, sys.stderr
   _silence_libraries()
   sys.stdout, sys.stderr = map(_GuardedStream, streams)  # type: ignore[assignment]
@@ -88,7 +88,7 @@ def silent_stderr() -> Iterator[None]:
 
 @functools.cache
 def _silence_libraries() -> None:
-  """For the rest of the process, since TensorStore's threads may be late."""
+  """Silences libraries until exit, since TensorStore's threads may be late."""
   # Orbax also logs the errors that it raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   print_error, print_ignored = sys.excepthook, sys.unraisablehook
@@ -105,7 +105,7 @@ def _silence_libraries() -> None:
 
 
 def _is_late(error: BaseException | None) -> bool:
-  """Whether TensorStore completed a read that was abandoned."""
+  """Whether TensorStore reports the end of an abandoned read."""
   return isinstance(error, RuntimeError) and 'loop is closed' in str(error)
 
 

@@ -7,9 +7,9 @@
   python -m train.prepare --input tasks.jsonl --instructions \
     --tokenizer tokenizer.json --output data/tasks
 
-The shards are written in `<output>.partial` and renamed at the end, so a
-directory that exists is complete. With --input, rerun the same command to
-resume an interrupted preparation.
+The shards are written to `<output>.partial`, which is renamed at the end, so an
+output directory that exists is complete. With --input, rerun the same command
+to resume an interrupted preparation.
 """
 
 import argparse
@@ -52,23 +52,24 @@ def prepare_files(
   does not depend on the number of workers.
 
   Args:
-    output: Directory to make.
+    output: Directory to create.
     source: The files.
     tokenizer: A tokenizer.json or SentencePiece model.
-    workers: Number of processes that encode; 0 encodes in this one. Workers
-      start a new Python, so the script needs `if __name__ == '__main__'`.
-    should_stop: Polled; preparation ends when it returns True.
+    workers: Number of processes that encode; 0 encodes in this process.
+      Workers start a new Python, so the script needs `if __name__ ==
+      '__main__'`.
+    should_stop: Polled; preparation stops when it returns True.
     log: Receives messages.
 
   Returns:
     The manifest.
 
   Raises:
-    UserError: If output holds something else, `<output>.partial` holds an
+    UserError: If `output` exists with other content, `<output>.partial` is an
       unfinished preparation of something else, the input is bad or too small
       for a validation split, or a worker died.
-    Interrupted: If should_stop returned True; output then does not exist, and
-      what is done is kept.
+    Interrupted: If `should_stop` returned True; `output` then does not exist,
+      and finished work is kept.
   """
   source.check()
   most = _MOST_WORKERS_PER_CPU * _usable_cpus()
@@ -98,7 +99,7 @@ def prepare_files(
         should_stop, corpus_hash=corpus_hash, settings=settings, versions={}
       )
     if stream.bad.count:
-      log(f'Skipped {stream.bad.count} lines that hold no document.')
+      log(f'Skipped {stream.bad.count} lines without a document.')
     if stream.holdout.dropped:
       log(f'Left out {stream.holdout.dropped} copies of validation documents.')
     log(f'Tokens: {writer.counts()} ({time.monotonic() - start:.1f} s).')
@@ -110,12 +111,12 @@ def prepare_files(
 def _check_splits(
   writer: Writer, source: Source, directory: pathlib.Path
 ) -> None:
-  """Raises UserError if a split is empty; rerunning then starts afresh."""
+  """Raises UserError if a split is empty; a rerun then starts from scratch."""
   for split in ('train', 'validation'):
     if split not in writer.splits:
       (directory.parent / atomic_dir.RESUME_STATE).unlink(missing_ok=True)
       raise UserError(
-        f'The input gives no document for the {split} split: pass more text, '
+        f'The input has no document for the {split} split: pass more text, '
         '--validation FILES, or another --validation_fraction (now '
         f'{source.validation_fraction}).'
       )
@@ -136,7 +137,7 @@ def _main(argv: list[str] | None) -> int:
     parser.error('give --source bundled or --input GLOB, not both')
   for option in ('instructions', 'validation'):
     if args.source == 'bundled' and getattr(args, option):
-      parser.error(f'--{option} goes with --input GLOB, not with bundled text')
+      parser.error(f'--{option} needs --input GLOB, not bundled text')
   try:
     with signals.catch() as stop, output.stops(stop):
       _run(args, stop)
@@ -164,14 +165,14 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--instructions',
     action='store_true',
-    help='lines of JSON and rows of Parquet may have "messages", or "prompt" '
-    'and "completion", in place of "text"; only what the assistant says and '
-    'completions are learnt',
+    help='JSON lines and Parquet rows may have "messages", or "prompt" and '
+    '"completion", in place of "text"; the loss covers only completions and '
+    'messages of the assistant',
   )
   parser.add_argument(
     '--validation',
-    help='glob of the validation files; these and copies of their documents '
-    'are not trained on',
+    help='glob of the validation files; they and copies of their documents '
+    'are left out of the training split',
   )
   parser.add_argument(
     '--validation_fraction',
@@ -193,11 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     type=int,
     default=_usable_cpus(),
     help='number of processes that encode the files of --input; 0 encodes in '
-    'this one (default: number of CPUs, %(default)s here); does not change the '
-    'result',
+    'this process (default: number of CPUs, %(default)s here); does not change '
+    'the result',
   )
   parser.add_argument('--vocab_size', type=int, default=4096)
-  parser.add_argument('--max_mb', type=float, help='default: all')
+  parser.add_argument(
+    '--max_mb', type=float, help='megabytes of bundled text (default: all)'
+  )
   parser.add_argument('--output', required=True)
   return parser
 
@@ -232,7 +235,7 @@ def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
       args.tokenizer,
       workers=args.workers,
       should_stop=stop,
-      log=tqdm.tqdm.write,  # Leaves the bar whole.
+      log=tqdm.tqdm.write,  # Does not break the progress bar.
     )
   print(f'Complete: {args.output}')
 

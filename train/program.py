@@ -21,7 +21,7 @@ from train import step as step_lib
 from train.config import Config, model_config
 from train.errors import UserError
 
-# Of a container; it is larger than the machine's memory if there is no limit.
+# Memory limits of a container; without a limit, larger than the memory.
 _CGROUP_LIMITS = (
   '/sys/fs/cgroup/memory.max',
   '/sys/fs/cgroup/memory/memory.limit_in_bytes',
@@ -66,8 +66,8 @@ class Program:
     """Creates the state before the first step from given parameters.
 
     Args:
-      readers: A tree like the parameters of functions that return numpy
-        arrays; one array is in the host's memory at a time.
+      readers: A tree like the parameters, of functions that return NumPy
+        arrays; the host holds one array at a time.
     """
 
     def place(read, sharding):
@@ -80,7 +80,7 @@ class Program:
     return state_lib.state_of(params, self.optimizer.tx, self.shardings)
 
   def lower_train_step(self, batch_size: int, seq_len: int) -> Any:
-    """Lowers the step before there is a batch to run it on."""
+    """Lowers the step for batches of this shape."""
     batch = jax.ShapeDtypeStruct(
       (batch_size, seq_len + 1),
       jnp.int32,
@@ -89,7 +89,7 @@ class Program:
     return self.train_step.lower(self.abstract, batch)
 
   def compile_train_step(self, batch_size: int, seq_len: int) -> Any:
-    """Compiles the step before there is a batch to run it on."""
+    """Compiles the step for batches of this shape."""
     return self.lower_train_step(batch_size, seq_len).compile()
 
 
@@ -103,13 +103,13 @@ def build(
   Args:
     config: The configuration.
     devices: Devices of the mesh, which may be abstract; None: all devices.
-    platform: Platform of `devices`: 'cpu', 'gpu' or 'tpu'; None: detected.
+    platform: Platform of `devices`: 'cpu', 'gpu' or 'tpu'; None: detect it.
 
   Returns:
     The program.
 
   Raises:
-    UserError: If the devices or the optimizer do not allow it.
+    UserError: If the configuration does not fit the devices or the optimizer.
   """
   if platform is None:
     platform = mesh_lib.resolve_platform(config.train.platform)
@@ -136,7 +136,7 @@ def build(
     strict=config.mesh.strict,
     units=mesh_lib.axis_units(model),
   )
-  # Newton-Schulz and its like on whole matrices, layer by layer.
+  # Newton-Schulz and similar work runs on whole matrices, layer by layer.
   optimizer = dataclasses.replace(
     optimizer, tx=sage_optax.sharding.with_mesh(optimizer.tx, mesh, specs)
   )
@@ -180,11 +180,11 @@ def explain(
   Args:
     optimizer: The optimizer.
     params: Shapes of the parameters.
-    wanted: A PartitionSpec per parameter, as if the mesh divided all axes.
+    wanted: PartitionSpecs for a mesh that divides all axes.
     specs: The PartitionSpecs in use.
 
   Returns:
-    The explanation; its rows list the axes in which the two differ.
+    The explanation; its rows list the axes in which these specs differ.
   """
   explanation = sage_optax.explain(
     optimizer.recipe, params, **optimizer.options
@@ -207,7 +207,7 @@ def explain(
 
 
 def describe(config: Config, program: Program) -> dict[str, Any]:
-  """Returns the identity of the run; checkpoints of other runs are refused."""
+  """Returns the identity of the run; checkpoints of other runs are rejected."""
   description = config_lib.select(config, 'value')
   description['train.dtype'] = program.model.compute_dtype
   description['optimizer.learning_rate'] = config_lib.learning_rate(config)
@@ -233,7 +233,7 @@ def batch_bytes(config: Config, program: Program) -> int:
 def check_memory(config: Config, program: Program) -> None:
   """Raises UserError if the state and a batch cannot fit the devices.
 
-  A step needs more memory than that, so only clear cases are refused, before
+  A step needs more memory than that, so this rejects only clear cases, before
   anything is allocated.
 
   Args:
@@ -251,7 +251,7 @@ def check_memory(config: Config, program: Program) -> None:
     gib = [f'{x / 2**30:,.1f} GiB' for x in (state, batch, there / sharing)]
     raise UserError(
       f'each device needs {gib[0]} for parameters and optimizer state and '
-      f'{gib[1]} for a batch, and has {gib[2]}: take a smaller model or batch, '
+      f'{gib[1]} for a batch, but has {gib[2]}: use a smaller model or batch, '
       'more devices (config.mesh.fsdp), or a recipe with less state'
     )
 

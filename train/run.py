@@ -16,7 +16,7 @@ from train.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run, as far as it is fixed before the first step.
+  """The parts of a run that are fixed before the first step.
 
   Attributes:
     config: The configuration, checked and completed.
@@ -34,17 +34,17 @@ class Run:
 
   @property
   def windows(self) -> int:
-    """The number of sequences in all steps."""
+    """The total number of sequences in all steps."""
     return self.config.train.steps * self.config.train.batch_size
 
   @property
   def tokens(self) -> int:
-    """The number of tokens trained on."""
+    """The total number of training tokens."""
     return self.windows * self.config.train.seq_len
 
   @property
   def order(self) -> dict[str, int]:
-    """The arguments that fix the order of the data."""
+    """The arguments that determine the order of the data."""
     return {
       'seq_len': self.config.train.seq_len,
       'batch_size': self.config.train.batch_size,
@@ -53,13 +53,13 @@ class Run:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What identifies the run; checkpoints of other runs are refused."""
+    """What identifies the run; checkpoints of other runs are rejected."""
     description = program_lib.describe(self.config, self.program)
     return description | self.inputs.hashes
 
   @property
   def rounding(self) -> dict[str, Any]:
-    """Settings and versions that may change rounding."""
+    """Settings and versions that may affect rounding."""
     mesh = self.program.mesh
     return {
       'mesh': dict(mesh.shape),

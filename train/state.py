@@ -1,4 +1,4 @@
-"""The state of a run: its shapes, shardings, creation and checksums."""
+"""The state of a run: shapes, shardings, creation and checksums."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ _BLOCK = 2**16  # Elements that stay in a CPU's cache.
 
 
 class TrainState(NamedTuple):
-  """Input and output of a step; also a tree of its shapes or specs.
+  """Input and output of a step; also the tree of its shapes or specs.
 
   Attributes:
     step: int32 scalar, the number of steps taken.
@@ -80,7 +80,7 @@ def state_of(
   Args:
     params: Arrays sharded like `shardings.params`; they are donated.
     tx: The optimizer.
-    shardings: Of the state.
+    shardings: Shardings of the state.
   """
 
   def make(params):
@@ -110,16 +110,16 @@ def _init(
 def checksums(state: Any) -> dict[str, int]:
   """Returns a checksum of the bits of each leaf.
 
-  It is the sum over elements i of a bijective mix of the bits of element i and
-  a hash of i, modulo 2**32. So it does not depend on how the leaf is sharded, a
-  change of one element always changes it, and another change leaves it the same
-  with probability 2**-32.
+  The checksum is the sum, modulo 2**32, over the elements i of a bijective mix
+  of the bits of element i and a hash of i. So it does not depend on how the
+  leaf is sharded. A change of one element always changes it; any other change
+  leaves it the same with probability 2**-32.
 
   Args:
     state: A tree of arrays.
 
   Returns:
-    The leaf's path, such as 'params/embed' -> its checksum.
+    A dict from a leaf's path, such as 'params/embed', to its checksum.
   """
   leaves, _ = jax.tree_util.tree_flatten_with_path(state)
   names = [
@@ -139,7 +139,7 @@ def _jit_checksums(shardings: tuple[Any, ...]) -> Any:
   def local(xs):
     return jnp.stack([_checksum(x, s) for x, s in zip(xs, specs, strict=True)])
 
-  # In each shard, since the loop below would gather a sharded array.
+  # Per shard, because the loop below would gather a sharded array.
   return jax.jit(
     jax.shard_map(
       local,
@@ -156,7 +156,7 @@ def _checksum(x: jax.Array, spec: P) -> jax.Array:
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-  if x.dtype.itemsize == 8:  # It becomes one more axis.
+  if x.dtype.itemsize == 8:  # The bitcast adds an axis.
     x = lax.bitcast_convert_type(x, bits)
   x = x.reshape(x.shape or (1,))
   places = _places(x.shape, spec)
@@ -174,7 +174,7 @@ def _checksum(x: jax.Array, spec: P) -> jax.Array:
     part = (part ^ (part >> 13)) * np.uint32(0xC2B2AE35)
     return part ^ (part >> 16)
 
-  # In blocks: XLA on CPU would write the mix of a whole array to memory.
+  # In blocks: XLA on CPU would write the mix of the whole array to memory.
   size = min(max(1, _BLOCK // width), rows)
   blocks = rows // size
   total = lax.fori_loop(

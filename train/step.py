@@ -40,17 +40,18 @@ def make_train_step(
     model_config: The model.
     optimizer: The optimizer.
     microbatches: Number of parts of the batch that are differentiated one after
-      another. This needs memory for one more gradient, and saves activations.
+      another. More parts need less memory for activations, and more than one
+      needs memory for a second gradient.
     constrain: The hook that shards activations.
     param_shardings: A tree of the shardings of the gradients.
-    log_embedding: Adds the metrics of `telemetry.embedding`.
+    log_embedding: Whether to add the metrics of `telemetry.embedding`.
 
   Returns:
     train_step(state, tokens[B, S + 1] int32) -> (state, metrics). A token t
-    that the loss leaves out, such as one of a prompt, is given as ~t. The
-    metrics are scalars: loss in nats per target, learning rates, and norms of
-    gradients (before clipping) and parameters, all before the update, and of
-    the update.
+    that is not a target, such as one of a prompt, is encoded as ~t. The metrics
+    are scalars: the loss in nats per target, learning rates, norms of gradients
+    (before clipping) and of parameters (before the update), and norms of
+    updates.
   """
   gradient = _gradient_fn(
     model_config, microbatches, constrain, param_shardings
@@ -115,17 +116,17 @@ def _gradient_fn(model_config, microbatches, constrain, param_shardings):
         return jax.tree.map(jnp.add, total, sums(params, rows)), None
 
       (loss, weight, grads), _ = jax.lax.scan(add, zeros, parts)
-    weight = jnp.maximum(weight, 1)  # A batch may have no target.
+    weight = jnp.maximum(weight, 1)  # A batch may have no targets.
     return loss / weight, jax.tree.map(lambda g: g / weight, grads)
 
   return gradient
 
 
 def _split(batch: jax.Array, parts: int, constrain: Constrain) -> jax.Array:
-  """Returns tokens[parts, rows, S + 1], every device keeping its own rows.
+  """Returns tokens[parts, rows, S + 1]; every device keeps its own rows.
 
-  Part i takes rows i, i + parts, ..., so the slow axis of the reshaped batch
-  stays the sharded one. With contiguous parts, devices would have to exchange
+  Part i has rows i, i + parts, ..., so the slow axis of the reshaped batch
+  remains the sharded one. With contiguous parts, devices would have to exchange
   rows, or most of them would be idle during a part.
   """
   rows, width = batch.shape
@@ -139,7 +140,7 @@ def _split(batch: jax.Array, parts: int, constrain: Constrain) -> jax.Array:
 
 
 def _widen(x: jax.Array) -> jax.Array:
-  """Converts a gradient to float32, or float64 if parameters are."""
+  """Converts a gradient to float32, or leaves it float64."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -189,7 +190,7 @@ def jit_train_step(
 
 
 def jit_eval_step(eval_step: Any, shardings: TrainState, mesh: Mesh) -> Any:
-  """Jits an evaluation step that replicates the losses to every process."""
+  """Jits an evaluation step whose losses are replicated to every process."""
   batch = batch_sharding(mesh)
   return jax.jit(
     eval_step,

@@ -1,4 +1,4 @@
-"""Statistics of the embedding's gradient and update: config.log.embedding."""
+"""Statistics of the embedding's gradient and update (config.log.embedding)."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ def embedding(grads: Any, updates: Any, opt_state: Any, roles: Any) -> Metrics:
 
   Args:
     grads: Gradients before clipping.
-    updates: What is added to the parameters.
+    updates: The updates of the parameters.
     opt_state: The optimizer's state after the step.
-    roles: The role of every parameter, a tree.
+    roles: A tree with the role of every parameter.
 
   Returns:
-    Of the table [V, d] with the role 'embedding':
+    For the parameter [V, d] with role 'embedding':
     - embedding/absent_rows: share of rows whose gradient is zero.
-    - embedding/row_norm_p50, row_norm_p99, row_norm_max_over_mean: of the L2
-      norms of the gradient's rows.
-    - embedding/feature_spread: standard deviation over mean of the features'
-      mean |g|.
+    - embedding/row_norm_p50, row_norm_p99, row_norm_max_over_mean: statistics
+      of the L2 norms of the gradient's rows.
+    - embedding/feature_spread: standard deviation divided by mean of the
+      features' mean |g|.
     - embedding/absent_update: share of the update's norm on rows whose
       gradient is zero.
-    - embedding/h_mean, h_std: of SAGE's damper, if SAGE has the table; its eps
-      is left out.
-    Of every role: update_rms/<role>.
+    - embedding/h_mean, h_std: mean and standard deviation of SAGE's damper
+      (without eps), if SAGE updates the embedding.
+    For every role: update_rms/<role>.
   """
   leaves = list(
     zip(
@@ -79,7 +79,7 @@ def _table(grad: jax.Array, update: jax.Array) -> Metrics:
 
 
 def _damper(grad: jax.Array, opt_state: Any) -> Metrics:
-  """H of a table that SAGE updates, from its state and the gradient."""
+  """Statistics of SAGE's damper H, from its state and the gradient."""
 
   def is_sage(node):
     return isinstance(node, sage_optax.ScaleBySageState)
@@ -90,7 +90,7 @@ def _damper(grad: jax.Array, opt_state: Any) -> Metrics:
     for average in jax.tree.leaves(state.abs_mean):
       if average.shape == (1, grad.shape[1]):
         now = jnp.mean(jnp.abs(grad), axis=-2, keepdims=True)
-        # Bias correction and clipping multiply all features alike.
+        # Bias correction and clipping scale all features by the same factor.
         loud = jnp.minimum(_loudness(average), _loudness(now))
         damper = jnp.minimum(loud, 1.0)
         return {

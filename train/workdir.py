@@ -1,7 +1,7 @@
-"""The working directory of a run: whose it is, and a lock.
+"""The working directory of a run: which run it belongs to, and a lock.
 
 A directory belongs to a run if it has a `run.json` or a checkpoint; both
-describe the run. Only such directories and empty ones are written to.
+describe the run. The trainer writes only to such directories and empty ones.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _FILES = (
   *('optimizer.json', 'sample.txt', 'loss.png'),
 )
 CONFIG_FILE = 'config.py'
-# Left by a start that was refused or killed early, or written by
+# Left by a start that was rejected or killed early, or written by
 # `train.hf import`.
 _UNCLAIMED = {LOCK, f'{RUN_FILE}.part', CONFIG_FILE}
 _ELSEWHERE = 'choose another --config.workdir'
@@ -41,7 +41,7 @@ def check_same(
   where: str,
   unknown: Collection[str] = (),
 ) -> None:
-  """Raises UserError at the first field in which two descriptions differ.
+  """Raises UserError if two descriptions differ.
 
   Args:
     saved: The description in a working directory or a checkpoint.
@@ -50,13 +50,13 @@ def check_same(
     unknown: Fields that are not known yet, and therefore not in `now`.
 
   Raises:
-    UserError: With the name of the field and both values. None and a missing
-      field are the same: not set.
+    UserError: With the name of the first different field and both values. None
+      and a missing field both mean "not set".
   """
   if _names_parts(now) and not _names_parts(saved):
     raise errors.UserError(
       f'{where} belongs to a run of an earlier version, which did not record '
-      "the arguments of its recipe's methods, so they may have changed: give "
+      "the arguments of its recipe's methods, so they may have changed: choose "
       'another --config.workdir, or resume it with that version'
     )
   for name, (before, value) in _differences(saved, now).items():
@@ -69,14 +69,14 @@ def check_same(
 
 
 def _names_parts(description: Mapping[str, Any]) -> bool:
-  """Whether it has entries of `optimizer.resolved_parts`."""
+  """Whether a description has entries of `optimizer.resolved_parts`."""
   return any(name.startswith('recipe.') for name in description)
 
 
 def _differences(
   saved: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  # As read back from JSON, which has lists instead of tuples.
+  # Read back from JSON, which has lists instead of tuples.
   now = json.loads(json.dumps(now))
   return {
     name: (saved.get(name), now.get(name))
@@ -100,12 +100,12 @@ def check(
 ) -> None:
   """Raises UserError unless this run may write to the directory.
 
-  Nothing is written. An empty or missing directory is allowed.
+  This writes nothing. The directory may be empty or missing.
 
   Args:
     workdir: The directory of a run.
     description: What identifies the run; see `check_same`.
-    unknown: As for `check_same`.
+    unknown: As in `check_same`.
   """
   try:
     names = set(os.listdir(workdir))
@@ -140,13 +140,13 @@ def _check_kinds(workdir: pathlib.Path, names: set[str]) -> None:
 
 
 def _of_newest_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
-  """The description of a run whose run.json is lost."""
+  """The description of a run without run.json, from its newest checkpoint."""
   for path in checkpoints(workdir / CHECKPOINTS):
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
       return dict(read_description(path)['run'])
   raise errors.UserError(
-    f'{workdir} is not empty and holds no run (there is no {RUN_FILE}), so '
-    f'nothing is written there: {_ELSEWHERE}, or restore that file'
+    f'{workdir} is not empty and is not the directory of a run (it has no '
+    f'{RUN_FILE}): {_ELSEWHERE}, or restore that file'
   )
 
 
@@ -171,8 +171,8 @@ def claim(
   Args:
     workdir: The directory of a run.
     description: What identifies the run; see `check_same`.
-    rounding: Settings that may change when a run is resumed, and affect
-      rounding; those of its first start are kept.
+    rounding: Settings that affect rounding and may differ when a run is
+      resumed; the file keeps those of the first start.
 
   Returns:
     A warning if `rounding` differs from that of the first start, else None.
@@ -194,8 +194,8 @@ def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
   if not changes:
     return None
   return (
-    f'Since the run started, {", ".join(changes)}: from now on its numbers may '
-    'differ in rounding, and with another Grain in the order of the data.'
+    f'Since the run started, {", ".join(changes)}: from now on, results may '
+    'differ in rounding and, with another version of Grain, in data order.'
   )
 
 
@@ -205,18 +205,18 @@ def _load(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {name: dict(content[name]) for name in ('run', 'rounding')}
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise errors.UserError(
-      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
-      f'{_ELSEWHERE}; without that file, the description in a checkpoint '
-      'is used'
+      f'{path} cannot be read as the description of a run '
+      f'({errors.first_line(error)}): {_ELSEWHERE}, or remove that file to use '
+      'the description in a checkpoint'
     ) from error
 
 
 @contextlib.contextmanager
 def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
-  """Locks `workdir` while the context lasts; creates it if necessary.
+  """Locks `workdir` inside the context; creates it if necessary.
 
-  The kernel releases the lock when the process ends, so a lock file that is
-  left never blocks a later run. Its text is only for people.
+  The kernel releases the lock when the process ends, so a leftover lock file
+  never blocks a later run. Its text is for people only.
 
   Args:
     workdir: Directory of one run.
@@ -243,16 +243,16 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
       if error.errno not in (errno.EAGAIN, errno.EACCES):
         raise errors.UserError(
           f'cannot lock {path} ({error.strerror}): choose a --config.workdir '
-          'on a file system that has locks'
+          'on a file system that supports locks'
         ) from error
       raise errors.UserError(
-        f'{workdir} is being written by another run ({_holder(file.read())}): '
-        'wait for it, stop it, or choose another --config.workdir'
+        f'{workdir} is in use by another run ({_holder(file.read())}): wait '
+        'for it, stop it, or choose another --config.workdir'
       ) from error
     text = file.read()
     if text and not (text.startswith('{"pid": ') and len(text) < 1000):
       raise errors.UserError(
-        f'{path} is not the lock of a run: move it away, or {_ELSEWHERE}'
+        f'{path} is not the lock file of a run: move it away, or {_ELSEWHERE}'
       )
     file.seek(0)
     file.truncate()

@@ -254,7 +254,9 @@ def _workdirs() -> Iterator[Row]:
       (root / 'run' / name).write_text('theirs')
 
     cli = name == 'optimizer.txt'
-    yield Row(f'only {name}', spoil, 'workdir', 'holds no run', cli=cli)
+    yield Row(
+      f'only {name}', spoil, 'workdir', 'is not the directory of a run', cli=cli
+    )
   for how in ('garbage', 'fifo', 'loop', 'device'):
     spoil = _replace('run', how)
     yield Row(f'workdir {how}', spoil, 'workdir', 'working directory')

@@ -36,14 +36,16 @@ def agree(directory):
 
   steps = 10 if _index() == 1 else 20
   with pytest.raises(
-    processes.Agreed, match=r'process 1 of 3 \(on .*\): it has b=10, and proc'
+    processes.Agreed, match=r'process 1 of 3 \(on .*\): it has b=10, but proc'
   ):
     processes.check_same(['a=1', f'b={steps}'])
 
   (directory / str(_index())).write_text(str(_index() // 2))
   processes.see(directory / '0', 'the file')
   processes.SEEN_SECONDS = 0.5
-  with pytest.raises(processes.Agreed, match=r'process 2 .* is not what proc'):
+  with pytest.raises(
+    processes.Agreed, match=r'process 2 .* differs from the file in'
+  ):
     processes.see(directory / str(_index()), 'the file')
   with pytest.raises(processes.Agreed, match=r'^no option$'):
     processes.together(lambda: _refuse('no option'))

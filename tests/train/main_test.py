@@ -132,7 +132,7 @@ def test_results_that_were_edited(finished, data, tmp_path, capsys):
   results['validation']['total']['perplexity'] = 1.5
   path.write_text(json.dumps(results))
   line = _refused(capsys, *runs.command(data, workdir, *_SHORT))
-  assert f'{path} is not readable or not of a run (its checksum' in line
+  assert f'{path} cannot be read as the results of a run (its checksum' in line
   del results['crc']
   path.write_text(json.dumps(results))
   line = _refused(capsys, *runs.command(data, workdir, *_SHORT))
@@ -196,7 +196,7 @@ def test_workdir_in_use(data, tmp_path, capsys):
   with workdir_lib.hold(tmp_path / 'run'):
     before = runs.files(tmp_path)
     line = _refused(capsys, *runs.command(data, tmp_path / 'run', *_SHORT))
-    assert 'being written by another run' in line
+    assert 'in use by another run' in line
     assert runs.files(tmp_path) == before
 
 

@@ -150,7 +150,7 @@ def test_workdir_of_another_run(tmp_path):
   workdir.check(path, early, unknown=('mesh',))
   workdir.check(path, _RUN | {'option': None})
   (path / workdir.RUN_FILE).write_text(json.dumps(_RUN)[:-1])
-  with pytest.raises(errors.UserError, match='not readable'):
+  with pytest.raises(errors.UserError, match='cannot be read'):
     workdir.check(path, _RUN)
 
 

@@ -1,7 +1,7 @@
 """Creates a directory of shards atomically: complete, or not at all.
 
-The shards are written in `<output>.partial/data` and renamed at the end. Beside
-them, `progress.json` has the resume state of an interrupted preparation.
+The shards are written to `<output>.partial/data`, which is renamed at the end.
+Beside it, `progress.json` is the resume state of an interrupted preparation.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from train.errors import UserError
 
 RESUME_STATE = 'progress.json'
 _FORMAT = 3
-# A directory with another lock, or with files but no lock, was not made here.
+# A directory with another lock, or with files but no lock, was not created by
+# this module.
 _LOCK = 'lock'
 _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
 
 
 def partial_of(output: pathlib.Path) -> pathlib.Path:
-  """Returns the path in which a directory is built."""
+  """Returns the path where a directory is built."""
   return output.with_name(f'{output.name}.partial')
 
 
@@ -42,29 +43,29 @@ def prepare(
     output: The directory.
     settings: The settings of the preparation, recorded in the manifest.
     build: Fills a directory with shards and their manifest. The directory is
-      empty, or has a resume state beside it and is as an interrupted build
-      left it.
-    resumes: Whether build can resume.
+      empty, or was left by an interrupted build and has a resume state beside
+      it.
+    resumes: Whether `build` can resume.
 
   Returns:
     The manifest.
 
   Raises:
-    UserError: If output holds something else, cannot be written, or another
-      process is preparing it.
+    UserError: If `output` exists with other content, cannot be written, or
+      another process is preparing it.
   """
   partial = partial_of(output)
   if _exists(output):
     manifest = _check_same(output, settings)
-    if _is_ours(partial):  # A killed preparation did not remove it.
+    if _is_ours(partial):  # Left by a killed preparation.
       _remove(partial)
     return manifest
   with _locked(partial):
-    if _exists(output):  # Finished by another before we had the lock.
+    if _exists(output):  # Another process finished it before we had the lock.
       return _check_same(output, settings)
     work = partial / 'data'
     if not (partial / RESUME_STATE).exists():
-      shutil.rmtree(work, ignore_errors=True)  # From a killed preparation.
+      shutil.rmtree(work, ignore_errors=True)  # Left by a killed preparation.
     elif not resumes:
       raise cannot_resume(partial, 'it is of other text')
     work.mkdir(parents=True, exist_ok=True)
@@ -75,10 +76,10 @@ def prepare(
 
 
 def save_state(partial: pathlib.Path, state: dict[str, Any]) -> None:
-  """Replaces the resume state; a kill leaves the old or the new.
+  """Replaces the resume state atomically.
 
   Args:
-    partial: As of `partial_of`.
+    partial: The result of `partial_of`.
     state: JSON.
   """
   content = {'format': _FORMAT, **state}
@@ -110,9 +111,9 @@ def load_state(partial: pathlib.Path) -> dict[str, Any] | None:
 def cannot_resume(partial: pathlib.Path, reason: str) -> UserError:
   """An error for an unfinished preparation that cannot be resumed."""
   return UserError(
-    f'{partial} holds an unfinished preparation that cannot be resumed: '
-    f'{reason}. Pass what it started with, delete it to start afresh, or '
-    'choose another --output.'
+    f'{partial} is an unfinished preparation that cannot be resumed: {reason}. '
+    'Use the inputs and options it was started with, delete it to start from '
+    'scratch, or choose another --output.'
   )
 
 
@@ -123,8 +124,8 @@ def _locked(partial: pathlib.Path) -> Iterator[None]:
     partial.mkdir(parents=True, exist_ok=True)
     if not _is_ours(partial):
       raise UserError(
-        f'{partial} is needed to prepare {partial.with_suffix("")}, and holds '
-        'something else: move it away, or choose another --output.'
+        f'{partial} is needed to prepare {partial.with_suffix("")}, but has '
+        'other content: move it away, or choose another --output.'
       )
     lock = open(partial / _LOCK, 'a', encoding='utf-8')  # noqa: SIM115
   except OSError as error:
@@ -157,14 +158,14 @@ def _remove(partial: pathlib.Path) -> None:
 
 
 def _is_ours(partial: pathlib.Path) -> bool:
-  """Whether a directory was made by a preparation, or is empty."""
+  """Whether a directory was created by a preparation, or is empty."""
   try:
     names = os.listdir(partial)
   except OSError:
     return False
   with contextlib.suppress(OSError, ValueError):
     text = files.read_text(partial / _LOCK)
-    # Maybe killed while it was written.
+    # The process may have been killed while it wrote the mark.
     return text == _MARK or (_MARK.startswith(text) and names == [_LOCK])
   return not names
 
@@ -174,7 +175,7 @@ def _check_same(
 ) -> dict[str, Any]:
   if not (output / shards.MANIFEST).exists():
     raise UserError(
-      f'{output} exists and holds no prepared data: choose another directory.'
+      f'{output} exists and has no prepared data: choose another directory.'
     )
   manifest = shards.read_manifest(output)
   found = manifest.get('settings', {})
@@ -183,17 +184,17 @@ def _check_same(
     if was != now:
       # A list of files is too long to print.
       what = (
-        f'other {name} (names, sizes or times of change differ)'
+        f'other {name} (names, sizes or modification times differ)'
         if isinstance(was, list) and isinstance(now, list)
         else f'{name}={was}, not {now}'
       )
       raise UserError(
-        f'{output} holds data prepared with {what}: choose another directory '
-        'or delete it.'
+        f'{output} has data prepared with {what}: choose another directory or '
+        'delete it.'
       )
   return manifest
 
 
 def _exists(output: pathlib.Path) -> bool:
-  # An empty directory may have been made by hand; a rename replaces it.
+  # An empty directory may have been created by hand; a rename replaces it.
   return output.exists() and not (output.is_dir() and not any(output.iterdir()))

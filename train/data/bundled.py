@@ -16,7 +16,7 @@ from train.data.writer import Writer
 from train.distributed import signals
 from train.errors import UserError
 
-_BPE_BYTES = 2**22  # A larger sample gains about 1 % fewer tokens.
+_BPE_BYTES = 2**22  # A larger sample would save only about 1 % of the tokens.
 
 
 def prepare_bundled(
@@ -31,7 +31,7 @@ def prepare_bundled(
   """Prepares the bundled corpus; returns at once if already done.
 
   Args:
-    output: Directory to make.
+    output: Directory to create.
     vocab_size: Entries of the byte-level BPE trained on the text.
     max_bytes: Size of the sample of the corpus in bytes; None for all.
     tokenizer: A tokenizer to use instead of training one.
@@ -42,8 +42,9 @@ def prepare_bundled(
     The manifest.
 
   Raises:
-    UserError: If output holds something else or the text is not installed.
-    Interrupted: If should_stop returned True; output then does not exist.
+    UserError: If `output` exists with other content, or the text is not
+      installed.
+    Interrupted: If should_stop returned True; `output` then does not exist.
   """
   given = tokenizer_lib.load(tokenizer) if tokenizer else None
   settings = {
@@ -79,7 +80,7 @@ def prepare_bundled(
 
 
 def bytes_of(max_mb: float | None) -> int | None:
-  """Converts megabytes to bytes; None stands for all text.
+  """Converts megabytes to bytes; None means all text.
 
   Args:
     max_mb: Value given by the user.
@@ -88,14 +89,14 @@ def bytes_of(max_mb: float | None) -> int | None:
     The argument max_bytes of `prepare_bundled`.
 
   Raises:
-    UserError: If it is not a positive number.
+    UserError: If `max_mb` is not a positive number.
   """
   if max_mb is None:
     return None
   if not (math.isfinite(max_mb) and max_mb > 0):
     raise UserError(
-      f'max_mb is {max_mb}, but must be a positive number of MB; leave it out '
-      'for all the text.'
+      f'max_mb is {max_mb}, but must be a positive number of MB; omit it to '
+      'use all the text.'
     )
   return int(max_mb * 1e6)
 
@@ -110,7 +111,7 @@ def _write(
   """Encodes all documents; returns the number of tokens in words."""
   encoder = encoding.Encoder(model)
   corpus_hash = encoding.CorpusHash()
-  # disable=None: no bar where there is no terminal.
+  # disable=None: no bar without a terminal.
   bar = tqdm.tqdm(
     total=sum(d.num_bytes for part in splits.values() for d in part),
     unit='B',

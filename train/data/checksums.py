@@ -1,4 +1,4 @@
-"""Checks files by size and SHA-256, and hashes only what has changed."""
+"""Checks files by size and SHA-256, and hashes only changed files."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from train.errors import Interrupted
 
 _VERIFIED = 'verified.json'
 _READ_BYTES = 2**24
-_SAY_FROM = 10**9  # Bytes whose hashing takes long enough for a message.
+_SAY_FROM = 10**9  # Bytes that take long enough to hash for a message.
 
 Stamps = dict[str, list]
 
@@ -31,10 +31,10 @@ def verify(
   """Compares files with their recorded checksums, and remembers valid ones.
 
   Args:
-    root: The directory that holds them.
+    root: The directory of the files.
     files: Name -> size in bytes and SHA-256.
     should_stop: Polled while files are hashed.
-    say: Receives a line if that takes long.
+    say: Receives a line if this takes long.
 
   Raises:
     DamagedFile: If a file is missing, has another size or another hash.
@@ -69,13 +69,13 @@ def verify(
 def stamp(path: pathlib.Path, sha256: str) -> list:
   """Returns a stamp; a file with an equal stamp has not changed."""
   stat = path.stat()
-  # A copy may keep the time of change, but not that of the status.
+  # A copy may keep the modification time, but not the status-change time.
   return [sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def save(root: pathlib.Path, stamps: Stamps) -> None:
   """Remembers valid files, by name."""
-  # The directory may be read-only; then each start verifies again.
+  # The directory may be read-only; then each start verifies the files again.
   with contextlib.suppress(OSError):
     part = root / f'.{_VERIFIED}.{os.getpid()}'
     part.write_text(json.dumps(stamps), encoding='utf-8')

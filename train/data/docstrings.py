@@ -1,4 +1,4 @@
-"""Takes Python source apart into its docstrings and the rest."""
+"""Separates Python source into its docstrings and the rest."""
 
 import ast
 import inspect
@@ -18,11 +18,11 @@ def take_apart(text: str, module: str, seen: set[str]) -> tuple[str, str]:
   Args:
     text: The source.
     module: The module's dotted name.
-    seen: Docstrings met before, which are left out; grows.
+    seen: Docstrings seen before, which are omitted; updated in place.
 
   Returns:
-    The docstrings as one text, each under its signature, and the source of
-    the same program without docstrings and without the licence at its head.
+    The docstrings as one text, each under its signature, and the source of the
+    same program without docstrings and without the license at its top.
 
   Raises:
     SyntaxError: If the text is not Python.

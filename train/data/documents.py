@@ -2,8 +2,8 @@
 
 `readers` already splits `.txt` and Parquet files into one record per document.
 
-`parse` runs in the worker processes. What depends on the order of the documents
-(`BadLines`, `Holdout`) runs in the main process.
+`parse` runs in the worker processes. `BadLines` and `Holdout`, which depend on
+the order of the documents, run in the main process.
 """
 
 import json
@@ -26,12 +26,12 @@ _ROLES = ('system', 'user', 'assistant')
 _SHOWN_BAD_LINES = 5
 MAX_HELD_OUT_BYTES = 32 * 10**6  # About 8 million tokens.
 
-# A text, all of which is trained on; or alternating parts: a prompt, its
-# response, ..., of which only the responses are.
+# A text, whose tokens are all targets; or alternating parts: a prompt, its
+# response, ..., where only the responses are targets.
 Text = str | tuple[str, ...]
 
-# Whole lines of JSON; or records such as these lines hold; or None for a line
-# that is too long to read.
+# Whole lines of JSON; or records with the same fields; or None for a line that
+# is too long to read.
 Content = bytes | list[dict[str, Any]] | None
 
 
@@ -112,7 +112,7 @@ def _json(line: bytes) -> dict[str, Any]:
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:  # Also UnicodeDecodeError.
-    raise ValueError(f'no JSON ({error})') from error
+    raise ValueError(f'not JSON ({error})') from error
   if not isinstance(record, dict):
     raise ValueError(_NO_TEXT)
   return record
@@ -162,7 +162,7 @@ def _chat(messages: Any) -> tuple[str, ...]:
     )
     if role not in _ROLES:
       raise ValueError(
-        f'message {number} has the role {role!r:.20}, which is none of '
+        f'message {number} has the role {role!r:.20}, expected one of '
         f'{", ".join(_ROLES)}'
       )
     if not isinstance(content, str):
@@ -197,7 +197,7 @@ class BadLines:
     self._log = log
 
   def add(self, path: pathlib.Path, number: int, reason: str) -> None:
-    """Counts a line; raises UserError that names it if above the limit."""
+    """Counts a line; above the limit, raises a UserError that names it."""
     if self.count >= self._limit:
       raise UserError(
         f'{path}, line {number}: {reason}; more than {self._limit} such lines. '
@@ -214,16 +214,16 @@ class BadLines:
 class Holdout:
   """Chooses the split of each document; no text is in both splits.
 
-  A document goes to validation if the hash of its text falls below `fraction`
-  and it fits into the rest of MAX_HELD_OUT_BYTES. The choice depends on the
-  previous texts, and equal texts always get the same split.
+  A document goes to validation if the hash of its text is below `fraction` and
+  it still fits into MAX_HELD_OUT_BYTES. The choice depends on the previous
+  texts, and equal texts always get the same split.
 
   Attributes:
-    dropped: Documents left out because validation already has the same text.
+    dropped: Number of documents left out because validation has the same text.
   """
 
   def __init__(self, fraction: float):
-    """Starts with nothing held out.
+    """Starts without held-out documents.
 
     Args:
       fraction: Share of the documents to hold out; 0 holds out only those that
@@ -235,7 +235,7 @@ class Holdout:
     self._keys: set[bytes] = set()
 
   def add(self, document: Encoded) -> None:
-    """Holds a document out, independent of its hash and size."""
+    """Holds a document out, regardless of its hash and size."""
     self._keys.add(document.digest[:16])
 
   def split(self, document: Encoded) -> str | None:
@@ -257,6 +257,6 @@ class Holdout:
     return {'dropped': self.dropped, 'left': self._left, 'keys': keys}
 
   def restore(self, state: dict[str, Any]) -> None:
-    """Restores a new object to the state when `state` was called."""
+    """Restores a new object from the result of `state`."""
     self.dropped, self._left = state['dropped'], state['left']
     self._keys = {bytes.fromhex(key) for key in state['keys']}

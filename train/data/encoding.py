@@ -1,4 +1,4 @@
-"""Encodes documents; the worker processes and the bundled corpus use it."""
+"""Encodes documents, in worker processes and for the bundled corpus."""
 
 import functools
 import hashlib
@@ -29,9 +29,9 @@ class EncodedBlock(NamedTuple):
 class Encoder:
   """Encodes documents for the shards.
 
-  The end-of-text token follows every text. With instructions, tokens of prompts
-  are marked as no targets, and it follows every response. A prompt and its
-  response are encoded apart, as when the model answers the prompt.
+  The end-of-text token follows every text. With instructions, it follows every
+  response, and tokens of prompts are marked as non-targets. A prompt and its
+  response are encoded separately, as when the model answers the prompt.
 
   Texts above 2**20 characters are encoded in pieces, which bounds memory.
   Pieces end at line ends where possible, which does not change the tokens of a
@@ -87,7 +87,7 @@ class Encoder:
     if isinstance(text, str):
       key, data = text, [self._ended(parts[0])]
     else:
-      key = json.dumps(text)  # Tells where prompts end.
+      key = json.dumps(text)  # Shows where prompts end.
       data = [
         self._ended(part) if index % 2 else self._marked(part)
         for index, part in enumerate(parts)
@@ -120,7 +120,7 @@ class CorpusHash:
     self.value = value
 
   def add(self, split: str, document: Encoded) -> None:
-    # The length keeps ('ab', 'c') apart from ('a', 'bc').
+    # The length distinguishes ('ab', 'c') from ('a', 'bc').
     name = f'{self.value}/{len(split)}/{split}/{document.subset}/'.encode()
     self.value = hashlib.sha256(name + document.digest).hexdigest()
 

@@ -2,8 +2,8 @@
 
 Record i of a stream is tokens[i * S : i * S + S + 1]: inputs and targets
 overlap in all but one token, and neighbors share one token, so each token
-except the first is a target once. A token t that is no target, in data with a
-mask, is ~t in a training batch.
+except the first is a target once. In data with a mask, a token t that is not a
+target is ~t in a training batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ import numpy as np
 from train.data.shards import TokenStream
 from train.errors import UserError
 
-# Far more records than any run reads. Not infinite, since then the length of
-# a dataset batched by one overflows.
+# Far more records than any run reads, but not infinite: the length of a dataset
+# with batch size one would overflow.
 _MAX_RECORDS = 2**52
 # Records come from memory-mapped files; more threads would only contend.
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -50,12 +50,12 @@ class TrainIterator:
   """Yields int32 [rows, seq_len + 1] without end.
 
   Attributes:
-    step: The step that the next batch belongs to: the whole state.
+    step: The step of the next batch; this is the whole state.
   """
 
   def __init__(self, dataset: grain.MapDataset, start_step: int):
     self.step = start_step
-    # A slice, so that a late start does not read the previous records.
+    # A slice, so that a later start does not read the previous records.
     steps = dataset[start_step:]
     self._batches = iter(steps.to_iter_dataset(_READ))
 
@@ -77,7 +77,7 @@ def train_iterator(
   start_step: int,
   rows: Sequence[int] | None = None,
 ) -> TrainIterator:
-  """Batches of the shuffled windows, reshuffled in each epoch.
+  """Returns batches of the shuffled windows, reshuffled in each epoch.
 
   Row r of step k is record k * batch_size + r of the order that the seed
   defines, independent of the number of processes and devices.
@@ -111,15 +111,15 @@ def seen_windows(
 
   Args:
     stream: The tokens of the training split.
-    seq_len: As for `train_iterator`.
-    batch_size: As for `train_iterator`.
-    seed: As for `train_iterator`.
-    steps: Steps that the run made.
+    seq_len: As in `train_iterator`.
+    batch_size: As in `train_iterator`.
+    seed: As in `train_iterator`.
+    steps: Number of steps of the run.
 
   Yields:
     int32 [batch_size, seq_len + 1]; the last may have fewer rows.
   """
-  # An epoch has no repetitions: the run saw its first windows, or all.
+  # An epoch has no repetitions, so these are its first windows, or all.
   count = min(steps * batch_size, num_windows(stream, seq_len))
   dataset = _shuffled(stream, seq_len, seed)[:count].batch(batch_size)
   for i in range(len(dataset)):
@@ -146,11 +146,11 @@ def eval_batches(
 
   Yields:
     Tokens int32 [batch_size, seq_len + 1] and weights of the targets float32
-    [batch_size, seq_len], 0 for what pads windows and the last batch, and for
-    tokens that are no targets.
+    [batch_size, seq_len], which are 0 for padding and for tokens that are not
+    targets.
 
   Raises:
-    UserError: If the stream has no target.
+    UserError: If the stream has no targets.
   """
   if stream.num_tokens < 2:
     raise UserError(

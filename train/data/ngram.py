@@ -20,7 +20,7 @@ from train.data import loader
 from train.data.shards import TokenStream
 from train.distributed import signals
 
-# To fit the models on; more would take minutes and change little.
+# Largest number of tokens to fit on; more would take minutes and change little.
 MAX_TOKENS = 20_000_000
 _WINDOW = 256
 _MERGE_AT = 2**23  # Pairs collected before they are counted: 64 MiB.
@@ -121,12 +121,12 @@ def baselines(
   """Fits on windows of training tokens, evaluates on weighted targets.
 
   Args:
-    train: Arrays of windows [N, S + 1], as of `data.seen_windows`.
-    vocab_size: Of the tokens.
-    evaluation: Tokens [N, S + 1] and weights [N, S], as of
-      `data.eval_batches`; targets of weight 0 are left out.
-    max_tokens: Reading `train` ends with the array that reaches this many
-      targets. Windows come shuffled, so these are a fair sample.
+    train: Arrays of windows [N, S + 1], as from `loader.seen_windows`.
+    vocab_size: Size of the vocabulary.
+    evaluation: Tokens [N, S + 1] and weights [N, S], as from
+      `loader.eval_batches`; targets with weight 0 are ignored.
+    max_tokens: Reading of `train` stops after the array that reaches this many
+      targets. Windows are shuffled, so this is a fair sample.
 
   Returns:
     The perplexities and the numbers of targets.
@@ -162,12 +162,12 @@ def of_splits(
   vocab_size: int,
   should_stop: Callable[[], bool],
 ) -> Baselines:
-  """Fits on a training split, or MAX_TOKENS spread evenly over it.
+  """Fits on a training split, or on MAX_TOKENS spread evenly over it.
 
   Args:
     train: The training split; all of its tokens count, masked or not.
-    validation: The validation split; of it, too, MAX_TOKENS at most are used.
-    vocab_size: Of the tokens.
+    validation: The validation split; at most MAX_TOKENS of it are used.
+    vocab_size: Size of the vocabulary.
     should_stop: Polled.
 
   Returns:
@@ -201,7 +201,7 @@ def of_splits(
 
 
 def _discounted(counts: np.ndarray) -> np.ndarray:
-  """Probabilities, discounted and interpolated with the uniform ones."""
+  """Probabilities, discounted and interpolated with a uniform distribution."""
   total = counts.sum()
   if not total:
     return np.full(len(counts), 1 / len(counts))
@@ -211,6 +211,6 @@ def _discounted(counts: np.ndarray) -> np.ndarray:
 
 
 def _discount(counts: np.ndarray) -> float:
-  """n1 / (n1 + 2 n2); a half where that is 0, 1 or undefined."""
+  """n1 / (n1 + 2 n2); a half if that is 0, 1 or undefined."""
   ones, twos = np.sum(counts == 1), np.sum(counts == 2)
   return float(ones / (ones + 2 * twos)) if ones and twos else 0.5

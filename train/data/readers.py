@@ -26,8 +26,8 @@ _JSON = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.json', '.json.gz', '.json.zst')
 PARQUET = '.parquet'
 SUFFIXES = ('.txt', *_JSON, PARQUET)
 _BLOCK = 2**20  # Bytes of lines, or characters of records.
-_MAX_LINE = 2**26  # A line needs some twenty times its size in memory.
-_COMPRESSED = 2**14  # Small, since it may hold a thousand times as much text.
+_MAX_LINE = 2**26  # A line needs about twenty times its size in memory.
+_COMPRESSED = 2**14  # Small, since it may expand to a thousand times the size.
 _TXT_CHARACTERS = 2**14
 _PARQUET_ROWS = 64
 
@@ -37,17 +37,17 @@ def blocks(
 ) -> Iterator[tuple[Content, int]]:
   """Cuts a file into blocks of about a megabyte.
 
-  JSON stays lines. A .txt file is cut into documents at lines that read
-  `<|endoftext|>`, and, since it may be one long text, at the first line end
-  after each 16384 characters. A .parquet file has columns with the names of the
-  fields of JSON lines.
+  JSON is left as lines. A .txt file is cut into documents at lines that are
+  `<|endoftext|>` and, since it may be one long text, at the first line end
+  after every 16384 characters. The columns of a .parquet file have the names of
+  the fields of JSON lines.
 
   Args:
     path: The file; its suffix determines its type.
     instructions: Whether to read the columns of prompts and responses, too.
 
   Yields:
-    A block, and how many bytes of the file have been read for it.
+    A block, and the number of bytes of the file read so far.
 
   Raises:
     UserError: If the file cannot be read or is truncated.
@@ -76,13 +76,13 @@ def blocks(
 def _check_utf8(path: pathlib.Path, start: bytes) -> None:
   if start[:2] in (b'\xff\xfe', b'\xfe\xff'):
     raise UserError(
-      f'{path} is UTF-16, and UTF-8 is expected: convert it, as with '
+      f'{path} is UTF-16, but UTF-8 is expected: convert it, for example with '
       'iconv -f UTF-16 -t UTF-8.'
     )
 
 
 def checksum(content: Content, start: int) -> int:
-  """A CRC of blocks, continued from that of the blocks before."""
+  """A CRC of blocks, continued from that of the previous blocks."""
   if isinstance(content, bytes):
     return zlib.crc32(content, start)
   for record in content or ():
@@ -157,7 +157,7 @@ class _Zstd(io.RawIOBase):
     return size
 
 
-# A record and how many bytes of the file have been read for it.
+# A record and the number of bytes of the file read so far.
 _Records = Iterator[tuple[dict[str, Any], int]]
 
 
@@ -249,8 +249,8 @@ def _parquet_columns(
       ) and isinstance(kind.value_type, pyarrow.StructType)
     if not right:
       raise UserError(
-        f'{path} has a column "{name}" of type {kind}, and not of {expected}: '
-        'convert it.'
+        f'{path} has a column "{name}" of type {kind}, but {expected} are '
+        'expected: convert it.'
       )
   meta = schema.field('meta').type if 'meta' in names else None
   if isinstance(meta, pyarrow.StructType) and meta.get_all_field_indices(

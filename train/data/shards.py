@@ -1,10 +1,10 @@
 """Token shards on disk: raw little-endian integers and a manifest.
 
-A directory holds `manifest.json`, a copy of the tokenizer, and for each
+A directory contains `manifest.json`, a copy of the tokenizer, and for each
 (split, subset) files `train-factbook-00000.bin`, ... of whole documents, each
-ended by the end-of-text token. Tokens are uint16 where the vocabulary allows
-and uint32 otherwise. If the manifest says `masked`, the highest bit of a token
-marks one that is no target, such as a token of a prompt.
+followed by the end-of-text token. Tokens are uint16 if the vocabulary allows,
+else uint32. If `masked` is set in the manifest, the highest bit of a token
+marks it as not a target, for example in a prompt.
 """
 
 import copy
@@ -89,7 +89,7 @@ class TokenStream:
     vocab_size: int | None = None,
     masked: bool = False,
   ):
-    """Joins tokens, which are below vocab_size but for the mark if masked."""
+    """Joins arrays of tokens below `vocab_size`, with mark bits if `masked`."""
     self._vocab_size = vocab_size
     self._arrays = [a for a in arrays if len(a)]
     self._bit = np.int32(0)
@@ -100,15 +100,15 @@ class TokenStream:
     self.num_tokens = int(self._ends[-1]) if self._arrays else 0
 
   def all_targets(self) -> 'TokenStream':
-    """The same tokens, none of them marked."""
+    """The same tokens without marks."""
     stream = copy.copy(self)
     stream._shows_marks = False
     return stream
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Tokens start to stop (cut at the stream's end), as int32.
+    """Returns tokens start to stop (cut at the end of the stream), as int32.
 
-    A token t that is no target is returned as ~t, which is negative.
+    A token t that is not a target is returned as ~t, which is negative.
     """
     stop = min(stop, self.num_tokens)
     parts = []
@@ -125,19 +125,19 @@ class TokenStream:
       largest = int(tokens.view(np.uint32).max())
       if largest >= self._vocab_size:
         raise UserError(
-          f'The shards hold the token {largest}, beyond their vocabulary of '
+          f'The shards contain the token {largest}, beyond their vocabulary of '
           f'{self._vocab_size}: prepare the data again.'
         )
     return np.where(marks, ~tokens, tokens) if self._shows_marks else tokens
 
 
 def dtype(vocab_size: int, masked: bool = False) -> np.dtype:
-  """The type of a vocabulary's tokens in a shard, with a bit for the mask."""
+  """The dtype of tokens in a shard, with an additional bit if `masked`."""
   return np.dtype('<u2' if vocab_size <= 2 ** (16 - masked) else '<u4')
 
 
 def mark(dtype: np.dtype) -> np.integer:
-  """The bit that marks a token as no target: the highest of a type."""
+  """The bit that marks a token as not a target: the highest of the dtype."""
   return dtype.type(1 << (8 * dtype.itemsize - 1))
 
 
@@ -159,7 +159,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     manifest = json.loads(files_lib.read_text(path))
   except FileNotFoundError:
     raise UserError(
-      f'There is no prepared data in {directory}: make it with {commands}.'
+      f'There is no prepared data in {directory}: prepare it with {commands}.'
     ) from None
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(
@@ -209,18 +209,18 @@ def subsets(manifest: dict[str, Any], split: str) -> list[str]:
 
 
 def byte_scales(manifest: dict[str, Any], split: str) -> dict[str, float]:
-  """What to multiply sums of a tokenizer's `token_bytes` with, by subset.
+  """Returns the factor on sums of a tokenizer's `token_bytes`, by subset.
 
-  A tokenizer that normalises text has pieces with more or fewer bytes than the
-  text had. With this factor their sum over a whole subset is the true one.
+  The pieces of a tokenizer that normalizes text have more or fewer bytes than
+  the text. With this factor, their sum over a whole subset is correct.
 
   Args:
-    manifest: As of `read_manifest`.
+    manifest: The result of `read_manifest`.
     split: 'train' or 'validation'.
 
   Returns:
     Bytes of text / bytes of its tokens' pieces; exactly 1 for a byte-level
-    tokenizer, and where the manifest does not say.
+    tokenizer, and if the manifest has no such number.
   """
   scales = {}
   for name, entry in manifest['splits'].get(split, {}).items():
@@ -246,7 +246,7 @@ def open_split(
     split: 'train' or 'validation'.
     subset: One subset, or None for all in the manifest's order.
     should_stop: Polled while checksums are computed.
-    say: Receives a line if that takes long.
+    say: Receives a line if this takes long.
 
   Returns:
     The tokens.
@@ -266,7 +266,7 @@ def open_split(
   if not sum(entry['tokens'] for entry in chosen):
     raise UserError(
       f'The split {split!r} in {directory} is empty: delete {directory} and '
-      f'make it again with {_PREPARE.format(directory)}.'
+      f'prepare it again with {_PREPARE.format(directory)}.'
     )
   shards = [shard for entry in chosen for shard in entry['shards']]
   root = pathlib.Path(directory)
@@ -278,10 +278,10 @@ def open_split(
     checksums.verify(root, files, should_stop=should_stop, say=say)
   except checksums.DamagedFile as error:
     raise UserError(
-      f'The shard {error}: delete {root} and make it again with '
+      f'The shard {error}: delete {root} and prepare it again with '
       f'{_PREPARE.format(root)}.'
     ) from error
-  # A mapping as a plain array: np.memmap's slices are slow to make.
+  # A mapping viewed as a plain array: slices of np.memmap are slow to create.
   return TokenStream(
     [
       np.asarray(np.memmap(root / s['file'], kind, 'r'))

@@ -17,13 +17,14 @@ class Source:
   Attributes:
     pattern: Glob of files whose suffix is one of `readers.SUFFIXES`.
     validation_pattern: Glob of the validation files. They, and copies of their
-      documents, are not trained on even if `pattern` matches them.
+      documents, are left out of the training split even if `pattern` matches
+      them.
     validation_fraction: Without a validation_pattern, the approximate share of
       documents to hold out, chosen by hash, up to
       `documents.MAX_HELD_OUT_BYTES`.
     max_bad_lines: Number of lines without a document to skip.
-    instructions: Whether documents may be prompts with their responses, of
-      which only the responses are learnt; see `documents.parse`.
+    instructions: Whether documents may be prompts with their responses, where
+      only the responses are targets; see `documents.parse`.
   """
 
   pattern: str
@@ -67,13 +68,13 @@ class Source:
     files = [path for path in found if path.resolve() not in unwanted]
     if not files:
       raise UserError(
-        '--validation matches every file of --input: nothing is left to train '
-        'on.'
+        '--validation matches every file of --input: no file is left for '
+        'training.'
       )
     if len(files) < len(found):
       log(
-        f'{len(found) - len(files)} files that --input matches are held out '
-        'for validation.'
+        f'{len(found) - len(files)} files of --input are held out for '
+        'validation.'
       )
     return held_out, files
 

@@ -1,10 +1,10 @@
 """Streams files into shards, and resumes an interrupted preparation.
 
-Every 15 seconds, and when it is stopped, it flushes the shards and replaces the
+Every 15 seconds, and when stopped, it flushes the shards and replaces the
 resume state. After an interruption, it truncates the shards to the recorded
-sizes and skips the input to the recorded position; the result is bit-identical.
-Everything that depends on the order of the documents is decided here, so the
-number of workers does not matter either.
+sizes and skips the input up to the recorded position; the result is
+bit-identical. Everything that depends on the order of the documents is decided
+here, so the result does not depend on the number of workers.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class Stream:
       'validation': len(held_out) or source.validation_fraction,
       'tokenizer': model.fingerprint,
       **({'instructions': True} if source.instructions else {}),
-      # Other versions may encode differently.
+      # Another version may encode differently.
       'tokenizers': importlib.metadata.version('tokenizers'),
       'sentencepiece': importlib.metadata.version('sentencepiece'),
     }
@@ -124,7 +124,7 @@ class Stream:
           committed = time.monotonic()
 
   def commit(self) -> None:
-    """Writes the resume state, so that a kill loses none of the work."""
+    """Writes the resume state, so that a kill loses no work so far."""
     self.writer.sync()
     atomic_dir.save_state(
       self._partial,
@@ -147,15 +147,15 @@ class Stream:
         raise atomic_dir.cannot_resume(
           self._partial, f'{name} was {was}, not {now}'
         )
-    # Only files done: those to come may still be repaired, or more be found.
+    # Only finished files: later ones may be repaired, and files may be added.
     done = state['files']
     for was, now in zip(done, self._identities, strict=False):
       if was != now:
         raise atomic_dir.cannot_resume(
-          self._partial, f'{was[1]} was the next file and is another now'
+          self._partial, f'the next file was {was[1]} and is another now'
         )
     if len(done) >= len(self._files):
-      raise atomic_dir.cannot_resume(self._partial, 'files have gone')
+      raise atomic_dir.cannot_resume(self._partial, 'files are missing')
     try:
       self.writer.restore(state['writer'])
     except DamagedFile as error:
@@ -222,7 +222,7 @@ class Stream:
 
 
 class _InputProgress:
-  """Shows the share of the input done, the rate and the time left."""
+  """Shows the share of the input processed, the rate and the time left."""
 
   def __init__(
     self,
@@ -237,14 +237,14 @@ class _InputProgress:
     Args:
       total: Bytes of the input files, as stored.
       log: Receives lines if standard error is not a terminal.
-      done: Bytes of them that were done before.
-      text: Bytes of text in them.
+      done: Bytes of the files that were processed before.
+      text: Bytes of text in these.
     """
     self._total = max(1, total)
     self._log = log
     self._done, self._text = done, text
     self._start = self._last = time.monotonic()
-    # disable=None: no bar where there is no terminal.
+    # disable=None: no bar without a terminal.
     self._bar = tqdm.tqdm(
       total=self._total,
       initial=done,
@@ -256,8 +256,8 @@ class _InputProgress:
     """Shows the progress.
 
     Args:
-      done: Bytes of the input files done.
-      text: Bytes of text in them.
+      done: Bytes of the input files processed.
+      text: Bytes of text in these.
       bad: Lines skipped.
     """
     now = time.monotonic()

@@ -31,7 +31,7 @@ _END_NAMES = (
 )
 _SPACE = '\u2581'  # SentencePiece's mark for a space.
 _BYTE_PIECE = re.compile('<0x[0-9A-F]{2}>')
-_MAX_VOCABULARY = 2**24  # What is allocated per id must fit into memory.
+_MAX_VOCABULARY = 2**24  # Arrays with an entry per id must fit into memory.
 NAMES = ('tokenizer.json', 'tokenizer.model')
 
 
@@ -73,7 +73,7 @@ def load(path: str | os.PathLike, *, threads: int = -1) -> Tokenizer:
 
   Args:
     path: A tokenizer.json of the `tokenizers` library, a SentencePiece model,
-      or a directory that holds a `tokenizer.json` or `tokenizer.model`.
+      or a directory with a `tokenizer.json` or `tokenizer.model`.
     threads: Threads of SentencePiece's `encode_batch`; -1 for one per core. The
       other library uses the environment variable TOKENIZERS_PARALLELISM.
 
@@ -109,14 +109,15 @@ def train_bpe(
 
   Args:
     texts: Training texts; an exception raised while iterating passes through.
-    vocab_size: Entries, the 256 bytes and the end-of-text token included.
+    vocab_size: Number of entries, including the 256 bytes and the end-of-text
+      token.
     path: Where to save the tokenizer.json.
 
   Returns:
     The tokenizer, loaded from the file.
 
   Raises:
-    UserError: If vocab_size is too small, or the texts hold too few words for
+    UserError: If vocab_size is too small, or the texts have too few words for
       it.
   """
   alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -158,7 +159,7 @@ class _Json:
       if isinstance(error, KeyboardInterrupt | SystemExit):
         raise
       raise UserError(
-        f'{path} is not a tokenizer.json that `tokenizers` reads: '
+        f'{path} is not a tokenizer.json that `tokenizers` can read: '
         f'{errors.first_line(error)}.'
       ) from error
     self._model.no_padding()
@@ -185,7 +186,7 @@ class _Json:
     spec = json.loads(self._model.to_str())
     parts = json.dumps([spec['pre_tokenizer'], spec['decoder']])
     byte_level = '"ByteLevel"' in parts
-    # WordPiece's mark of a piece that does not begin a word; no text.
+    # WordPiece's mark of a piece that does not begin a word; it is not text.
     inside = spec['model'].get('continuing_subword_prefix') or ''
     sizes = np.zeros(self.vocab_size, np.int32)
     for piece, i in self._model.get_vocab(with_added_tokens=False).items():
@@ -226,7 +227,7 @@ class _SentencePiece:
     return self._model.decode([int(i) for i in ids])
 
   def token_bytes(self) -> np.ndarray:
-    # The space that SentencePiece puts before a text counts, one a document.
+    # This counts the space that SentencePiece adds before each document.
     model = self._model
     sizes = np.zeros(self.vocab_size, np.int32)
     for i in range(self.vocab_size):

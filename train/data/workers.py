@@ -21,10 +21,10 @@ from train.data import tokenizer as tokenizer_lib
 from train.distributed import signals
 from train.errors import Interrupted, UserError
 
-_AT_ONCE = 2  # Blocks per worker: one to encode, one waiting.
+_AT_ONCE = 2  # Blocks per worker: one being encoded, one waiting.
 _AHEAD = 8  # Blocks per worker that may wait for a slow block.
-# Bytes of text per worker that may be in flight when another block is read:
-# where lines are long there are fewer blocks.
+# Bytes of text in flight per worker above which no block is read. With long
+# lines, this allows fewer blocks.
 _BYTES_AHEAD = 2**24
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # Of linux/prctl.h.
@@ -36,9 +36,9 @@ class InputBlock(NamedTuple):
   Attributes:
     file: Index of its file.
     number: Its number in the file, from 1.
-    checksum: Of the file's blocks up to this one.
-    read: Bytes of the file that have been read for it.
-    content: What to encode.
+    checksum: Checksum of the file's blocks up to this one.
+    read: Bytes of the file read so far.
+    content: The content to encode.
   """
 
   file: int
@@ -58,16 +58,16 @@ def encode(
   count: int,
   should_stop: Callable[[], bool],
 ) -> Generator[tuple[InputBlock, encoding.EncodedBlock], None, None]:
-  """Encodes blocks, in memory that does not grow with their number.
+  """Encodes blocks; memory use does not grow with their number.
 
   Args:
     blocks: The blocks to encode.
-    encoder: Encodes them if this process does; workers make another like it.
-    count: Number of worker processes; 0 encodes in this one.
+    encoder: The encoder; workers create a copy.
+    count: Number of worker processes; 0 encodes in this process.
     should_stop: Polled.
 
   Yields:
-    Each block, in order, and what it became.
+    Each block, in order, with its encoding.
 
   Raises:
     Interrupted: If should_stop returned True.
@@ -183,7 +183,7 @@ class _Pool:
 
   Attributes:
     window: Largest number of blocks in flight.
-    bytes: No further block is read while so much text is in flight.
+    bytes: Bytes of text in flight above which no block is read.
   """
 
   def __init__(self, workers: list[_Worker]):
@@ -205,9 +205,9 @@ class _Pool:
 @contextlib.contextmanager
 def _pool(encoder: encoding.Encoder, count: int) -> Iterator[_Pool]:
   with contextlib.ExitStack() as stack:
-    # Ctrl-C reaches all processes of a terminal, and only this one handles it.
-    # Children inherit the mask; the resource tracker is started first, because
-    # it would undo the mask.
+    # Ctrl-C reaches all processes of a terminal; only this one handles it.
+    # Children inherit the signal mask. The resource tracker is started first,
+    # because its start would reset the mask.
     resource_tracker.ensure_running()
     held = {signal.SIGINT, signal.SIGTERM}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
@@ -243,7 +243,7 @@ def _listen(connection, tasks: queue.SimpleQueue) -> None:
   with contextlib.suppress(EOFError, OSError):
     while True:
       tasks.put(connection.recv())
-  # At once: its current block may take long, and nobody waits for it.
+  # Immediately: the current block may take long, and nobody waits for it.
   os._exit(0)
 
 
@@ -252,5 +252,5 @@ def _die_with(parent: int) -> None:
   with contextlib.suppress(OSError, AttributeError):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-  if os.getppid() != parent:  # It has died before that.
+  if os.getppid() != parent:  # The parent has already died.
     os._exit(0)

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
   Attributes:
     subset: Its subset.
     num_bytes: Size of its text in UTF-8.
-    token_bytes: Size of its tokens' pieces.
+    token_bytes: Size of its tokens' pieces in UTF-8.
     digest: SHA-256 of its text.
     data: Its tokens and the end-of-text token, as bytes of a shard.
   """
@@ -57,8 +57,8 @@ class Writer:
     Args:
       directory: Where to write.
       tokenizer: The tokenizer of the documents.
-      tokens_per_shard: When to begin another file.
-      masked: Whether tokens may be marked as no targets; see `shards.mark`.
+      tokens_per_shard: Number of tokens after which a new file begins.
+      masked: Whether tokens may be marked as non-targets; see `shards.mark`.
     """
     self._masked = masked
     self._directory = directory
@@ -76,8 +76,8 @@ class Writer:
     if subset not in subsets:
       if len(subsets) == _MAX_SUBSETS:
         raise UserError(
-          f'The input names more than {_MAX_SUBSETS} subsets '
-          f'({subset!r} is one more): give meta.pile_set_name fewer values.'
+          f'The input has more than {_MAX_SUBSETS} subsets ({subset!r} is one '
+          'more): use fewer values of meta.pile_set_name.'
         )
       counts = dict.fromkeys(('documents', 'bytes', 'token_bytes', 'tokens'), 0)
       subsets[subset] = {**counts, 'shards': []}
@@ -117,7 +117,7 @@ class Writer:
     files.sync_directory(self._directory)
 
   def state(self) -> dict[str, Any]:
-    """The argument of `restore`, as JSON; shared with the writer."""
+    """Returns the argument of `restore`, as JSON, not copied."""
     return {
       'splits': self.splits,
       'stamps': self._stamps,
@@ -200,7 +200,8 @@ class Writer:
     self, should_stop: Callable[[], bool]
   ) -> dict[str, float] | None:
     """Returns the result of `ngram.of_splits`; None if a split is missing."""
-    # Grain, which reads the shards, takes a second to import in each worker.
+    # A late import: Grain, which reads the shards, takes a second to import,
+    # and workers do not need it.
     from train.data import ngram
 
     streams = {
@@ -254,6 +255,6 @@ def _write(path: pathlib.Path, data: bytes) -> None:
 def _slug(name: str) -> str:
   if re.fullmatch('[a-z0-9_]+', name):
     return name
-  # The hash keeps 'Code (C)' and 'code c' apart.
+  # The hash distinguishes 'Code (C)' from 'code c'.
   plain = re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')
   return f'{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}'

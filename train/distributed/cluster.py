@@ -1,4 +1,4 @@
-"""Whether this process is one of several, and how they find each other."""
+"""Detects whether this process is one of several, and joins them."""
 
 import importlib.util
 import os
@@ -13,10 +13,10 @@ from absl import flags
 
 from train.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # Without a heartbeat, a process is dead after this.
-REACH_SECONDS = 40  # For process 0 to answer.
-JOIN_SECONDS = 300  # For all processes to start.
-# Arguments of `jax.distributed.initialize`, and the flags that give them.
+HEARTBEAT_SECONDS = 30  # A process without a heartbeat for this long is dead.
+REACH_SECONDS = 40  # Timeout for process 0 to answer.
+JOIN_SECONDS = 300  # Timeout for all processes to start.
+# Arguments of `jax.distributed.initialize`, and the flags that set them.
 _FLAGS = {
   'coordinator_address': 'coordinator',
   'num_processes': 'num_processes',
@@ -25,24 +25,24 @@ _FLAGS = {
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
-  """Defines the flags that say which processes there are."""
+  """Defines the flags that describe the processes."""
   flags.DEFINE_string(
     'coordinator',
     None,
-    'HOST:PORT at which process 0 listens, the same for every process; PORT '
-    'may be any free one.',
+    'HOST:PORT where process 0 listens, the same in every process; PORT may be '
+    'any free port.',
     flag_values,
   )
   flags.DEFINE_integer(
     'num_processes', None, 'Number of processes.', flag_values=flag_values
   )
   flags.DEFINE_integer(
-    'process_id', None, 'Index of this one, from 0.', flag_values=flag_values
+    'process_id', None, 'Index of this process.', flag_values=flag_values
   )
   flags.DEFINE_bool(
     'distributed',
     None,
-    'Whether to join other processes; detected by default.',
+    'Whether to join other processes; by default, this is detected.',
     flag_values,
   )
 
@@ -50,21 +50,21 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 def detect(
   environment: Mapping[str, str], devices: pathlib.Path = pathlib.Path('/dev')
 ) -> str | None:
-  """Returns what started several processes, or None.
+  """Returns the launcher that started several processes, or None.
 
   A Slurm allocation or a pod of a cluster is not enough: plain `python` there
-  must not wait for others.
+  must not wait for other processes.
 
   Args:
     environment: The environment variables.
-    devices: Where the chips of a TPU VM are.
+    devices: Directory of a TPU VM's chips.
   """
 
   def number(name: str) -> int:
     text = environment.get(name, '')
     return int(text) if text.isdigit() else 0
 
-  # Set by srun for a step; SLURM_NTASKS also stands in a batch script.
+  # Set by srun for a step; SLURM_NTASKS is also set in a batch script.
   if number('SLURM_STEP_NUM_TASKS') > 1:
     return 'Slurm'
   if number('OMPI_COMM_WORLD_SIZE') > 1:
@@ -75,8 +75,8 @@ def detect(
     )
     if ',' in workers or number('MEGASCALE_NUM_SLICES') > 1:
       return 'GKE'
-    # The metadata server of a TPU VM lists the workers of its slice. A VM with
-    # the list above, or that must not ask the server, is not one of them.
+    # The metadata server of a TPU VM lists the workers of its slice. A VM that
+    # has the list above, or that must not query the server, is not one of them.
     if (
       not workers
       and 'TPU_SKIP_MDS_QUERY' not in environment
@@ -91,8 +91,8 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
   """Calls `jax.distributed.initialize` if there are other processes.
 
   Args:
-    flag_values: As of `define_flags`, parsed.
-    platform: Of the configuration.
+    flag_values: The flags of `define_flags`, parsed.
+    platform: The platform of the configuration.
 
   Raises:
     UserError: If the flags are wrong, or the others cannot be joined.
@@ -129,7 +129,7 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       initialization_timeout=JOIN_SECONDS + 60,
     )
-  except Exception as error:  # Of a library, the network or JAX.
+  except Exception as error:  # From a library, the network or JAX.
     text = ' '.join(str(error).split())[:300]
     raise _cannot_join(f'{found}: {text}' if found else text) from error
   finally:
@@ -137,7 +137,7 @@ def join(flag_values: flags.FlagValues, platform: str) -> None:
 
 
 def _give_up(joined: threading.Event, address: str | None) -> None:
-  """Ends the process with one line, where JAX would abort with a stack."""
+  """Ends the process with one line, where JAX would print a stack trace."""
   if joined.wait(REACH_SECONDS):
     return
   reason = 'they did not all start'
@@ -153,7 +153,7 @@ def _cannot_join(reason: str) -> UserError:
   return UserError(
     f'cannot join the other processes ({reason}): give --coordinator=HOST:PORT '
     '--num_processes=N --process_id=I to each, or --nodistributed to run this '
-    'one alone'
+    'process alone'
   )
 
 
@@ -177,7 +177,7 @@ def _parse(address: str) -> tuple[str, int]:
 
 
 def _check_port(port: int) -> None:
-  """Raises UserError if process 0 cannot listen; JAX would crash."""
+  """Raises UserError if process 0 cannot listen, where JAX would crash."""
   both = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if both else socket.AF_INET
   try:
@@ -203,6 +203,6 @@ def _check(given: dict[str, Any], wanted: bool | None) -> None:
     raise UserError(f'--num_processes is {count}: give at least 1')
   if index < 0 or ('num_processes' in given and index >= count):
     raise UserError(
-      f'--process_id is {index}: give 0 to --num_processes - 1, another to '
-      'each process'
+      f'--process_id is {index}: give each process its own number from 0 to '
+      '--num_processes - 1'
     )

@@ -1,8 +1,8 @@
-"""What the processes of a run do together, by JAX's coordination service.
+"""Coordinates the processes of a run, with JAX's coordination service.
 
-Its barrier can wait for hours, and fails when a process dies; its key-value
-store shares values and errors; its preemption service agrees where to stop.
-docs/hosts.md lists what it does not provide.
+Its barrier can wait for hours, and fails when a process dies. Its key-value
+store shares values and errors. Its preemption service agrees on the step to
+stop at. docs/hosts.md lists what it does not provide.
 """
 
 import functools
@@ -29,30 +29,30 @@ from train.distributed.signals import SharedStop, Stop
 
 _T = TypeVar('_T')
 
-LOST = 3  # Exit status where another process failed or died.
+LOST = 3  # Exit status if another process failed or died.
 SEEN_SECONDS = 60.0
-LAST_SECONDS = 5.0  # Process 0 lives on, so that the others learn who died.
+LAST_SECONDS = 5.0  # Process 0 exits last, so that the others learn who died.
 _FOREVER, _SHORT = 10**11, 10_000  # Milliseconds.
 _exchanges = itertools.count()
 
 
 class Agreed(errors.UserError):
-  """A UserError that all processes raise; the first prints it."""
+  """A UserError that all processes raise; process 0 prints it."""
 
 
 def several() -> bool:
   """Whether this process is one of several."""
-  # Asking JAX for their number starts the backends, which takes seconds.
+  # Only then, because `process_count` starts the backends, which takes seconds.
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that prepares, prints and writes."""
+  """Whether this is process 0, which prepares, prints and writes."""
   return not several() or jax.process_index() == 0
 
 
 def say(text: str) -> None:
-  """Prints, in the first process."""
+  """Prints in process 0."""
   if is_first():
     print(text, flush=True)
 
@@ -61,8 +61,8 @@ def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
   """Runs an action in all processes; if one raises an error, all raise it.
 
   Args:
-    action: Without collectives; it may take hours in one process.
-    stop: What `action` polls, if it does.
+    action: A function without collectives; it may take hours in one process.
+    stop: The `Stop` that `action` polls, if any.
 
   Returns:
     What `action` returned in this process.
@@ -75,14 +75,14 @@ def together(action: Callable[[], _T], stop: Stop | None = None) -> _T:
 
 
 def first_does(make: Callable[[], Any], stop: Stop | None = None) -> Any:
-  """Runs `make` in the first process; all return its value, which is JSON."""
+  """Runs `make` in process 0; all return its value, which must be JSON."""
   if not several():
     return make()
   return _agree(lambda: make() if is_first() else None, stop)[0]
 
 
 def _agree(action: Callable[[], Any], stop: Stop | None) -> list[Any]:
-  """Runs an action in all processes, as `together`; shares its values."""
+  """Runs an action in all processes, as `together`, and shares its values."""
   outcome: dict[str, Any] = {}
   try:
     outcome['value'] = action()
@@ -94,7 +94,7 @@ def _agree(action: Callable[[], Any], stop: Stop | None) -> list[Any]:
     outcome |= {'calls': stop.calls, 'signum': stop.signum or 0}
   outcomes = [json.loads(text) for text in _exchange(json.dumps(outcome))]
   if isinstance(stop, SharedStop):
-    # Every process continues with the number of the one that called most.
+    # Every process continues with the largest number of calls.
     stop.calls = max(outcome['calls'] for outcome in outcomes)
     stop.signum = max(outcome['signum'] for outcome in outcomes) or None
   for index, outcome in enumerate(outcomes):
@@ -112,7 +112,7 @@ def _barrier(key: str, timeout_ms: int = _FOREVER) -> None:
 
 
 def _exchange(text: str) -> list[str]:
-  """Returns the texts of all processes, in all, by the key-value service."""
+  """Returns in each process the texts of all, by the key-value store."""
   key = f'exchange {next(_exchanges)}'
   client = ocp.multihost.get_jax_distributed_client()
   client.key_value_set(f'{key}/{jax.process_index()}', text)
@@ -122,14 +122,14 @@ def _exchange(text: str) -> list[str]:
 
 
 def check_same(settings: Sequence[str]) -> None:
-  """Raises UserError if process 0 has other settings than this one."""
+  """Raises UserError if this process has other settings than process 0."""
   theirs = first_does(lambda: list(settings))
 
   def check() -> None:
     for ours, other in zip(settings, theirs, strict=False):
       if ours != other:
         raise errors.UserError(
-          f'it has {ours}, and process 0 has {other}: start all processes with '
+          f'it has {ours}, but process 0 has {other}: start all processes with '
           'the same command'
         )
 
@@ -137,7 +137,7 @@ def check_same(settings: Sequence[str]) -> None:
 
 
 def see(path: pathlib.Path, what: str) -> None:
-  """Raises UserError if a process does not see a file as process 0 does."""
+  """Raises UserError unless all processes see the same file as process 0."""
 
   def content() -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -145,13 +145,13 @@ def see(path: pathlib.Path, what: str) -> None:
   wanted = first_does(content)
 
   def check() -> None:
-    # A network's file system may show a new file only after a while.
+    # A network file system may show a new file with a delay.
     end = time.monotonic() + SEEN_SECONDS
     while not (path.exists() and content() == wanted):
       if time.monotonic() > end:
         raise errors.UserError(
-          f'{path.absolute()} is not what process 0 has there: {what} must be '
-          'on a file system that all hosts share'
+          f'{path.absolute()} differs from the file in process 0: {what} must '
+          'be on a file system shared by all hosts'
         )
       time.sleep(0.2)
 
@@ -168,7 +168,7 @@ def _name(index: int) -> str:
 
 
 def run(action: Callable[[], int]) -> int:
-  """Returns the status of `action`; if it fails in one process, ends all."""
+  """Returns the status of `action`; a failure in one process ends all."""
   if not several():
     return action()
   _hosts()
@@ -202,36 +202,36 @@ def fail(error: BaseException) -> None:
     status, text = 2, f'error: {error}'
   try:
     _barrier('fail', _SHORT)
-    if not is_first():  # All fail, and the first reports it.
+    if not is_first():  # All fail; process 0 reports it.
       os._exit(status)
   except jax.errors.JaxRuntimeError:
     if status == 2:
       text = f'error: {_name(jax.process_index())}: {error}'
     elif may_be_lost(error):
-      # If another died, `_watch` or JAX will report it first.
+      # If another process died, `_watch` or JAX reports it first.
       time.sleep(cluster.HEARTBEAT_SECONDS)
   _exit(status, text)
 
 
 def may_be_lost(error: BaseException) -> bool:
-  """Whether an error may be of a collective whose other end is gone."""
+  """Whether an error may come from a collective with a process that died."""
   if not several():
     return False
   text = ''.join(traceback.format_exception(error))
-  # JAX raises Gloo's as ValueError.
+  # JAX raises Gloo's errors as ValueError.
   by_jax = 'JaxRuntimeError' in text and 'RESOURCE_EXHAUSTED' not in text
   return by_jax or 'Gloo' in text
 
 
 def _watch(ended: threading.Event) -> None:
-  """Waits at a barrier that is never reached, to learn who dies."""
+  """Waits at a barrier that is never passed, to learn which process dies."""
   key = 'of the others' if is_first() else 'of the first'
   try:
     _barrier(key)
   except jax.errors.JaxRuntimeError as error:
     if ended.is_set():
       return
-    # No number: process 0, which runs the service, is gone.
+    # Without a number, process 0 died, which runs the service.
     found = re.search(r'(?:Task |task:)(\d+)', str(error))
     _exit(
       LOST,
@@ -241,10 +241,10 @@ def _watch(ended: threading.Event) -> None:
 
 
 def _exit(status: int, text: str) -> NoReturn:
-  """Ends the process at once: an orderly end would wait for the others."""
+  """Exits immediately; a normal exit would wait for the other processes."""
   print(text, file=sys.stderr, flush=True)
   sys.stdout.flush()
   if is_first():  # It runs the service.
-    with output.silent_stderr():  # JAX may abort it with a stack before.
+    with output.silent_stderr():  # JAX may abort first, with a stack trace.
       time.sleep(LAST_SECONDS)
   os._exit(status)

@@ -25,26 +25,26 @@ class Stop:
 
   @property
   def status(self) -> int:
-    """Exit status of a process that ends because of the signal."""
+    """Exit status of a process that the signal ended."""
     return 128 + (self.signum or signal.SIGTERM)
 
   def receive(self, number: int) -> None:
-    """Takes the first signal."""
+    """Records the first signal."""
     self.signum = self.signum or number
 
   def check(self) -> None:
-    """Raises `Interrupted` once the run was asked to stop."""
+    """Raises `Interrupted` if the run was asked to stop."""
     if self():
       raise errors.Interrupted
 
 
 class SharedStop(Stop):
-  """Whether any process was sent SIGTERM or Ctrl-C, the same in all.
+  """Whether any process received SIGTERM or Ctrl-C; the same in all processes.
 
   JAX's preemption service numbers the calls, and agrees on a number that no
-  process has reached. So all processes must call equally often, except in an
-  action that is passed with this object to `processes.first_does` or
-  `together`.
+  process has reached yet. So all processes must make the same number of calls,
+  except in an action that is passed with this object to `processes.first_does`
+  or `together`.
   """
 
   takes = (signal.SIGINT,)  # JAX handles SIGTERM.
@@ -70,7 +70,7 @@ class SharedStop(Stop):
 def watch(
   iterable: Iterable[_T], should_stop: Callable[[], bool]
 ) -> Iterator[_T]:
-  """Yields from `iterable`; raises `Interrupted` once should_stop is True."""
+  """Yields from `iterable`; raises `Interrupted` when should_stop is True."""
   for item in iterable:
     if should_stop():
       raise errors.Interrupted
@@ -80,19 +80,19 @@ def watch(
 
 
 def quit_at_once() -> None:
-  """Makes Ctrl-C end the process silently; there is nothing to save yet."""
+  """Makes Ctrl-C exit silently, while there is nothing to save."""
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def catch(stop: Stop | None = None) -> Iterator[Stop]:
-  """Passes SIGTERM and Ctrl-C to a `Stop` while the context lasts.
+  """Passes SIGTERM and Ctrl-C to a `Stop` inside the context.
 
   A Python signal handler waits for the running bytecode, which may be a
-  compilation of a minute. So the C handler writes the signal's number to a
-  pipe, and a thread reads it: the message appears immediately, and a second
-  Ctrl-C ends the process while XLA compiles.
+  compilation of a minute. Therefore the C handler writes the signal's number to
+  a pipe, and a thread reads it: the message appears immediately, and a second
+  Ctrl-C ends the process even while XLA compiles.
   """
   stop = stop or Stop()
   reader, writer = os.pipe()
@@ -132,5 +132,5 @@ def _listen(reader: int, stop: Stop) -> None:
         text = f'\n{name}: stopping cleanly (Ctrl-C now: exit at once)\n'
         os.write(2, text.encode())
     elif number == signal.SIGINT:
-      # Not SIGTERM, which make and timeout may pass on twice.
+      # Not for SIGTERM, which make and timeout may pass on twice.
       os._exit(128 + number)

@@ -9,7 +9,7 @@ python -m train.hf export WORKDIR DIR [--step N] [--tokenizer SHARDS]
   writes the parameters of a checkpoint as DIR/config.json and safetensors,
   and the tokenizer's files, for transformers' AutoModelForCausalLM.
 
-Exit status: 0; 2 for bad input, with one line that says what to do.
+Exit status: 0; 2 for bad input, with one line that states what to do.
 """
 
 import argparse
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
   importer.add_argument('source', metavar='DIR', type=pathlib.Path)
   importer.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
   importer.add_argument(
-    '--recipe', default='sage_hybrid', help='the optimizer (%(default)s)'
+    '--recipe',
+    default='sage_hybrid',
+    help='recipe of the optimizer (default: %(default)s)',
   )
   exporter = commands.add_parser('export', help='write weights')
   exporter.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
@@ -69,10 +71,14 @@ def _parser() -> argparse.ArgumentParser:
   exporter.add_argument(
     '--tokenizer',
     type=pathlib.Path,
-    help='file or directory of the tokenizer to copy: the shards have it',
+    help='file or directory of the tokenizer to copy; the directory of the '
+    'shards has one',
   )
   exporter.add_argument(
-    '--max_shard_gb', type=float, default=5.0, help='size of a file'
+    '--max_shard_gb',
+    type=float,
+    default=5.0,
+    help='largest file size in GB (default: %(default)s)',
   )
   return parser
 

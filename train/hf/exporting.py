@@ -16,7 +16,7 @@ from train.data import tokenizer as tokenizer_lib
 from train.errors import UserError
 from train.hf import files
 
-# Beside a tokenizer.json or tokenizer.model.
+# Copied along with a tokenizer.json or tokenizer.model.
 _TOKENIZER_FILES = (
   *tokenizer_lib.NAMES,
   'tokenizer_config.json',
@@ -25,7 +25,7 @@ _TOKENIZER_FILES = (
 
 
 class Format(NamedTuple):
-  """How weights are written.
+  """The format of exported weights.
 
   Attributes:
     dtype: 'float32' or 'bfloat16'.
@@ -122,10 +122,10 @@ def restore_params(
     model: The model of the checkpoint.
 
   Returns:
-    A tree as of `llama.init`, on the CPU.
+    A tree like that of `llama.init`, on the CPU.
 
   Raises:
-    UserError: If it cannot be read, or a checksum differs.
+    UserError: If the checkpoint cannot be read, or a checksum differs.
   """
   place = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
   abstract = {

@@ -18,7 +18,7 @@ _INDEX = 'model.safetensors.index.json'
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the JSON object in a file; raises UserError if there is none."""
+  """Returns the JSON object in a file; raises UserError if it has none."""
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
@@ -27,7 +27,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       'Llama'
     ) from error
   if not isinstance(content, dict):
-    raise UserError(f'{path} holds no JSON object')
+    raise UserError(f'{path} contains no JSON object')
   return content
 
 
@@ -51,7 +51,7 @@ class Weights(Mapping[str, np.ndarray]):
     """Finds the files.
 
     Args:
-      directory: Has model.safetensors, or its shards and their index.
+      directory: Contains model.safetensors, or its shards and their index.
 
     Raises:
       UserError: If a file is missing or damaged.
@@ -79,7 +79,7 @@ class Weights(Mapping[str, np.ndarray]):
     return self._shards[name].get_tensor(name)
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Returns the shape of a tensor, which is not read."""
+    """Returns the shape of a tensor without reading it."""
     return tuple(self._shards[name].get_slice(name).get_shape())
 
   def __iter__(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ def write_weights(
     max_shard_bytes: Largest size of a file.
 
   Returns:
-    The files of weights.
+    The files written.
   """
   shards: list[dict[str, np.ndarray]] = [{}]
   size = 0

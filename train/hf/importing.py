@@ -56,7 +56,7 @@ def write_config(
   _check_tensors(source, model)
   tokenizer = ''
   if any((source / name).exists() for name in tokenizer_lib.NAMES):
-    tokenizer_lib.load(source)  # raises if it cannot be used
+    tokenizer_lib.load(source)  # Raises UserError if it cannot be used.
     tokenizer = f'  config.data.tokenizer = {str(source.absolute())!r}\n'
   target = workdir / workdir_lib.CONFIG_FILE
   if target.exists():
@@ -79,8 +79,8 @@ def write_config(
       f'cannot write {target} ({error.strerror}): choose another WORKDIR'
     ) from error
   return (
-    f'{target} is written. Prepare text with the same tokenizer '
-    '(python -m train.prepare), then start with\n'
+    f'Wrote {target}. Prepare text with the same tokenizer (python -m '
+    'train.prepare), then start with\n'
     f'python -m train.main --config {target} --config.data.path=SHARDS'
   )
 
@@ -99,8 +99,8 @@ def _check_tensors(source: pathlib.Path, model: layers.LlamaConfig) -> None:
   for name, expected in hf.to_hf(empty, model).items():
     if weights.shape(name) != expected.shape:
       raise UserError(
-        f'{source}: {name} has the shape {weights.shape(name)}, and '
-        f'{files.CONFIG} asks for {expected.shape}'
+        f'{source}: {name} has the shape {weights.shape(name)}, but '
+        f'{files.CONFIG} requires {expected.shape}'
       )
 
 

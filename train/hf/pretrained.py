@@ -1,4 +1,4 @@
-"""The weights that a run starts from: checks and reads a directory."""
+"""Checks and reads the pretrained weights that a run starts from."""
 
 import pathlib
 from typing import Any
@@ -11,8 +11,9 @@ from train.config import Config
 from train.errors import UserError
 from train.hf import files
 
-# What a configuration and a config.json must agree on. The rest is how the
-# model is computed, and init_std, which imported weights do not use.
+# Fields in which a configuration and a config.json must agree. The others
+# describe how the model is computed, or are not used with imported weights
+# (init_std).
 _SHARED = (
   'vocab_size',
   'hidden_size',
@@ -28,9 +29,9 @@ _SHARED = (
 
 
 def check(config: Config, model: layers.LlamaConfig) -> None:
-  """Raises UserError if a run cannot start from the weights that it names.
+  """Raises UserError if a run cannot start from its `config.init.path`.
 
-  A run that has a checkpoint no longer needs them.
+  A run that has a checkpoint no longer needs these weights.
 
   Args:
     config: The configuration of the run.
@@ -42,15 +43,15 @@ def check(config: Config, model: layers.LlamaConfig) -> None:
 
 
 def check_config(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
-  """Raises UserError unless a directory holds weights of this model."""
+  """Raises UserError unless a directory has weights of this model."""
   theirs = files.read_config(directory)
   for name in _SHARED:
     want, have = getattr(model, name), getattr(theirs, name)
     if want != have:
       raise UserError(
-        f'{directory / files.CONFIG} has {name}={have!r}, and '
-        f'config.model has {want!r}: use the configuration that '
-        '`python -m train.hf import` writes'
+        f'{directory / files.CONFIG} has {name}={have!r}, but config.model has '
+        f'{want!r}: use the configuration that `python -m train.hf import` '
+        'writes'
       )
 
 
@@ -58,15 +59,16 @@ def readers(directory: pathlib.Path, model: layers.LlamaConfig) -> Any:
   """Returns a function per parameter that reads it from a directory.
 
   Args:
-    directory: Holds config.json and safetensors.
-    model: What the weights must be of.
+    directory: Contains config.json and safetensors.
+    model: The model that the weights must fit.
 
   Returns:
-    A tree as of `llama.init`, whose leaves return numpy arrays.
+    A tree like that of `llama.init`, whose leaves are functions that return
+    NumPy arrays.
 
   Raises:
-    UserError: If the model is another, or tensors are missing or left over;
-      also from the functions, where a tensor has another shape.
+    UserError: If the directory has another model, or tensors are missing or
+      unknown; from the functions, if a tensor has another shape.
   """
   check_config(directory, model)
   try:

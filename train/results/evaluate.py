@@ -16,8 +16,9 @@ from train.data import loader, shards
 
 SPLIT = 'validation'
 
-# Approximate largest number of tokens of an evaluation. It gives the perplexity
-# to a few per thousand; a whole split could take a third of the training time.
+# Approximate largest number of tokens of an evaluation. It determines the
+# perplexity to a few per thousand; a whole split could take a third of the
+# training time.
 MAX_TOKENS = 10_000_000
 
 
@@ -110,7 +111,7 @@ class Validation:
       batch_size: Windows evaluated at a time.
       token_bytes: Bytes that each token stands for, [V].
       should_stop: Polled while the files are checked.
-      say: Receives a line if that takes long.
+      say: Receives a line if this takes long.
 
     Raises:
       UserError: If the split is missing, empty or damaged.
@@ -203,9 +204,9 @@ class Validation:
     }
     if not scores:
       raise errors.UserError(
-        'the windows to evaluate hold no completion, only prompts: raise '
-        '--config.eval.max_windows and --config.train.steps (no more windows '
-        'are evaluated than were trained on), or shorten the prompts'
+        'the windows to evaluate contain only prompts, no completions: raise '
+        '--config.eval.max_windows and --config.train.steps (evaluation uses '
+        'at most as many windows as training), or shorten the prompts'
       )
     return {'total': sum(scores.values(), Score()), **scores}
 

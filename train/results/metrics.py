@@ -38,7 +38,7 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   """Yields the records of a file of JSON lines, except a partial last line.
 
   Args:
-    path: The file, which need not exist.
+    path: The file; it may not exist.
 
   Yields:
     The records.
@@ -59,8 +59,9 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     msgspec.ValidationError,
   ) as error:
     raise errors.UserError(
-      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
-      'move it away to resume without the records of the steps so far'
+      f'{path} cannot be read as the records of a run '
+      f'({errors.first_line(error)}): move it away to resume without the '
+      'records of the steps so far'
     ) from error
 
 
@@ -114,7 +115,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-  """Converts NaN and infinity to strings, since JSON does not have them."""
+  """Converts NaN and infinity, which JSON lacks, to strings."""
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
   return value
@@ -144,13 +145,13 @@ class TensorBoard:
 
 
 def check_wandb(project: str | None) -> None:
-  """Raises UserError if there is a project, and the package is missing."""
+  """Raises UserError if a project is given but the package is missing."""
   spec = importlib.util.find_spec('wandb') if project is not None else None
-  # A directory that the package has left behind has no loader.
+  # A directory that an uninstalled package left behind has no loader.
   if project is not None and (spec is None or spec.loader is None):
     raise errors.UserError(
       f'config.log.wandb={project!r} needs the package wandb: pip install -e '
-      "'.[train,wandb]', or leave it out"
+      "'.[train,wandb]', or omit it"
     )
 
 
@@ -164,14 +165,14 @@ class WeightsAndBiases:
     workdir: pathlib.Path,
     identity: Mapping[str, Any],
   ):
-    """Starts a run, or continues that of the working directory.
+    """Starts a run, or continues the run of the working directory.
 
     Args:
       project: Name of the project.
       name: Name of the run.
       workdir: The working directory; the package keeps its files there, and
-        `wandb_id` has the identifier of the run.
-      identity: What the run shows as its configuration.
+        the file `wandb_id` contains the identifier of the run.
+      identity: The configuration to show for the run.
 
     Raises:
       UserError: If the package cannot start one.
@@ -193,11 +194,11 @@ class WeightsAndBiases:
     except wandb.Error as error:
       raise errors.UserError(
         f'wandb cannot start a run ({errors.first_line(error)}): run `wandb '
-        'login`, set WANDB_MODE=offline, or leave out --config.log.wandb'
+        'login`, set WANDB_MODE=offline, or omit --config.log.wandb'
       ) from error
 
   def write(self, record: Mapping[str, Any]) -> None:
-    # Steps after the checkpoint are already there; they are the same.
+    # Steps after the checkpoint were already sent, with the same numbers.
     if record['step'] >= self._run.step:
       self._run.log(_scalars(record), step=record['step'])
 
@@ -206,7 +207,7 @@ class WeightsAndBiases:
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, int | float]:
-  """Returns the numbers of a record but for its step, and its timings."""
+  """Returns the numbers of a record, including timings but not the step."""
   rest = {k: v for k, v in record.items() if k not in ('step', 'timing')}
   return {
     name: value

@@ -11,11 +11,11 @@ from train.results.evaluate import Score
 
 
 def smooth(values: Sequence[float], width: float) -> np.ndarray:
-  """A centered moving average, which does not lag behind a steep fall.
+  """A centered moving average, which does not lag behind a steep drop.
 
   Args:
     values: The series [N].
-    width: Standard deviation of the Gaussian weights, in places.
+    width: Standard deviation of the Gaussian weights, in positions.
 
   Returns:
     The averages [N].
@@ -48,7 +48,7 @@ def loss_curve(
       separately.
     levels: Losses of baselines in nats per token, drawn as lines.
   """
-  # Slow to import. An explicit canvas, for no global state and no display.
+  # Slow to import. An explicit canvas needs no global state and no display.
   from matplotlib import ticker
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -96,5 +96,5 @@ def loss_curve(
 
 
 def _is(record: Mapping[str, Any], name: str) -> bool:
-  """Whether a record has a finite number of this name."""
+  """Whether a record has a finite number under this name."""
   return isinstance(record.get(name), int | float)

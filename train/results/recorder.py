@@ -1,4 +1,4 @@
-"""Records a run; only the first of several processes writes."""
+"""Records a run; only process 0 writes."""
 
 import math
 
@@ -44,7 +44,7 @@ class Recorder:
     if self._log and not self._log.complete:
       self.say(
         f'{workdir / metrics.FILE} has no records of the steps before '
-        f'{step}: the loss curve will begin there.'
+        f'{step}: the loss curve will start there.'
       )
     self._clock = speed.Clock(
       self._tokens, self._log.seconds if self._log else 0.0
@@ -163,7 +163,7 @@ def non_finite(values: dict[str, float]) -> str | None:
 
 
 def _peak_tokens_per_second(run: Run) -> float | None:
-  """The throughput if devices only computed the model's FLOPs at peak rate."""
+  """The throughput if devices computed the model's FLOPs at their peak rate."""
   devices = run.program.mesh.devices
   peak = speed.peak_flops(devices.flat[0].device_kind)
   if peak is None:

@@ -33,7 +33,7 @@ def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
     checkpoint: The last checkpoint, if there is one.
 
   Returns:
-    Lines; settings that are already in effect are left out.
+    Lines; settings that are already in effect are omitted.
   """
   good = (
     'there is no checkpoint yet'
@@ -44,7 +44,7 @@ def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
   warmup, clip = config.schedule.warmup_fraction, config.train.grad_clip
   lines = [
     f'{good}, and nothing later was saved.\n'
-    'The same command would repeat this. Try, with another --config.workdir:',
+    'The same command would fail again. Try, with another --config.workdir:',
     f'optimizer.learning_rate={rate / 3:.1g}  (now {rate:g})',
   ]
   if warmup < 0.2:
@@ -52,7 +52,7 @@ def advice(config: Config, checkpoint: pathlib.Path | None) -> str:
   if clip is None or clip > 1:
     lines.append(f'train.grad_clip=1.0  (now {clip})')
   lines.append(
-    f'data.seed={config.data.seed + 1}, if it always happens at the same batch'
+    f'data.seed={config.data.seed + 1}, if it always fails at the same batch'
   )
   return '\n  --config.'.join(lines)
 
@@ -77,7 +77,7 @@ def write(
     stop: Polled by all processes.
 
   Raises:
-    Interrupted: If the run was asked to stop; it is then not complete.
+    Interrupted: If the run was asked to stop; the run is then not complete.
   """
   samples = sample.continue_validation(run, params, stop.check)
   processes.first_does(
@@ -92,7 +92,7 @@ def _write(
   max_windows: int,
   stop: Stop,
 ) -> None:
-  """Does the part of `write` that one process does."""
+  """The part of `write` that runs in one process."""
   found, fitted = _baselines(run, max_windows, stop)
   config, program, workdir = run.config, run.program, run.workdir
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
@@ -130,7 +130,7 @@ def _write(
   stop.check()
   results['crc'] = files.crc(results)
   files.write_text(workdir / RESULTS, json.dumps(results, indent=2) + '\n')
-  print(f'\nText that the model continued (more in {SAMPLE}):')
+  print(f'\nText continued by the model (more in {SAMPLE}):')
   print(next(iter(samples.values()), '(none)'))
   print(f'\n{complete(workdir)}', flush=True)
 
@@ -147,8 +147,9 @@ def complete(workdir: pathlib.Path) -> str:
     *(ArithmeticError, RecursionError),
   ) as error:
     raise errors.UserError(
-      f'{path} is not readable or not of a run ({errors.first_line(error)}): '
-      'move it away to evaluate the last checkpoint again'
+      f'{path} cannot be read as the results of a run '
+      f'({errors.first_line(error)}): move it away to evaluate the last '
+      'checkpoint again'
     ) from error
 
 
@@ -157,8 +158,8 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
   share = (
     'all of it'
     if total['tokens'] == results['validation_tokens']
-    else f'of {results["validation_tokens"]:,}: at most as many as were '
-    f'trained on, and about {evaluate.MAX_TOKENS:,}'
+    else f'of {results["validation_tokens"]:,}; limited to the number of '
+    f'training tokens and to about {evaluate.MAX_TOKENS:,}'
   )
   note = _baseline_note(**results['baseline_tokens'])
   return '\n'.join(
@@ -180,7 +181,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       f'metrics     {workdir / metrics.FILE}',
       f'optimizer   {workdir / "optimizer.txt"}',
       f'state       {workdir / "checkpoints" / str(results["steps"])}',
-      'To train again, give another --config.workdir or remove this one.',
+      'To train again, choose another --config.workdir or remove this one.',
     ]
   )
 
@@ -188,12 +189,12 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
 def _baseline_note(
   fitted: int, split: int | None = None, seen: int = 0
 ) -> list[str]:
-  """Describes what the baselines are fitted on, if not all tokens seen."""
+  """Describes the tokens that the baselines are fitted on, if not all seen."""
   text = f'Unigram and bigram are fitted on {fitted:,} of '
   if split is not None:
     return [
       f'{text}{split:,} tokens of the training split,',
-      'and measured on the whole validation split.',
+      'and evaluated on the whole validation split.',
     ]
   return [f'{text}{seen:,} tokens seen.'] if fitted < seen else []
 
@@ -226,8 +227,8 @@ def _baselines(
 ) -> tuple[ngram.Baselines, dict[str, int]]:
   """Returns the n-gram baselines, and the tokens that they are fitted on.
 
-  They are in the manifest. If data was prepared without them, they are fitted
-  now, on the tokens that the run has seen.
+  They are in the manifest. If the data was prepared without them, they are
+  fitted now, on tokens that the run has seen.
   """
   inputs = run.inputs
   if prepared := inputs.manifest.get('baselines'):

@@ -40,10 +40,11 @@ class Generator:
     Args:
       logits: (params, tokens [1, W]) -> logits [1, W, V].
       window: Number of last tokens that the model sees, W.
-      vocab_size: Larger token ids are never drawn; a model may have more
+      vocab_size: Number of tokens to sample from; a model may have more
         entries than its tokenizer.
-      temperature: Divides the logits; 0 takes the most likely token.
-      sharding: Of a token; with several processes it must be whole in each.
+      temperature: Divides the logits; 0 means greedy decoding.
+      sharding: Sharding of a token; with several processes, every process must
+        hold it whole.
     """
     self._window = window
 
@@ -108,12 +109,13 @@ def continue_validation(
     check: Called before each token; it may raise.
 
   Returns:
-    Subset -> beginning and continuation; of a few subsets at most.
+    Subset -> beginning and continuation, for a few subsets.
   """
   tokenizer = run.inputs.tokenizer
   window = _PROMPT_TOKENS + _SAMPLE_TOKENS
-  # Each token costs a window of a third of training; all together take a
-  # tenth of the training at most, for a trial of a large model to end soon.
+  # A token costs a forward pass over a window, a third of a training step on
+  # it. All tokens together take at most a tenth of the training time, so that
+  # a trial of a large model ends soon.
   affordable = 3 * run.tokens // (10 * _MAX_SAMPLES * window)
   num_tokens = min(max(affordable, _LEAST_TOKENS), _SAMPLE_TOKENS)
   generator = Generator(

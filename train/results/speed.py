@@ -1,4 +1,4 @@
-"""How fast a run is: a clock, a progress bar, JAX's profiler."""
+"""The speed of a run: a clock, a progress bar, JAX's profiler."""
 
 import pathlib
 import sys
@@ -37,7 +37,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 class ProgressBar:
-  """The steps done: a bar on a terminal, periodic lines elsewhere."""
+  """Shows progress: a bar on a terminal, periodic lines elsewhere."""
 
   def __init__(
     self,
@@ -82,7 +82,7 @@ class ProgressBar:
       )
 
   def restart(self) -> None:
-    """Resets the start time, to leave out time spent on other work."""
+    """Resets the start time, to exclude time spent on other work."""
     self._began = self._last = time.monotonic()
     if self._bar is not None:
       self._bar.unpause()
@@ -134,7 +134,7 @@ class Clock:
     self._last = (step, time.monotonic())
 
   def elapsed(self) -> dict[str, float]:
-    """The seconds that the run took so far."""
+    """The seconds that the run has taken so far."""
     return {'seconds': time.monotonic() - self._zero}
 
   def read(self, step: int) -> dict[str, float]:
@@ -160,7 +160,8 @@ class Profile:
       directory: Output directory.
       start: Number of steps before it begins.
       steps: Number of steps it covers; 0 for no trace.
-      traces: Whether this process records it, or only keeps in step.
+      traces: Whether this process records the trace; otherwise it only
+        synchronizes.
     """
     self._directory = directory
     self._start = start
@@ -169,7 +170,7 @@ class Profile:
     self._running = False
 
   def before(self, step: int) -> None:
-    """Begins the trace if it is time, after `step` steps."""
+    """Starts the trace if it is due after `step` steps."""
     if self._steps and step == self._start:
       if self._traces:
         jax.profiler.start_trace(self._directory)
@@ -187,6 +188,6 @@ class Profile:
     return f'The profile is in {self._directory}.'
 
   def close(self) -> None:
-    """Ends a trace that a signal or an error cut short."""
+    """Ends a trace that a signal or an error interrupted."""
     if self._running:
       self.stop()

@@ -105,9 +105,9 @@ def test_what_is_held_out_is_not_trained_on(bpe, tmp_path):
   assert corpora.texts(tmp_path / 'out', 'train', 'text') == ['one', 'two']
   found = corpora.texts(tmp_path / 'out', 'validation', 'text')
   assert found == ['held out', 'this too']
-  assert said[0].startswith('2 files that --input matches are held out')
+  assert said[0].startswith('2 files of --input are held out')
   assert 'Left out 1 copies of validation documents.' in said
-  with pytest.raises(UserError, match='nothing is left to train on'):
+  with pytest.raises(UserError, match='no file is left for training'):
     prepare.prepare_files(
       tmp_path / 'none',
       Source(
@@ -243,10 +243,10 @@ def test_bad_lines_are_shown_and_counted_up_to_the_limit(bpe, tmp_path):
   assert len(shown) == 5
   for number, line in enumerate(shown, 10):
     assert line.startswith(
-      f'Skipped {tmp_path}/a.jsonl, line {number}: no JSON'
+      f'Skipped {tmp_path}/a.jsonl, line {number}: not JSON'
     )
   assert 'more are only counted' in shown[-1]
-  assert 'Skipped 8 lines that hold no document.' in said
+  assert 'Skipped 8 lines without a document.' in said
 
 
 def test_encoding_is_batched_and_keeps_the_order(bpe, tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def test_a_directory_of_somebody_else_stays(lock, tmp_path):
   if lock is not None:
     (theirs / 'lock').write_text(lock)
   before = runs.files(tmp_path)
-  with pytest.raises(UserError, match='holds something else'):
+  with pytest.raises(UserError, match='has other content'):
     _bundled(tmp_path / 'out')
   assert runs.files(tmp_path) == before
 

@@ -100,11 +100,11 @@ def test_bad_lines_are_told(tmp_path):
   assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6, 7]
   reasons = [reason[:7] for _, reason in found]
   assert reasons == [
-    'no JSON',
+    'not JSO',
     *['no stri'] * 3,
-    'no JSON',
+    'not JSO',
     'no stri',
-    'no JSON',
+    'not JSO',
   ]
 
 

@@ -120,7 +120,7 @@ def test_windows_of_prompts_alone(data, monkeypatch):
   scores = score({first})
   assert set(scores) == {'total', runs.SUBSETS[1]}
   assert scores['total'] == scores[runs.SUBSETS[1]]
-  with pytest.raises(errors.UserError, match='hold no completion'):
+  with pytest.raises(errors.UserError, match='contain only prompts'):
     score(set(runs.SUBSETS))
 
 
