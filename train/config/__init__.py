@@ -1,4 +1,4 @@
-"""Configurations: declares, reads, checks and completes them.
+"""Declares, reads, checks and completes configurations.
 
 A configuration file is Python with a function `get_config() -> Config`. Every
 field can be overridden with `--config.section.field=value`; 'none' gives None

@@ -1,8 +1,8 @@
-"""Declarations of fields, and the checks, help and identity made from them.
+"""Declarations of fields; checks, help and identity are derived from them.
 
 A section is a dataclass of fields. The declaration of a field in `schema.py`
 contains everything about it: name, type, default, meaning, accepted values, and
-whether another value makes another run.
+whether a run with another value is a different run.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from train.errors import UserError
 
-# What a change of a field changes.
+# What a change of a field affects.
 # 'no': only speed or output.
-# 'rounding': the order of sums; a resumed run warns.
-# 'value': the run; a working directory of another value is refused.
-# 'resolved': the run, if another value is computed from it, such as a learning
-#   rate or the data; that value is what is compared.
+# 'rounding': the order of sums; a resumed run prints a warning.
+# 'value': the run; a working directory with another value is rejected.
+# 'resolved': the run, but only if the value computed from the field, such as a
+#   learning rate or the data, changes.
 Identity = Literal['no', 'rounding', 'value', 'resolved']
 
 
 class Accepts(Protocol):
-  """The values of a field, among those of its type; str() says which."""
+  """Tests whether a value is accepted; str() describes the accepted ones."""
 
   def __call__(self, value: Any) -> bool: ...
 
@@ -70,7 +70,7 @@ COUNT_OR_ZERO = Range(0, INT32)
 
 
 class Choices:
-  """A few words."""
+  """One of a few words."""
 
   def __init__(self, *words: str):
     self.words = words
@@ -83,7 +83,7 @@ class Choices:
 
 
 class Path:
-  """A path that a file system can hold; whether it exists is seen later."""
+  """A path of valid length; whether it exists is checked later."""
 
   def __call__(self, value: str) -> bool:
     try:
@@ -113,8 +113,8 @@ class Declaration(NamedTuple):
 
   Attributes:
     meaning: A sentence or two, for the help.
-    accepts: Which values of its type are accepted; None: all, but not NaN and
-      the infinities.
+    accepts: Which values of its type are accepted; None: all except NaN and the
+      infinities.
     identity: See `Identity`.
     option: Whether it is a keyword argument of the recipes.
   """
@@ -148,9 +148,9 @@ class Declared(NamedTuple):
   Attributes:
     path: Its dotted path, such as 'train.steps'.
     value: Its value.
-    kinds: The types it may have, NoneType among them if it may be None; for a
-      dictionary those of its values.
-    declaration: What it declares.
+    kinds: Its types, including NoneType if it may be None; for a dictionary,
+      the types of its values.
+    declaration: Its declaration.
   """
 
   path: str
@@ -160,7 +160,7 @@ class Declared(NamedTuple):
 
   @property
   def items(self) -> dict[str, Any]:
-    """Path -> value of what can be set: the field, or a dictionary's items."""
+    """Path -> value of the field, or of the items of a dictionary."""
     if not isinstance(self.value, dict):
       return {self.path: self.value}
     return {f'{self.path}.{k}': item for k, item in self.value.items()}
@@ -174,10 +174,10 @@ class Declared(NamedTuple):
 
 
 def walk(section: Any, prefix: str = '') -> Iterator[Declared]:
-  """Yields the fields of a section and of those below, in order.
+  """Yields the fields of a section and its subsections, in order.
 
   Raises:
-    UserError: If something else stands where a section or a dictionary should.
+    UserError: If something is not a section or dictionary where it must be one.
   """
   hints = typing.get_type_hints(type(section))
   for entry in dataclasses.fields(section):
@@ -203,7 +203,7 @@ def check(section: Any) -> None:
   for declared in walk(section):
     kinds, declaration = declared.kinds, declared.declaration
     for path, item in declared.items.items():
-      # An int is fine for a float, but a bool is no int.
+      # An int is accepted as a float, but a bool is not an int.
       if type(item) not in {*kinds, *((int,) if float in kinds else ())}:
         wanted = declared.type_words
       elif isinstance(item, float) and not math.isfinite(item):
@@ -225,7 +225,7 @@ def settings(section: Any) -> dict[str, Any]:
 
 
 def show(value: Any) -> str:
-  """Returns a value in at most 100 characters; of an object, only its type."""
+  """Formats a value in at most 100 characters; for an object, only its type."""
   if isinstance(value, bool | int | float | str | None):
     text = repr(value)
     return text if len(text) <= 100 else f'{text[:97]}...'

@@ -1,4 +1,4 @@
-"""Configurations, read from a file and overridden on the command line."""
+"""Reads configurations from a file and overrides from the command line."""
 
 import contextlib
 import difflib
@@ -20,7 +20,7 @@ from train.errors import UserError
 
 
 class _FloatOrNone(flags.FloatParser):
-  """A number, or 'none' for None; `validate` checks whether it may be None."""
+  """Parses a number, or 'none'; `validate` checks whether None is accepted."""
 
   def convert(self, argument: Any) -> Any:
     none = str(argument).lower() == 'none'
@@ -62,7 +62,7 @@ def define_flag(
     'Configuration file, e.g. configs/quickstart.py; --config.train.steps=10 '
     'and the like override its fields.',
     flag_values=flag_values,
-    # Without a file the overrides are ignored, and parse_flags refuses them.
+    # Without a file, ignore the overrides; parse_flags rejects them.
     sys_argv=argv if _file_of(argv) else argv[:1],
     parse_fn=_load_file,
   )
@@ -107,14 +107,14 @@ def read_flag(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
 
 
 def load(path: str, *overrides: str) -> Config:
-  """Returns the configuration of a file, like the command line.
+  """Returns the configuration of a file, as the command line does.
 
   Args:
     path: The file.
-    *overrides: Such as 'train.steps=10'.
+    *overrides: For example 'train.steps=10'.
 
   Raises:
-    UserError: as the command line.
+    UserError: As from the command line.
   """
   argv = ['load', f'--config={path}', *(f'--config.{o}' for o in overrides)]
   flag_values = flags.FlagValues()
@@ -149,7 +149,7 @@ def _load_file(path: str) -> Config:
     raise UserError(f'{path} failed: {type(error).__name__}: {text}') from error
   if not isinstance(config, Config):
     raise UserError(f'{path}: get_config() must return a train.config.Config')
-  # The flag library takes an override's type from the value in the file.
+  # The flag library infers an override's type from the value in the file.
   for declared in fields.walk(config):
     if isinstance(declared.value, dict):
       for key, value in declared.value.items():

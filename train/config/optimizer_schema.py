@@ -14,9 +14,10 @@ _LEARNING_RATE = Range(above=0, maximum=1e15)
 _LR_SCALE = Range(0, 1e6)
 _WEIGHT_DECAY = Range(0, 1e3)
 
-# Except for `sinkgd` these come from short trials of our own on a model of 1.4M
-# parameters: a start, not an optimum. With the recipes' factor (0.33, sinkgd
-# 0.05) the matrices of the hybrids move by about 1e-3 per entry and step.
+# Rates without a source come from our own short trials on a model of 1.4M
+# parameters: a starting point, not an optimum. With the recipes' factor (0.33,
+# sinkgd 0.05), the matrices of the hybrids move by about 1e-3 per entry and
+# step.
 LEARNING_RATES = {
   'adamw': 3e-3,
   'lion': 1e-3,
@@ -35,8 +36,8 @@ LEARNING_RATES = {
   'fira': 1e-2,  # its paper, 60M to 1B (arXiv 2410.01623)
   'swan': 1e-3,  # as sinkgd_pure, no trial yet
   'soap': 3e-3,  # its paper, 360M and 660M (arXiv 2409.11321)
-  # Its authors' 0.02 is for the matrices alone, AdamW has the rest here; no
-  # trial yet.
+  # Its authors use 0.02 for the matrices only; here AdamW has the same rate.
+  # No trial yet.
   'muon': 1e-2,
   'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
   'normuon': 2e-3,  # as muon_eq, whose updates have the same size
@@ -45,8 +46,8 @@ LEARNING_RATES = {
   'coupled_adam': 3e-3,  # as adamw
   'rmnp': 5e-3,  # its script (arXiv 2603.20527), with AdamW's own rate there
   'symmetric': 2e-2,  # its paper, matrices of Qwen3 0.6B (arXiv 2605.18106)
-  'sage_muon': 5e-3,  # nobody's yet, no trial yet
-  'sage_scale': 1e-3,  # nobody's yet, no trial yet
+  'sage_muon': 5e-3,  # not published, no trial yet
+  'sage_scale': 1e-3,  # not published, no trial yet
 }
 
 
@@ -66,8 +67,8 @@ class RoleConfig:
 class OptimizerConfig:
   """A recipe of `sage_optax`, its learning rate and its options.
 
-  An option that is set goes to every part of the recipe that takes it; it is an
-  error if none does.
+  An option that is set is passed to every role whose method accepts it; if none
+  does, this is an error.
   """
 
   recipe: str = field(
@@ -90,8 +91,9 @@ class OptimizerConfig:
   )
   matrix_lr_scales: dict[str, float] = field(
     {},
-    'Factor on the role matrix, for recipes whose published rates go with '
-    "another factor than the recipe's own; matrix.lr_scale overrides it.",
+    'Factor on the learning rate of matrices, for recipes whose published rate '
+    "belongs to another factor than the recipe's; matrix.lr_scale overrides "
+    'it.',
     _LR_SCALE,
     'resolved',
   )
@@ -158,7 +160,7 @@ class OptimizerConfig:
   )
   state_dtype: Optional[str] = field(
     None,
-    'Type of the moments.',
+    'Type of the optimizer state; int8 applies to the moments only.',
     Choices('float32', 'bfloat16', 'int8'),
     'resolved',
     option=True,

@@ -1,10 +1,10 @@
-"""Resolves values that a configuration leaves open: None, 'auto', -1."""
+"""Resolves the values None, 'auto' and -1 of a configuration."""
 
 from models import llama, rope
 from train.config.schema import Config, ModelConfig
 from train.errors import UserError
 
-# What 'auto' stands for, and the platform of those that have only one.
+# The meaning of 'auto', and the platform of attentions that support only one.
 _ATTENTION = {'cpu': 'chunked', 'gpu': 'dot_product', 'tpu': 'splash'}
 _ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
@@ -15,7 +15,7 @@ def complete(config: Config) -> None:
     config.workdir = f'runs/{config.name}'
   if not config.eval.batch_size:
     config.eval.batch_size = config.train.microbatch or config.train.batch_size
-  # A trial of two steps must not end in an evaluation of an hour.
+  # A trial of two steps must not end with an evaluation of an hour.
   trained = config.train.steps * config.train.batch_size
   config.eval.max_windows = min(config.eval.max_windows or trained, trained)
 
@@ -48,7 +48,7 @@ def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
     raise UserError(f'config.mesh has more than one -1: {sizes}; keep one')
   if num_devices % given or (-1 not in sizes and given != num_devices):
     raise UserError(
-      f'config.mesh asks for data x fsdp x tensor = {sizes}, and there are '
+      f'config.mesh requires data x fsdp x tensor = {sizes}, but there are '
       f'{num_devices} devices: make the product {num_devices}, or set one '
       'axis to -1'
     )
@@ -61,7 +61,7 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
 
   Args:
     config: The configuration.
-    platform: 'cpu', 'gpu' or 'tpu': where the model will run.
+    platform: Where the model will run: 'cpu', 'gpu' or 'tpu'.
 
   Raises:
     UserError: If the platform or the type does not support the attention.
@@ -75,12 +75,12 @@ def model_config(config: Config, platform: str) -> llama.LlamaConfig:
   if _ATTENTION_PLATFORM.get(attention, platform) != platform:
     raise UserError(
       f'config.model.attention={attention!r} needs a '
-      f'{_ATTENTION_PLATFORM[attention].upper()}, and this is for a '
+      f'{_ATTENTION_PLATFORM[attention].upper()}, but the platform is '
       f'{platform.upper()}: set it to auto'
     )
   if attention == 'cudnn' and dtype != 'bfloat16':
     raise UserError(
-      f"config.model.attention='cudnn' computes in bfloat16, and "
+      f"config.model.attention='cudnn' computes in bfloat16, but "
       f'config.train.dtype is {dtype}: change one'
     )
   return llama.LlamaConfig(

@@ -1,10 +1,10 @@
 """The fields of a run's configuration, each declared once; see fields.py.
 
-`python -m train.main --helpfull` prints them, docs/configuration.md shows them.
+`python -m train.main --helpfull` and docs/configuration.md list them.
 """
 
-# `Optional`, because the flag library looks the type up in a table, and slots,
-# because a misspelt assignment in a configuration file must fail.
+# `Optional`, because the flag library looks the type up in a table; slots,
+# because a misspelled assignment in a configuration file must fail.
 # ruff: noqa: UP045
 
 import dataclasses
@@ -30,20 +30,18 @@ _FRACTION = Range(0, 1)
 class ModelConfig:
   """The shape of the Llama."""
 
-  vocab_size: int = field(
-    32000, 'Entries of the embedding.', Range(2, INT32), 'value'
-  )
+  vocab_size: int = field(32000, 'Number of tokens.', Range(2, INT32), 'value')
   hidden_size: int = field(512, 'Width of the residual stream.', COUNT, 'value')
   intermediate_size: int = field(
     1376, 'Width of the feed-forward blocks.', COUNT, 'value'
   )
-  num_layers: int = field(8, 'Transformer blocks.', COUNT, 'value')
-  num_heads: int = field(8, 'Attention heads.', COUNT, 'value')
+  num_layers: int = field(8, 'Number of transformer blocks.', COUNT, 'value')
+  num_heads: int = field(8, 'Number of attention heads.', COUNT, 'value')
   num_kv_heads: Optional[int] = field(
-    None, 'Key and value heads; none: num_heads.', COUNT, 'value'
+    None, 'Number of key and value heads; none: num_heads.', COUNT, 'value'
   )
   tie_embeddings: bool = field(
-    False, 'Whether the output head is the embedding.', identity='value'
+    False, 'Whether the embedding is also the head.', identity='value'
   )
   rope_theta: float = field(
     10000.0,
@@ -53,23 +51,23 @@ class ModelConfig:
   )
   rope_factor: Optional[float] = field(
     None,
-    'What long rotary wavelengths are multiplied by; none: 1. With the three '
-    'fields below it is the rule of Llama 3.1, without them all wavelengths '
-    'are.',
+    'Factor on long rotary wavelengths; none: 1. With the three fields below, '
+    'this is the rule of Llama 3.1; without them, the factor applies to all '
+    'wavelengths.',
     Range(1, 1e6),
     'value',
   )
   rope_low_freq_factor: Optional[float] = field(
     None,
-    'Turns within rope_original_positions below which a wavelength is long.',
+    'A wavelength with fewer turns in rope_original_positions is long.',
     Range(above=0, maximum=1e6),
     'value',
   )
   rope_high_freq_factor: Optional[float] = field(
-    None, 'Turns above which it is kept.', Range(above=0, maximum=1e6), 'value'
+    None, 'With more turns, it is kept.', Range(above=0, maximum=1e6), 'value'
   )
   rope_original_positions: Optional[int] = field(
-    None, 'Context length before the frequencies were scaled.', COUNT, 'value'
+    None, 'Context length of pre-training.', COUNT, 'value'
   )
   rms_norm_eps: float = field(
     1e-5,
@@ -118,47 +116,48 @@ class DataConfig:
 
   source: str = field(
     'shards',
-    'The shards that train.prepare wrote, or the bundled text.',
+    'shards: written by train.prepare; bundled: text of installed packages.',
     Choices('bundled', 'shards'),
     'resolved',
   )
   path: str = field(
     '',
-    'Directory of the shards; empty: data/NAME, or for the bundled text '
-    'a directory of its own.',
+    'Directory of the shards; empty: data/NAME, or data/bundled-... for the '
+    'bundled text.',
     Path(),
     'resolved',
   )
   tokenizer: str = field(
-    '', 'Tokenizer file; empty: the one beside the shards.', Path(), 'resolved'
+    '', 'Tokenizer file; empty: that of the shards.', Path(), 'resolved'
   )
   vocab_size: int = field(
     4096,
-    'Entries of the BPE trained on the bundled text.',
+    'Vocabulary size of the BPE trained on the bundled text.',
     Range(257, 10**7),
     'resolved',
   )
   max_mb: Optional[float] = field(
     None,
-    'Megabytes of the bundled text; none: all of it.',
+    'Megabytes of bundled text; none: all of it.',
     Range(0.01, 1e6),
     'resolved',
   )
-  seed: int = field(0, 'Seed of the shuffle.', Range(0, 2**32 - 1), 'value')
+  seed: int = field(0, 'Seed of the data order.', Range(0, 2**32 - 1), 'value')
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TrainConfig:
   """Length, batch and numerics of a run."""
 
-  steps: int = field(10000, 'Optimizer steps.', COUNT, 'value')
+  steps: int = field(10000, 'Number of optimizer steps.', COUNT, 'value')
   batch_size: int = field(
     512, 'Sequences per step, over all devices.', COUNT, 'value'
   )
   seq_len: int = field(256, 'Tokens per sequence.', COUNT, 'value')
   microbatch: Optional[int] = field(
     None,
-    'Sequences at a time, their gradients averaged; none: batch_size.',
+    'Sequences per forward and backward pass, whose gradients are accumulated; '
+    'none: batch_size.',
     COUNT,
     'rounding',
   )
@@ -173,7 +172,7 @@ class TrainConfig:
   )
   platform: str = field(
     'auto',
-    'Where to run; auto: what JAX finds.',
+    'Where to run; auto: the platform that JAX finds.',
     Choices('auto', 'cpu', 'gpu', 'tpu'),
   )
   dtype: Optional[str] = field(
@@ -187,7 +186,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ScheduleConfig:
-  """The learning rate over the steps, as fractions of their number."""
+  """The learning-rate schedule; lengths are fractions of all steps."""
 
   kind: str = field(
     'cosine',
@@ -203,36 +202,38 @@ class ScheduleConfig:
     'value',
   )
   decay_fraction: float = field(
-    0.2, "Decay at the end, 'wsd' only.", _FRACTION, 'value'
+    0.2, "Length of the decay at the end, for 'wsd' only.", _FRACTION, 'value'
   )
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1, for one of them, means the rest."""
+  """Devices along each mesh axis; -1, for one axis, means all that remain."""
 
   data: int = field(1, 'Replicas of parameters and state.', _DEVICES)
   fsdp: int = field(-1, 'Shards of parameters, state and batch.', _DEVICES)
   tensor: int = field(
     1, 'Shards of heads, feed-forward and vocabulary.', _DEVICES
   )
-  strict: bool = field(False, 'Refuse axes that the mesh does not divide.')
+  strict: bool = field(False, 'Reject axes that the mesh does not divide.')
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class EvalConfig:
   """Evaluation on the validation split, also done after the last step."""
 
-  every: int = field(1000, 'Steps; 0: at the end only.', COUNT_OR_ZERO)
+  every: int = field(
+    1000, 'Steps between evaluations; 0: only at the end.', COUNT_OR_ZERO
+  )
   max_windows: Optional[int] = field(
     None,
-    'Sequences; none: as many as make 10M tokens. Never more than the run '
-    'trains on.',
+    'Largest number of sequences; none: about 10M tokens. Never more than the '
+    'run trains on.',
     COUNT,
   )
   batch_size: int = field(
     0,
-    'Sequences at a time; 0: as many as a training microbatch.',
+    'Sequences per batch; 0: as many as in a training microbatch.',
     COUNT_OR_ZERO,
   )
 
@@ -241,11 +242,11 @@ class EvalConfig:
 class CheckpointConfig:
   """Checkpoints in the working directory."""
 
-  every: int = field(1000, 'Steps.', COUNT)
-  keep: int = field(3, 'How many are kept.', COUNT)
+  every: int = field(1000, 'Steps between checkpoints.', COUNT)
+  keep: int = field(3, 'Number of checkpoints to keep.', COUNT)
   async_: bool = field(True, 'Write files while training continues.')
   strict: bool = field(
-    False, 'Stop at a damaged checkpoint; else resume from an older one.'
+    False, 'Stop at a damaged checkpoint, instead of using an older one.'
   )
 
 
@@ -253,10 +254,10 @@ class CheckpointConfig:
 class LogConfig:
   """What a run reports, and how often."""
 
-  every: int = field(10, 'Steps.', COUNT)
+  every: int = field(10, 'Steps between records.', COUNT)
   tensorboard: bool = field(True, 'Write TensorBoard files.')
   wandb: Optional[str] = field(
-    None, 'Project at Weights & Biases; none: no records there.', FileName()
+    None, 'Project at Weights & Biases; none: do not use it.', FileName()
   )
   embedding: bool = field(
     False,
@@ -268,8 +269,8 @@ class LogConfig:
   profile_steps: int = field(0, 'Steps to profile; 0: none.', COUNT_OR_ZERO)
   compilation_cache: Optional[str] = field(
     None,
-    'Directory of compiled programs; none: JAX_COMPILATION_CACHE_DIR, or a '
-    "directory in the user's cache; empty: only that variable's.",
+    'Directory of the compilation cache; none: JAX_COMPILATION_CACHE_DIR if '
+    "set, else a directory in the user's cache; empty: only the former.",
     Path(),
   )
 

@@ -1,4 +1,4 @@
-"""Checks of a configuration, each with one line that says what to do."""
+"""Checks of a configuration; an error is one line that states what to do."""
 
 from train.config import fields
 from train.config.resolve import learning_rate, mesh_shape, rope_scaling
@@ -11,13 +11,13 @@ def validate(config: Config, num_devices: int | None = None) -> None:
 
   Args:
     config: The configuration.
-    num_devices: The number of devices; None leaves out the checks of the mesh
-      that need it.
+    num_devices: The number of devices; None skips the checks of the mesh that
+      need it.
   """
   fields.check(config)
   _check_schedule(config)
   _check_model(config)
-  learning_rate(config)  # raises if there is none
+  learning_rate(config)  # Raises if there is none.
   _check_batch(config)
   if num_devices is not None:
     check_mesh(config, mesh_shape(config, num_devices))
@@ -35,7 +35,7 @@ def check_mesh(config: Config, shape: tuple[int, int, int]) -> None:
     if size and size % (data * fsdp):
       raise UserError(
         f'config.{path}={size} is not divisible by the {data * fsdp} devices '
-        f'that share a batch (data {data} x fsdp {fsdp}): take a multiple of '
+        f'that share a batch (data {data} x fsdp {fsdp}): use a multiple of '
         f'{data * fsdp}, or set config.mesh.tensor or fewer devices'
       )
 
@@ -45,7 +45,7 @@ def _check_schedule(config: Config) -> None:
   if config.schedule.kind == 'wsd' and wsd > 1:
     raise UserError(
       'config.schedule.warmup_fraction and decay_fraction add up to '
-      f'{wsd:g}: give at most 1 together'
+      f'{wsd:g}: give at most 1 in total'
     )
 
 
@@ -55,14 +55,14 @@ def _check_model(config: Config) -> None:
   if model.hidden_size % (2 * heads):
     raise UserError(
       f'config.model.hidden_size={model.hidden_size} does not split into '
-      f'num_heads={heads} heads of an even size: take a multiple of {2 * heads}'
+      f'num_heads={heads} heads of an even size: use a multiple of {2 * heads}'
     )
   if heads % kv_heads:
     raise UserError(
       f'config.model.num_heads={heads} is not a multiple of '
       f'num_kv_heads={kv_heads}'
     )
-  rope_scaling(model)  # raises if its fields do not fit together
+  rope_scaling(model)  # Raises if its fields are inconsistent.
 
 
 def _check_batch(config: Config) -> None:
