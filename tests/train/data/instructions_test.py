@@ -232,7 +232,7 @@ def test_malformed_messages_are_bad_lines(messages, reason):
     ({'prompt': ['x']}, True, 'and no "text", only prompt: rename one'),
     ({'completion': ['x']}, True, 'no "prompt" with "completion"'),
     ({'prompt': [1], 'response': ['x']}, True, '"prompt" of type int64'),
-    ({'messages': ['x']}, True, '"messages" of type string, and not of lists'),
+    ({'messages': ['x']}, True, '"messages" of type string, but lists'),
     ({'messages': [['x']]}, True, '"messages" of type list'),
   ],
 )
