@@ -1,1 +1,1 @@
-"""What methods share: units, averages, orthogonalisation, subspaces."""
+"""Code shared by methods: units, averages, orthogonalization, subspaces."""

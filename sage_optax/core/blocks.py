@@ -1,9 +1,9 @@
-"""Sums over the slices of big matrices at the speed of memory, on one CPU.
+"""Sums over slices of large matrices at memory bandwidth, on one CPU.
 
-XLA's code for CPUs sums over rows at a tenth of the memory's speed. Blocks that
-fit in a cache are summed by products, which are fast. The loop over blocks
-would gather a sharded matrix, so this runs only where `sharding.with_mesh`
-names a mesh of one device; the plain forms run everywhere else.
+XLA's code for CPUs sums over rows at a tenth of the memory bandwidth. Here,
+blocks that fit in a cache are summed by matrix products, which are fast. The
+loop over blocks would gather a sharded matrix, so this form runs only if
+`sharding.with_mesh` names a mesh of one device; otherwise, the plain form runs.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from sage_optax.core import linalg, placement
 
 # Measured: below this size, XLA uses one core for a block.
 _BLOCK_BYTES = 2**22
-# A product adds one after the other: long ones lose digits.
+# A product adds sequentially, so long sums lose digits.
 _MOST_ROWS = 2048
 
 Function = Callable[[jax.Array], jax.Array]
@@ -31,13 +31,13 @@ def mean(
   """Mean of `function(x)` over an axis, which is kept with size 1.
 
   Args:
-    function: elementwise; it is given float32 or wider.
-    x: [..., m, n], of any type; vectors if `axis` is -1.
+    function: elementwise; its argument is float32 or wider.
+    x: [..., m, n], of any dtype; vectors if `axis` is -1.
     axis: -2 or -1.
-    place: where the parameter lies, if that is known.
+    place: how the parameter is sharded, if known.
 
   Returns:
-    The mean in the type that `function` was given; 0 if the axis is empty.
+    The mean in the dtype of `function`'s argument; 0 if the axis is empty.
   """
 
   def fast(x):
@@ -60,7 +60,7 @@ def mean(
     sums = jnp.expand_dims(sums.reshape(*x.shape[:-2], -1), axis)
     return sums / x.shape[axis]
 
-  # Over columns XLA's code is fast, but of a narrow type it makes a copy.
+  # XLA's code is fast over columns, but copies an array of a narrow dtype.
   slow = axis == linalg.FAN_IN or x.dtype != linalg.stat_dtype(x)
   one = placement.on_one_device(place, x)
   if not (slow and one and x.ndim >= 2 and x.size):
@@ -87,11 +87,11 @@ def fold(
   x: jax.Array,
   unit: jax.typing.ArrayLike,
 ) -> Any:
-  """Folds over the blocks of rows of one matrix.
+  """Folds over blocks of rows of one matrix.
 
   Args:
     step: (first row, block[rows, n] in float32 or wider, carry) -> carry.
-    carry: before the first block.
+    carry: the carry before the first block.
     x: [units, m, n].
     unit: index of the matrix.
 
@@ -114,8 +114,8 @@ def fold(
 def rows_of(x: jax.Array, unit: Any, start: Any, size: int) -> jax.Array:
   """Some rows of a matrix of x[units, m, n], in float32 or wider."""
   if x.dtype != linalg.stat_dtype(x):
-    # Or XLA keeps the whole array in float32, which it need not do in each
-    # round of a loop: nothing here depends on the round but the indices.
+    # Without the barrier, XLA would convert the whole array to float32 before
+    # the loop, because only the indices depend on the iteration.
     x, unit, start = jax.lax.optimization_barrier((x, unit, start))
   rows = jax.lax.dynamic_slice(x, (unit, start, 0), (1, size, x.shape[2]))[0]
   return linalg.as_stat(rows)

@@ -1,12 +1,11 @@
-"""Parameters in boxes: arrays that carry the names of the axes they lie on.
+"""Boxed parameters: arrays with the names of mesh axes that shard them.
 
 Flax Linen boxes arrays as `nn.Partitioned` or `nn.LogicallyPartitioned`, Flax
-NNX as `nnx.Variable`. To JAX a box is a node of the tree with one child and the
-names as static data, so a tree map would give the names of a parameter to each
-array of its state, also to one with fewer numbers along an axis, which then
-cannot be sharded so. Here methods see the arrays, and their state gets boxes
-whose names are cleared where an axis was reduced. Flax is not imported: a box
-is recognised by its attributes.
+NNX as `nnx.Variable`. To JAX, a box is a tree node with one child and the names
+as static data. A tree map would therefore give the names of a parameter to each
+array of its state, even if a reduced axis cannot be sharded like this. Here,
+methods see the arrays, and their state gets boxes without the names of reduced
+axes. Flax is not imported: a box is recognized by its attributes.
 """
 
 from collections.abc import Sequence
@@ -16,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Where NNX keeps the names; the last two are those of older versions.
+# Attributes where NNX stores the names; the last two are of older versions.
 _NNX_NAMES = ('out_sharding', 'sharding_names', 'sharding')
 
 
 class _Sealed:
-  """A box that JAX takes for a leaf."""
+  """A box that JAX treats as a leaf."""
 
   def __init__(self, box: Any):
     self.box = box
@@ -33,22 +32,21 @@ def is_box(x: Any) -> bool:
 
 
 def unbox(tree: Any) -> Any:
-  """The tree with the contents of its boxes in their place."""
+  """Replaces the boxes in a tree by their contents."""
   return jax.tree.map(_content, tree, is_leaf=is_box)
 
 
 def opened(
   tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """`tx`, for parameters that may be boxed.
+  """Extends `tx` to parameters that may be boxed.
 
   Args:
     tx: a transformation of arrays.
 
   Returns:
-    A transformation whose updates are boxed as those that came in. Its state is
-    boxed as the parameters are, with names for the axes that have the
-    parameter's size.
+    A transformation whose updates are boxed like the gradients. Its state is
+    boxed like the parameters, with names only for axes of the parameter's size.
   """
   inner = optax.with_extra_args_support(tx)
 
@@ -75,12 +73,12 @@ def _is_nnx(x):
 
 
 def _content(x):
-  """What is in a box; anything else as it is."""
+  """The content of a box; anything else unchanged."""
   return jax.tree.leaves(x, is_leaf=lambda y: y is not x)[0] if is_box(x) else x
 
 
 def _put(box, content):
-  """The same box around something else."""
+  """The same box with other content."""
   structure = jax.tree.structure(box, is_leaf=lambda y: y is not box)
   return jax.tree.unflatten(structure, [content])
 
@@ -95,7 +93,7 @@ def _reboxed(like, tree):
 
 
 def _boxed(tx, state, params):
-  """The state, each array that belongs to a parameter in a box like its own."""
+  """The state, with each array that belongs to a parameter boxed like it."""
   sealed = jax.tree.map(_Sealed, params, is_leaf=is_box)
 
   def wrap(x, sealed):
@@ -113,7 +111,7 @@ def _boxed(tx, state, params):
 
 
 def _with_names_of(box, x):
-  """`x` in a box like that of its parameter."""
+  """`x` in a box like its parameter's."""
   shape = jnp.shape(_content(box))
   if jnp.shape(x) == shape:
     return _put(box, x)
@@ -132,9 +130,9 @@ def _with_names_of(box, x):
 def _aligned(
   names: Sequence[Any], shape: tuple[int, ...], other: tuple[int, ...]
 ) -> tuple[Any, ...]:
-  """The names of an array's axes: None for those of another size."""
+  """The names of an array's axes: None for axes of another size."""
   if len(other) != len(shape) or len(names) > len(shape):
-    return ()  # Nobody knows which axis a name belongs to.
+    return ()  # It is unknown which axis a name belongs to.
   padded = (*names, *(None,) * (len(shape) - len(names)))
   return tuple(
     name if size == other_size else None

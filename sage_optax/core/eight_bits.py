@@ -1,9 +1,9 @@
 """Arrays in 8 bits: a code per number, and a float32 scale per block.
 
-Blocks lie along the last axis, and codes have the shape of the array, so that
-the spec of a parameter shards both. Within a block the codes are finer for
-small numbers: code c stands for (c / 127)^2 of the block's largest number in a
-first moment, which has signs, and for (c / 255)^4 in a second moment.
+Blocks lie along the last axis, and codes have the shape of the array, so the
+parameter's spec shards both. Within a block, codes are finer for small numbers:
+code c means (c / 127)^2 times the block's largest number in a first moment,
+which has signs, and (c / 255)^4 times it in a second moment.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ _SMALLEST_BLOCK = 16
 
 
 class EightBits(NamedTuple):
-  """Two trees in place of one.
+  """A tree of arrays in 8 bits.
 
   Attributes:
     codes: int8 arrays in the shapes of the tree; leaves whose last axis is
-      shorter than 16 as they are.
-    scales: float32 [..., blocks]; `optax.MaskedNode` where there are no codes.
+      shorter than 16 are unchanged.
+    scales: float32 [..., blocks]; `optax.MaskedNode` for unchanged leaves.
   """
 
   codes: Any
@@ -35,7 +35,8 @@ class EightBits(NamedTuple):
 def block_size(shape: tuple[int, ...]) -> int | None:
   """Numbers per block: the largest divisor of the last axis from 16 to 128.
 
-  An axis without one is one block; None: shorter than 16, so nothing is gained.
+  An axis without such a divisor is one block. None: the axis is shorter than
+  16, so codes would save nothing.
   """
   last = shape[-1] if shape else 0
   if last < _SMALLEST_BLOCK:
@@ -50,10 +51,11 @@ def encode(
   """Rounds the arrays of a tree to 8 bits.
 
   Args:
-    tree: of arrays.
+    tree: a tree of arrays.
     noise: tree -> tree of numbers from 0 to 1 in the same shapes, for
-      stochastic rounding. None: to nearest.
-    signed: whether the numbers have signs. If not, numbers above zero stay so.
+      stochastic rounding. None: round to nearest.
+    signed: whether the numbers have signs. If not, positive numbers stay
+      positive.
   """
 
   def code(x, uniform):
@@ -71,7 +73,7 @@ def encode(
 
 
 def decode(stored: EightBits, *, signed: bool) -> Any:
-  """The tree of float32 arrays that `encode` made this of."""
+  """Inverts `encode`, up to rounding; returns a tree of float32 arrays."""
 
   def number(codes, scales):
     if isinstance(scales, optax.MaskedNode):
@@ -87,12 +89,12 @@ def kept_in(
   slots: tuple[str, ...],
   noise: Callable[[jax.Array, str], Callable[[Any], Any]],
 ) -> optax.GradientTransformationExtraArgs:
-  """Keeps the moments of `tx` in 8 bits.
+  """Stores the moments of `tx` in 8 bits.
 
   Args:
     tx: a transformation whose state is a NamedTuple with a field `count`.
-    slots: which of its fields 'mu' (with signs) and 'nu' (without).
-    noise: count and slot -> what `encode` takes.
+    slots: the fields to store in 8 bits: 'mu' (with signs), 'nu' (without).
+    noise: count and slot -> the argument `noise` of `encode`.
 
   Returns:
     A transformation whose state has `EightBits` in these fields.
@@ -142,7 +144,7 @@ def _unsigned_codes(x, uniform):
   share, scales = _shares(x)
   root = jnp.sqrt(jnp.sqrt(share))
   codes = _rounded(share, root, _fourth_power, 255, _like(share, uniform))
-  # A second moment of zero would let the update explode.
+  # With a second moment of zero, the update would explode.
   codes = jnp.where(share > 0, jnp.maximum(codes, 1), 0).reshape(x.shape)
   return (codes - 128).astype(jnp.int8), scales
 
@@ -157,7 +159,7 @@ def _fourth_power(x):
 
 
 def _shares(x):
-  """Non-negative numbers over their block's largest, and these."""
+  """Non-negative numbers divided by their block's largest, and the largest."""
   blocks = _blocks(x.astype(jnp.float32))
   scales = jnp.max(blocks, axis=-1)
   return blocks / jnp.where(scales > 0, scales, 1.0)[..., None], scales

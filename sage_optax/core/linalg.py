@@ -1,8 +1,8 @@
 """Pure functions on units: the trailing axes `[..., fan_in, fan_out]`.
 
-A unit is what one statistic spans: a matrix (`core_ndim` 2: axes -2 and -1) or
-a vector (`core_ndim` 1: axis -1). All axes before it are a batch of
-independent units, so layers stacked on a leading axis are treated one by one.
+A unit is one matrix (`core_ndim` 2: axes -2 and -1) or one vector (`core_ndim`
+1: axis -1). All axes before it are a batch of independent units, so layers
+stacked on a leading axis are treated separately.
 """
 
 import math
@@ -57,10 +57,10 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def _static_int(name: str, value: Any) -> int:
-  """`value`, if it is an integer that may decide the structure of the state.
+  """Returns `value` if it is a Python integer, else raises ValueError.
 
-  A traced value, which is what `optax.inject_hyperparams` makes of a number,
-  cannot.
+  A traced value, such as `optax.inject_hyperparams` passes, cannot determine
+  the structure of the state.
   """
   if isinstance(value, jax.core.Tracer):
     raise ValueError(
@@ -81,13 +81,13 @@ def check_matrices(params: Any, method: str) -> None:
     if jnp.ndim(leaf) < 2:
       raise ValueError(
         f'{method} needs matrices [..., fan_in, fan_out], got an array of '
-        f'{jnp.ndim(leaf)} axes: give this leaf another method, as recipes do '
-        "with the role 'vector'."
+        f'{jnp.ndim(leaf)} axes: use another method for this leaf, as recipes '
+        "do for the role 'vector'."
       )
 
 
 def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
-  """`x` in float32, or in its own type where that is wider."""
+  """`x` in float32, or in its own dtype if that is wider."""
   return jnp.asarray(x).astype(stat_dtype(x))
 
 
@@ -107,13 +107,13 @@ def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
 
 
 def safe_norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
-  """As `norm`, of entries of any size: squares below 1e-38 are zero there."""
+  """As `norm`, but correct for entries whose squares are below 1e-38."""
   peak = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
   return peak * norm(x / jnp.where(peak > 0, peak, 1.0), axes)
 
 
 def safe_rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """As `rms`, of entries of any size."""
+  """As `rms`, but correct for entries whose squares are below 1e-38."""
   size = math.prod(x.shape[axis] for axis in axes)
   return safe_norm(x, axes) / max(size, 1) ** 0.5
 
@@ -124,15 +124,15 @@ def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def aligned_zeros(param: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-  """Zeros of `shape`, sharded as `param` on the axes where the sizes agree.
+  """Zeros of `shape`, sharded like `param` on axes of equal size.
 
   Args:
     param: array or `ShapeDtypeStruct`.
-    shape: as many axes as `param` has, each of its size or another.
-    dtype: of the zeros.
+    shape: as many axes as `param`, each of the same or another size.
+    dtype: dtype of the zeros.
 
   Returns:
-    An array. Only explicit sharding is known here; under automatic sharding
+    An array. Only explicit sharding is visible here; under automatic sharding,
     the caller's `out_shardings` decide (`sage_optax.sharding.state_specs`).
   """
 
@@ -152,12 +152,12 @@ def aligned_spec(
   """The spec of an array that belongs to a parameter.
 
   Args:
-    spec: of the parameter; it may be shorter than its axes.
-    shape: of the parameter.
-    other: the array's, axis by axis the parameter's or of another size.
+    spec: the parameter's spec; it may have fewer entries than axes.
+    shape: the parameter's shape.
+    other: the array's shape, with as many axes.
 
   Returns:
-    The parameter's entry where the sizes agree, None elsewhere.
+    The parameter's entry for axes of equal size, else None.
   """
   entries = tuple(spec) + (None,) * (len(shape) - len(spec))
   return jax.P(
@@ -174,16 +174,16 @@ def mesh_axes(entry: Any) -> tuple[str, ...]:
 
 
 def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
-  """`function`, whose products need no sharding rule under explicit sharding.
+  """Wraps `function` so that its products need no explicit shardings.
 
-  Under explicit sharding a contraction over sharded axes is an error unless
-  its result's sharding is said; here the compiler chooses, and only the
-  results are placed.
+  Under explicit sharding, a contraction over sharded axes is an error unless
+  the sharding of its result is given. Here the compiler chooses, and only the
+  results of `function` have given shardings.
 
   Args:
-    function: takes and returns trees of arrays; it may also take numbers, and
-      has to if they may be traced: it cannot close over these.
-    like: tree like the result, whose leaves have the results' shardings.
+    function: maps trees of arrays to trees of arrays. It may also take numbers;
+      numbers that may be traced must be arguments, not closed over.
+    like: tree like the result, whose leaves have the shardings of the results.
   """
   leaves = jax.tree.leaves(like)
   if not any(_explicit(jax.typeof(x).sharding.mesh) for x in leaves):
@@ -194,8 +194,8 @@ def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     values, structure = jax.tree.flatten(args)
 
     def on_arrays(*arrays):
-      # A Python number stays one, as without a mesh: 1 - 0.999 is another
-      # number in float32.
+      # Python numbers stay Python numbers, as without a mesh: 1 - 0.999 differs
+      # in float32.
       rest = iter(arrays)
       inside = [next(rest) if isinstance(x, jax.Array) else x for x in values]
       return function(*jax.tree.unflatten(structure, inside))
@@ -207,7 +207,7 @@ def in_auto_axes(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
 
 
 def explicit_sharding(x: Any) -> jax.sharding.NamedSharding | None:
-  """The sharding that is part of the type of `x`, if it has one."""
+  """The explicit sharding in the type of `x`, if any."""
   sharding = jax.typeof(x).sharding
   return sharding if _explicit(sharding.mesh) else None
 
@@ -221,18 +221,19 @@ def limit_growth(
   old_norm: jax.Array,
   limit: jax.typing.ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Scales matrices whose norm has grown too fast (Fira, APOLLO).
+  """Scales down matrices whose norm has grown too fast (Fira, APOLLO).
 
   Args:
     x: matrices [..., fan_in, fan_out].
-    old_norm: [..., 1, 1], their norms as they left this function a step
-      before; 0: none yet, so they are not limited.
+    old_norm: [..., 1, 1], the norms that this function returned in the previous
+      step; 0: no previous norm, so the matrix is not limited.
     limit: largest ratio of the two norms; None: no limit.
 
   Returns:
-    The matrices and their norms. A norm below a thousandth of the old one is
-    not remembered, nor is zero: the released codes store these, and the matrix
-    then hardly moves for hundreds of steps, or never again.
+    The matrices and the norms for the next step. If a norm is zero or below a
+    thousandth of the old one, the old one is kept: the released code stores
+    such norms, and the matrix then hardly moves for hundreds of steps, or never
+    again.
   """
   if limit is None:
     return x, old_norm

@@ -1,4 +1,4 @@
-"""Moving averages, and the steps that several methods make of them."""
+"""Moving averages, and update rules that several methods share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from sage_optax.core import linalg
 
 def ema(new: jax.Array, old: jax.Array, decay: Any) -> jax.Array:
   """Exponential moving average decay * old + (1 - decay) * new, as `old`."""
-  # Optax's order of the terms: Lion equals Optax's bit for bit.
+  # Optax's order of terms, so that Lion equals Optax's bit for bit.
   return ((1.0 - decay) * new + decay * old).astype(old.dtype)
 
 
@@ -26,7 +26,7 @@ def sign_step(
 
   Args:
     grad: gradient, in the dtype of `mu`.
-    mu: momentum from before this step.
+    mu: momentum before this step.
     b1: weight of the momentum in the update.
     b2: decay of the momentum.
 
@@ -41,14 +41,15 @@ def sign_step(
     return jnp.sign(ema(grad, mu, b1))
 
   def fused(grad, mu, new):
-    # Of the new momentum, so that the old one need not be copied before it is
-    # overwritten: XLA gives every result on CPU a loop of its own.
+    # Computed from the new momentum, so that the old one need not be copied
+    # before it is overwritten: on CPU, XLA computes every result in its own
+    # loop.
     del mu
     share = b1 / b2
     return jnp.sign(share * new + (1 - share) * grad).astype(new.dtype)
 
   known = not any(isinstance(b, jax.core.Tracer) for b in (b1, b2))
-  # With a small b2 the division would lose digits.
+  # With a small b2, the division would lose digits.
   if not (isinstance(grad, jax.core.Tracer) and known and 0.5 <= b2 > b1):
     return plain(grad, mu, new), new
   sign = jax.lax.platform_dependent(grad, mu, new, cpu=fused, default=plain)
@@ -63,15 +64,15 @@ def raw_adam(
   b2: jax.typing.ArrayLike,
   eps: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Adam's step before its bias correction, with eps inside the correction.
+  """Adam's update before the bias correction, which then also scales eps.
 
-  So it stands in the code of GaLore, APOLLO, Fira and SPAM; the whole step is
+  The code of GaLore, APOLLO, Fira and SPAM uses this form; the whole update is
   this times `adam_correction`.
 
   Args:
     grad: gradient, in the dtype of the moments.
-    mu: first moment from before this step.
-    nu: second moment from before this step.
+    mu: first moment before this step.
+    nu: second moment before this step.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
@@ -99,7 +100,7 @@ def adam_correction(
 def unbiased(
   average: jax.Array, decay: jax.typing.ArrayLike, count: jax.Array
 ) -> jax.Array:
-  """The average over its weights so far: average / (1 - decay^count)."""
+  """Corrects the bias of an average: average / (1 - decay^count)."""
   return average / (1 - jnp.asarray(decay, average.dtype) ** count)
 
 
@@ -109,16 +110,16 @@ def cosine(
   start: Any,
   end: Any,
 ) -> jax.Array:
-  """From `start` at count 0 to `end`, where it stays from count `steps` on.
+  """Cosine schedule from `start` at count 0 to `end`, constant from `steps` on.
 
-  Half a cosine of steps + 1 counts, as the code of SPAM and Stable-SPAM has it.
+  Half a period is steps + 1 counts, as in the code of SPAM and Stable-SPAM.
   """
   wave = (1 + jnp.cos(jnp.pi * count / (steps + 1))) / 2
   return jnp.where(count < steps, end + (start - end) * wave, end)
 
 
 def zeros(params: optax.Params) -> optax.Updates:
-  """A momentum of zeros: the shapes of `params`, float32 or wider."""
+  """Zeros in the shapes of `params`, float32 or wider."""
   return jax.tree.map(
     lambda p: jnp.zeros_like(p, dtype=linalg.stat_dtype(p)), params
   )
@@ -140,11 +141,10 @@ def map_corrected(
   """Maps a function over leaves, and corrects the bias of its first result.
 
   Args:
-    function: (numbers, grad, projector, *state) -> direction and new state, as
-      many as `state`.
-    numbers: b1, b2 and others that may be traced. Under explicit sharding, the
-      function must not close over these.
-    count: updates, with this one.
+    function: (numbers, grad, projector, *state) -> direction, *new_state.
+    numbers: b1, b2 and other numbers that may be traced. Under explicit
+      sharding, the function must not close over these.
+    count: number of updates, including this one.
     *trees: gradients, projectors and state.
 
   Returns:
@@ -166,7 +166,7 @@ def unzip(tree: Any, like: Any, number: int) -> tuple[Any, ...]:
   """Turns a tree of tuples into a tuple of trees.
 
   Args:
-    tree: what mapping a function of `number` results over `like` gave.
+    tree: the result of mapping a function with `number` results over `like`.
     like: tree whose leaves are where `tree` has tuples.
     number: length of the tuples.
   """

@@ -7,15 +7,15 @@ from sage_optax.core import linalg
 
 
 def bits(key: jax.Array, x: jax.Array) -> jax.Array:
-  """uint32 bits per element of `x`: a hash of the key and its place in `x`.
+  """uint32 bits per element of `x`: a hash of the key and the element's index.
 
-  A tenth of what jax.random.bits costs, which would take more time than the
-  optimizer, and good enough for what is rounded off: two rounds of a mixing
-  function of 32 bits (the constants are Wellons's lowbias32).
+  This costs a tenth of jax.random.bits, which would take more time than the
+  optimizer. Two rounds of a 32-bit mixing function (with the constants of
+  Wellons's lowbias32) are good enough for rounding.
   """
   place = jnp.zeros([], jnp.uint32)
   for axis in range(x.ndim):
-    # Places are counted modulo 2^32, over the whole array whatever the mesh.
+    # Indices in the whole array, modulo 2^32, so the mesh does not matter.
     along = jax.lax.broadcasted_iota(
       jnp.uint32, x.shape, axis, out_sharding=linalg.explicit_sharding(x)
     )

@@ -31,7 +31,7 @@ NS_COEFFS: dict[str, tuple[tuple[float, float, float], ...]] = {
     (1.875, -1.25, 0.375),
   ),
 }
-# Polar Express takes its polynomials at x / 1.01, but for the last, so that
+# Polar Express evaluates its polynomials, except the last, at x / 1.01, so that
 # rounding cannot push singular values out of their range.
 _SAFETY = {'polar_express': 1.01}
 PRECONDITIONINGS = ('frobenius', 'schatten', 'schatten8')
@@ -47,23 +47,23 @@ def newton_schulz(
 ) -> jax.Array:
   """Moves the singular values of matrices towards 1 (Jordan et al. 2024).
 
-  `ns_steps` times X = a X + b (XX^T)X + c (XX^T)^2 X, from X = x over its size,
-  with the Gram matrix of the smaller side. In bfloat16 on accelerators, in the
-  type of `x` on CPU.
+  `ns_steps` times X = a X + b (XX^T)X + c (XX^T)^2 X, starting with x divided
+  by a norm, and with the Gram matrix of the smaller side. It runs in bfloat16
+  on accelerators, and in the dtype of `x` on CPU.
 
   Args:
     x: matrices [..., fan_in, fan_out], float32 or wider.
     ns_steps: number of iterations, at least 1.
-    place: where the matrices lie, if that is known.
+    place: how the matrices are sharded, if known.
     ns_coeffs: key of `NS_COEFFS`.
-    preconditioning: the size of `x`: its Frobenius norm plus 1e-7, or the norm
-      of order 4 ('schatten') or 8 of its singular values, which is nearer to
-      the largest.
+    preconditioning: the norm of `x`: its Frobenius norm plus 1e-7, or the norm
+      of order 4 ('schatten') or 8 ('schatten8') of its singular values, which
+      is closer to the largest one.
 
   Returns:
-    Matrices in the shape and dtype of `x`. After 5 iterations singular values
-    that were 0.002 to 1 of the size lie within 0.68 and 1.21 ('standard'), 0.85
-    and 1.15 ('dion') or 0.87 and 1.13 ('polar_express').
+    Matrices in the shape and dtype of `x`. After 5 iterations, singular values
+    that were 0.002 to 1 times the norm are between 0.68 and 1.21 ('standard'),
+    0.85 and 1.15 ('dion') or 0.87 and 1.13 ('polar_express').
   """
   wide = x.shape[-1] >= x.shape[-2]
   coefficients = _coefficients(ns_coeffs, ns_steps)
@@ -72,7 +72,7 @@ def newton_schulz(
     table = jnp.asarray(coefficients, y.dtype)
 
     def step(i, y):
-      # Precision needs no word: bfloat16, or float32 and wider on CPU.
+      # Default precision: y is bfloat16, or float32 and wider on CPU.
       a, b, c = table[i]
       gram = y @ y.mT if wide else y.mT @ y
       poly = b * gram + c * (gram @ gram)
@@ -105,7 +105,7 @@ def _coefficients(name, ns_steps):
 
 
 def _over_schatten_norm(x, wide, order):
-  """`x` over the norm of order 4 or 8 of its singular values."""
+  """`x` divided by the norm of order 4 or 8 of its singular values."""
   gram = linalg.matmul(x, x.mT) if wide else linalg.matmul(x.mT, x)
   size = linalg.norm(gram, _UNIT) ** 0.5
   if order == 'schatten8':
@@ -122,16 +122,16 @@ def in_span(
 ) -> jax.Array:
   """Newton-Schulz within the span of some columns (He et al. 2025).
 
-  With U = x, its smaller side first, and Q an orthonormal basis of the chosen
-  columns of U, this is Q NS(Q^T U). The basis is the polar factor of the
-  columns, where the authors take a QR: NS of a rotated matrix is rotated alike,
-  so only the span counts.
+  With U = x, transposed if necessary to have its smaller side first, and Q an
+  orthonormal basis of the chosen columns of U, this is Q NS(Q^T U). The basis
+  is the polar factor of the columns, where the authors use a QR; since NS
+  commutes with rotations, only the span matters.
 
   Args:
     function: NS.
     x: matrices [..., fan_in, fan_out], float32 or wider.
     chosen: indices [..., 1, rank] of columns, fewer than the smaller side.
-    place: where the matrices lie, if that is known.
+    place: how the matrices are sharded, if known.
 
   Returns:
     Matrices of this rank in the shape and dtype of `x`.
@@ -151,30 +151,31 @@ def in_span(
 def draw_columns(
   key: jax.Array, shape: tuple[int, ...], rank: int
 ) -> jax.Array:
-  """For each matrix, the indices [..., 1, rank] of columns, none twice."""
+  """Samples for each matrix distinct column indices [..., 1, rank]."""
   *batch, fan_in, fan_out = shape
   count = fan_in if _turned(shape) else fan_out
   return jax.lax.top_k(jax.random.uniform(key, (*batch, 1, count)), rank)[1]
 
 
 def _turned(shape):
-  """Whether fan_out is the side that comes first in U; so it is if equal."""
+  """Whether fan_out comes first in U; True if both sides are equal."""
   return shape[-1] <= shape[-2]
 
 
 def polar(x: jax.Array) -> jax.Array:
-  """The matrices with orthonormal columns nearest to `x`, by products alone.
+  """The matrices with orthonormal columns nearest to `x`, using only products.
 
-  The quintic iteration above lifts small singular values, a cubic one brings
-  all to 1. A QR would do, but does not compile for TPUs in reasonable time.
+  The quintic iteration above raises small singular values, then a cubic one
+  moves all of them to 1. A QR would do, but does not compile for TPUs in
+  reasonable time.
 
   Args:
     x: tall matrices [..., a, b], a >= b, float32 or wider.
 
   Returns:
-    Matrices in the shape and dtype of `x`: its columns' span, and singular
-    values 1 to rounding where those of `x` are above 1e-5 norm2(x); those
-    below end between 0 and 1.
+    Matrices in the shape and dtype of `x`, with the same span of columns.
+    Singular values above 1e-5 norm2(x) become 1 up to rounding; those below end
+    between 0 and 1.
   """
   matmul = linalg.matmul
 
@@ -198,19 +199,20 @@ def whiten(
 
   With A = XX^T of the smaller side, Y = A / norm2(A) and Z = I, `ns_steps`
   times T = (3I - ZY) / 2, Y = YT, Z = TZ; then Z tends to
-  (A / norm2(A))^(-1/2). Which side A is of changes the cost only, for any
-  polynomial p has p(XX^T) X = X p(X^T X).
+  (A / norm2(A))^(-1/2). The choice of the side affects only the cost, because
+  p(XX^T) X = X p(X^T X) for any polynomial p.
 
   Args:
     x: matrices [..., fan_in, fan_out], float32 or wider.
-    ns_steps: number of iterations, at least 1. Rounding in directions that `x`
-      lacks grows by 1.5 each time; in float32 it can diverge from about 25.
-    place: where the matrices lie, if that is known.
+    ns_steps: number of iterations, at least 1. In directions that `x` lacks,
+      rounding errors grow by 1.5 per iteration; from about 25 iterations on, it
+      can diverge in float32.
+    place: how the matrices are sharded, if known.
 
   Returns:
-    Matrices in the shape and dtype of `x`, zero where `x` is; singular values
-    end near 1, those below 1.5^-ns_steps sqrt(norm2(A)) have grown by
-    1.5^ns_steps / sqrt(norm2(A)) only.
+    Matrices in the shape and dtype of `x`, zero for zero matrices. Singular
+    values end near 1, except that those below 1.5^-ns_steps sqrt(norm2(A)) have
+    only grown by 1.5^ns_steps / sqrt(norm2(A)).
   """
   wide = x.shape[-1] >= x.shape[-2]
   matmul = linalg.matmul
@@ -230,12 +232,12 @@ def whiten(
     return (matmul(z, x) if wide else matmul(x, z)) / jnp.sqrt(size)
 
   # The result does not depend on the scale of x, but squares of squares
-  # underflow in float32 where entries are below 1e-11.
+  # underflow in float32 for entries below 1e-11.
   unit = _over_peak(x)
   return linalg.in_auto_axes(placement.on_whole(iterate, place), unit)(unit)
 
 
 def _over_peak(x):
-  """`x` over the largest entry of each matrix; zeros stay."""
+  """`x` divided by the largest entry of each matrix; zeros stay zero."""
   peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
   return x / jnp.where(peak > 0, peak, 1.0)

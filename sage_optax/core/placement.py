@@ -1,8 +1,8 @@
-"""Where parameters lie, as `sharding.with_mesh` hands it to the matrix methods.
+"""How parameters are sharded; `sharding.with_mesh` passes it to the methods.
 
-Methods know no mesh. `with_mesh` gives their `update` an extra argument
-`placements`: the mesh, and how each parameter is sharded on it. Without it
-every method takes the form that XLA shards well on any devices.
+Methods know no mesh. `with_mesh` passes an extra argument `placements` to their
+`update`: the mesh, and how each parameter is sharded on it. Without it, every
+method uses the form that XLA can shard on any devices.
 """
 
 import functools
@@ -25,17 +25,17 @@ class Placement(NamedTuple):
   shape: tuple[int, ...]
 
 
-# By `jax.tree_util.keystr` of the leaf's path: under `optax.partition` a method
-# sees a part of the tree only, with the paths of the whole.
+# Keys are `jax.tree_util.keystr` of the leaf's path: under `optax.partition`, a
+# method sees only a part of the tree, with the paths of the whole tree.
 Placements = Mapping[str, Placement]
 
 
 def as_matrices(placements: Placements | None, views: Any) -> Placements | None:
-  """The placements of leaves that are seen in another layout.
+  """The placements of leaves viewed in another layout.
 
   Args:
-    placements: of the leaves as they are.
-    views: tree of `layout` views by leaf, or None where it is seen as it is.
+    placements: placements of the leaves in their own layout.
+    views: tree with the view of each leaf, or None for unchanged leaves.
   """
   if placements is None:
     return None
@@ -55,7 +55,7 @@ def tree_map(
   tree: Any,
   *rest: Any,
 ) -> Any:
-  """As `jax.tree.map`, of `function(placement or None, leaf, ...)`."""
+  """As `jax.tree.map`, with `function(placement or None, leaf, ...)`."""
 
   def with_place(path, leaf, *leaves):
     place = (placements or {}).get(jax.tree_util.keystr(path))
@@ -67,7 +67,7 @@ def tree_map(
 
 
 def sharded_as(place: Placement | None, x: jax.Array) -> jax.Array:
-  """`x`, its axes sharded as those of the parameter that have their size."""
+  """Shards the axes of `x` like axes of the parameter with the same size."""
   if place is None or in_shard_map():
     return x
   spec = linalg.aligned_spec(place.spec, place.shape, x.shape)
@@ -76,15 +76,15 @@ def sharded_as(place: Placement | None, x: jax.Array) -> jax.Array:
 
 
 def on_one_device(place: Placement | None, x: Any) -> bool:
-  """Whether compiled work on `x` is known to be for one device."""
+  """Whether `x` is known to be compiled for one device."""
   if place is None or place.mesh.size > 1:
     return False
-  # Outside `jit`, loops over blocks would be compiled anew in each call.
+  # Outside `jit`, loops over blocks would be compiled again in each call.
   return isinstance(x, jax.core.Tracer) and not in_shard_map()
 
 
 def in_shard_map() -> bool:
-  """Whether this runs inside `shard_map`, on shards."""
+  """Whether the current code is traced inside `shard_map`."""
   mesh = jax.sharding.get_abstract_mesh()
   return jax.sharding.AxisType.Manual in (mesh.axis_types or ())
 
@@ -94,20 +94,22 @@ def whole_matrices(
   place: Placement | None,
   *arrays: jax.Array,
 ) -> jax.Array:
-  """Calls `function` on stacked matrices that each lie whole on one device.
+  """Calls `function` on stacked matrices, each of which is whole on one device.
 
-  The mesh axes that shard the matrices shard the layer axis for as long: one
-  all-to-all in and one out, where products of sharded matrices would gather
-  them each time. A layer axis that the devices do not divide is padded; one
-  that is much shorter than their number takes only some of the mesh axes.
+  During the call, the mesh axes that shard the matrices shard the layer axis
+  instead. This takes one all-to-all before and one after, whereas products of
+  sharded matrices would gather them each time. A layer axis that the devices do
+  not divide is padded; one that is much shorter than their number uses only
+  some of the mesh axes.
 
   Args:
-    function: takes and returns arrays [layers, ..., a, b], layer by layer.
-    place: where the parameter lies; None: `function` is just called.
-    arrays: its arguments; the first has the shape of the parameter.
+    function: maps arrays [layers, ..., a, b] to such arrays, independently for
+      each layer.
+    place: how the parameter is sharded; None: call `function` directly.
+    arrays: arguments of `function`; the first has the shape of the parameter.
 
   Returns:
-    What `function` returns.
+    The result of `function`.
   """
   first = arrays[0]
   if place is None or first.ndim < 3 or in_shard_map():
@@ -121,9 +123,9 @@ def whole_matrices(
   arrays = tuple(_padded(x, parts) for x in arrays)
   out = jax.eval_shape(function, *arrays)
   sides = [_sides(moved, spec, first.shape, x.shape) for x in (*arrays, out)]
-  # In this order the axes that do not shard the result vary fastest.
+  # In this order, axes that do not shard the result vary fastest.
   moved = tuple(sorted(moved, key=lambda name: name not in sum(sides[-1], ())))
-  for names in sides:  # So each array's own axes come before the others'.
+  for names in sides:  # Each array's own axes come before the others.
     kept = sum(names, ())
     assert set(kept) == set(moved[: len(kept)]), (moved, sides)
   sizes = {name: mesh.shape[name] for name in moved}
@@ -154,7 +156,7 @@ def on_whole(
 
 
 def _to_layers(x, sizes, sides):
-  """From a block of all matrices to whole matrices of a block of layers."""
+  """Turns a block of all matrices into whole matrices of some layers."""
   names = tuple(name for name in sizes if name in sum(sides, ()))
   blocks = [sizes[name] for name in names]
   parts = math.prod(blocks)
@@ -162,7 +164,7 @@ def _to_layers(x, sizes, sides):
   x = x.reshape(parts, layers // parts, *batch, a, b)
   if names:
     x = jax.lax.all_to_all(x, names, 0, 0, tiled=True)
-  # Which device a block came from is where it lies in the matrix.
+  # The device that a block came from determines its position in the matrix.
   x = x.reshape(*blocks, layers // parts, *batch, a, b)
   x = x.transpose(_order(names, sides, x.ndim))
   a, b = (
@@ -171,7 +173,7 @@ def _to_layers(x, sizes, sides):
   )
   x = x.reshape(layers // parts, *batch, a, b)
   for name in sizes:
-    if name not in names:  # The same on all devices: each takes its layers.
+    if name not in names:  # The same on all devices: each keeps its layers.
       size = x.shape[0] // sizes[name]
       start = jax.lax.axis_index(name) * size
       x = jax.lax.dynamic_slice_in_dim(x, start, size)
@@ -208,12 +210,12 @@ def _order(names, sides, ndim):
 
 
 def _sides(moved, spec, shape, other):
-  """Those of `moved` that shard the last two axes of an array.
+  """The axes of `moved` that shard the last two axes of an array.
 
   Args:
     moved: names of mesh axes.
-    spec: of the parameter.
-    shape: the parameter's.
+    spec: the parameter's spec.
+    shape: the parameter's shape.
     other: the array's shape; an axis of another size is not sharded.
   """
   return tuple(
@@ -229,9 +231,9 @@ def _padded(x, parts):
 
 
 def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
-  """The mesh axes of the matrices that the layer axis can take."""
+  """The mesh axes of the matrices that can shard the layer axis."""
   if spec and linalg.mesh_axes(spec[0]):
-    return ()  # The layers are shared out already.
+    return ()  # The layers are already sharded.
   names = [name for side in matrix_names(spec, ndim) for name in side]
   choices = itertools.chain.from_iterable(
     itertools.combinations(names, k) for k in range(len(names) + 1)
@@ -240,7 +242,7 @@ def _axes_for_layers(mesh, spec, ndim, layers: int) -> tuple[str, ...]:
   def parts(chosen):
     return math.prod(mesh.shape[name] for name in chosen)
 
-  # Half of the devices may idle: whole matrices are worth that.
+  # Half of the devices may be idle: whole matrices are worth that.
   fitting = (c for c in choices if parts(c) < 2 * layers)
   chosen = max(fitting, key=parts, default=())
   return chosen if parts(chosen) > 1 else ()

@@ -1,12 +1,12 @@
-"""Sinkhorn normalisation of matrices, in a form for each backend.
+"""Sinkhorn normalization of matrices, in a form for each backend.
 
 `num_iters` times, fan_in slices first, fan_out slices last:
 
     X = X / (norm2(X over fan_in) + eps) * sqrt(fan_in)
     X = X / (norm2(X over fan_out) + eps) * sqrt(fan_out)
 
-X is always x times one scale per fan_in and one per fan_out index, so all forms
-compute these two vectors; none writes a matrix to main memory.
+X is always x times one scale per fan_in index and one per fan_out index. All
+forms compute these two vectors; none writes a matrix to main memory.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,22 @@ from sage_optax.core import linalg, placement, sinkhorn_blocks
 from sage_optax.core import sinkhorn_scales as scales_lib
 from sage_optax.core.sinkhorn_scales import Options, Scales
 
-# Platforms that have kernels, and what `platform_dependent` calls them.
+# Platforms that have kernels, and their names in `platform_dependent`.
 _PLATFORMS = {'tpu': 'tpu', 'gpu': 'cuda'}
 
 
 def normalize(
   x: jax.Array, options: Options, place: placement.Placement | None = None
 ) -> jax.Array:
-  """Normalises `x[..., fan_in, fan_out]` along both axes in turn.
+  """Normalizes `x[..., fan_in, fan_out]` along both axes in turn.
 
   Args:
-    x: array of at least 2 axes, of any type.
-    options: how.
-    place: where the parameter lies, if that is known.
+    x: array with at least 2 axes, of any dtype.
+    options: arguments of `scale_by_sinkgd`.
+    place: how the parameter is sharded, if known.
 
   Returns:
-    The normalised array in float32 or wider.
+    The normalized array in float32 or wider.
   """
   if x.size == 0:
     return linalg.as_stat(x)
@@ -43,7 +43,7 @@ def normalize(
 
 
 def _scales(x, options, place) -> Scales:
-  """The two scales, in the form for the devices that this is for."""
+  """The two scales, computed in the form for the devices of `place`."""
 
   def usual(x):
     return plain(x, options)
@@ -72,9 +72,9 @@ def _kernels(
 ) -> Callable[[jax.Array], Scales] | None:
   """The form that reads a matrix once, or once per iteration.
 
-  Alone, the compiler could not divide a kernel: each device takes its shard,
-  and vectors are reduced between them. None if there is none for this platform
-  or shape.
+  The compiler cannot partition a kernel, so each device runs it on its shard,
+  and vectors are reduced between devices. None if there is no kernel for this
+  platform or shape.
   """
   if platform not in _PLATFORMS:
     return None
@@ -125,7 +125,7 @@ def plain(x: jax.Array, options: Options) -> Scales:
 
   Args:
     x: [..., m, n].
-    options: of `normalize`.
+    options: as in `normalize`.
 
   Returns:
     The scales of fan_in [..., m, 1] and of fan_out [..., 1, n].
@@ -156,15 +156,15 @@ def plain(x: jax.Array, options: Options) -> Scales:
     b = scales_lib.rescale(b, size, in_norm, options.eps)
     return of_rows(a, b), b
 
-  # The first iteration stands outside the loop, for then the carry has the
-  # type (under explicit sharding: the sharding too) that the body gives it.
+  # The first iteration is outside the loop, so that the carry has the dtype
+  # (and, under explicit sharding, the sharding) that the body returns.
   first = of_rows(start.a, start.b), start.b
   a, b = jax.lax.fori_loop(1, options.num_iters, iterate, first)
   return scales_lib.finish(start, a, b)
 
 
 def _kept_narrow(x):
-  """`x`, of which XLA for GPUs would else carry a float32 copy into a loop."""
+  """Prevents XLA for GPUs from carrying a float32 copy of `x` into a loop."""
   if x.dtype == linalg.stat_dtype(x):
     return x
   barrier = jax.lax.optimization_barrier

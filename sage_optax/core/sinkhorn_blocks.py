@@ -1,4 +1,4 @@
-"""Sinkhorn normalisation on one CPU, in its cache, with products for sums."""
+"""Sinkhorn normalization in one CPU's cache, with products for sums."""
 
 import jax
 import jax.numpy as jnp
@@ -58,15 +58,15 @@ def _of_squares(x, unit, options):
 def _of_blocks(x, unit, options):
   """The matrix is read once per iteration, and once before.
 
-  A block of rows gets its scales, and at once adds to the columns' sums of
-  squares of the next iteration.
+  A block of rows gets its scales, and is then added to the columns' sums of
+  squares for the next iteration.
   """
   in_norm, out_norm = scales_lib.targets(x.shape, options.unit_norm)
   _, m, n = x.shape
   zeros = jnp.zeros(n, linalg.stat_dtype(x))
 
   def begin(first, block, carry):
-    """p, q and the sums of squares of z a; q and max(p) are those so far."""
+    """p, q and the sums of squares of z a, from the blocks so far."""
     p, q, peak, sums = carry
     size = jnp.abs(block)
     own = size @ jnp.ones(n, size.dtype)

@@ -1,13 +1,14 @@
-"""The two scales of SinkGD: where the iterations start, and one step of them.
+"""The two scales of SinkGD: the start of the iterations, and one step.
 
 Squares of float32 numbers below 1e-19 are zero, so all forms work on
 
     X = whole * a_i * z_ij * b_j,    z_ij = x_ij / (p_i * q_j),
 
-where p are the sums of |x| over fan_out and q those of |x| / p over fan_in.
-Every slice of z has entries of ordinary size, whatever those of x are; a and b,
-which start as p / max(p) and q, multiply norms, not the numbers to be squared.
-Slices whose entries are below 1e-38 of the largest sum p count as zero.
+where p is the sum of |x| over fan_out and q that of |x| / p over fan_in. The
+entries of every slice of z have ordinary size, whatever the size of x. The
+scales a and b, which start as p / max(p) and q, multiply norms, not the numbers
+to be squared. Slices whose entries are below 1e-38 of the largest sum p count
+as zero.
 """
 
 from typing import Any, NamedTuple
@@ -28,13 +29,13 @@ class Options(NamedTuple):
 
 
 class Start(NamedTuple):
-  """What the iterations start from, by unit.
+  """The start of the iterations, per unit.
 
   Attributes:
-    a, b: of the module's docstring; b after its first normalisation.
+    a, b: see the module's docstring; b after its first normalization.
     over_p, over_q: reciprocals of p and q; 1 for slices of zeros.
-    whole: a number by which the first normalisation, whose eps is not one of
-      matrices of ordinary size, would have made all of b small.
+    whole: the factor by which eps makes b smaller in the first normalization,
+      before the matrix has ordinary size.
   """
 
   a: jax.Array
@@ -45,14 +46,14 @@ class Start(NamedTuple):
 
 
 def start(p, q, peak, norms, options, shape) -> Start:
-  """The start, once the first norms over fan_in are known.
+  """Computes the start from the first norms over fan_in.
 
   Args:
-    p, q: of the module's docstring, where zero slices have 0.
+    p, q: see the module's docstring; 0 for zero slices.
     peak: the largest of p.
-    norms: over fan_in of z a, in the shape of q.
-    options: of `normalize`.
-    shape: of the units.
+    norms: the norms of z a over fan_in, in the shape of q.
+    options: as in `sinkhorn.normalize`.
+    shape: shape of the units.
   """
   p, q, peak = nonzero(p), nonzero(q), nonzero(peak)
   eps = options.eps / peak
@@ -78,13 +79,13 @@ def finish(start, a, b) -> Scales:
 
 
 def targets(shape, unit_norm: bool) -> tuple[float, float]:
-  """The norms that slices over fan_in and over fan_out are given."""
+  """The norms of slices over fan_in and over fan_out after normalization."""
   fan_in, fan_out = shape[-2:]
   return (1.0, 1.0) if unit_norm else (fan_in**0.5, fan_out**0.5)
 
 
 def rescale(scale, size, target, eps):
-  """The scale that brings slices of this size to the target."""
-  # A zero slice keeps its scale: growing by 1/eps in each iteration it would
-  # overflow, and 0 * inf is not 0.
+  """The scale that gives slices of norm `size` the norm `target`."""
+  # A zero slice keeps its scale. Otherwise, the scale would grow by 1/eps in
+  # each iteration and overflow, and 0 * inf is not 0.
   return jnp.where(size == 0, scale, scale * (target / (size + eps)))

@@ -1,8 +1,9 @@
 """Low-rank projections of matrices, and when they are renewed.
 
-The smaller side of a unit [fan_in, fan_out] is projected to `rank`: fan_in when
-fan_out >= fan_in, else fan_out. Both the projector and what it makes keep their
-axes where the parameter has them, so that one rule shards any of them:
+The smaller side of a unit [fan_in, fan_out] is projected to `rank`: fan_in if
+fan_out >= fan_in, else fan_out. The axes of projectors and of projected
+gradients are in the places of the parameter's axes, so that one rule shards
+them all:
 
     smaller side   projector            projected gradient
     fan_in         [..., fan_in, rank]  [..., rank, fan_out]
@@ -28,7 +29,7 @@ _PROJECTORS = ('gaussian', 'svd', 'subspace')
 
 
 class Schedule(NamedTuple):
-  """Which projectors are drawn, and how often."""
+  """The kind of projectors, and how often they are renewed."""
 
   rank: int
   update_proj_gap: int
@@ -36,7 +37,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(rank: Any, update_proj_gap: Any, projector: Any) -> Schedule:
-  """Raises ValueError unless these are what their names say."""
+  """Checks the arguments; raises ValueError."""
   linalg.check_positive('rank', rank)
   linalg.check_positive('update_proj_gap', update_proj_gap)
   if projector not in _PROJECTORS and not callable(projector):
@@ -76,7 +77,7 @@ def projected_shape(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def project(grad: jax.Array, projector: jax.Array) -> jax.Array:
-  """The gradient in the subspace."""
+  """Projects a gradient to the subspace."""
   if projects_fan_in(grad.shape):
     return linalg.matmul(projector.mT, grad)
   return linalg.matmul(grad, projector.mT)
@@ -85,7 +86,7 @@ def project(grad: jax.Array, projector: jax.Array) -> jax.Array:
 def back(
   low: jax.Array, projector: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
-  """From the subspace to matrices of `shape`."""
+  """Maps from the subspace back to matrices of `shape`."""
   if projects_fan_in(shape):
     return linalg.matmul(projector, low)
   return linalg.matmul(low, projector)
@@ -102,7 +103,7 @@ def init_moments(params: Any, rank: int) -> Any:
 
 
 def init_projectors(params: Any, rank: int) -> Any:
-  """Zeros in the shapes of the projectors; the first update draws them."""
+  """Zeros in the shapes of the projectors; the first update computes them."""
   return jax.tree.map(
     lambda p: linalg.aligned_zeros(
       p, projector_shape(p.shape, rank), linalg.stat_dtype(p)
@@ -127,16 +128,16 @@ def renew(
   grads: Any,
   placements: placement.Placements | None = None,
 ) -> Any:
-  """The projectors of this step, new ones every `update_proj_gap` steps.
+  """Returns the projectors of this step, renewed every `update_proj_gap` steps.
 
   Args:
-    when: the projectors and the static number of steps between two refreshes;
-      the first step is one.
+    when: the kind of projectors and the number of steps between renewals; the
+      first step is one.
     state: NamedTuple with `count` (updates before this one), `rng_key` and
-      `projector`: a tree, or None for 'gaussian' ones that are drawn again
-      from their key in each step and never kept.
-    grads: tree of gradients, of any type.
-    placements: where the parameters lie, if that is known.
+      `projector`: a tree, or None for 'gaussian', whose projectors are
+      generated from their key in each step and not stored.
+    grads: tree of gradients, of any dtype.
+    placements: how the parameters are sharded, if known.
 
   Returns:
     A tree like `grads`, in the layout of this module.
@@ -153,13 +154,13 @@ def renew(
       return drawn.astype(old.dtype)
 
     new = linalg.in_auto_axes(new, old)
-    # Or a projected gradient whose rank is sharded would have the projector
-    # sharded likewise, and the gradient gathered.
+    # Otherwise, if the rank of the projected gradient is sharded, the compiler
+    # would shard the projector likewise, and gather the gradient.
     return placement.sharded_as(place, new(leaf_key, state.count, grad, old))
 
   def renew_leaf(place, grad, number, old):
-    # One by one, with gradients in the type they came in: all that a
-    # condition may need has to live until it is decided.
+    # One condition per leaf, with gradients in their own dtype: all operands
+    # of a condition stay in memory until it is decided.
     return jax.lax.cond(
       state.count % when.update_proj_gap == 0,
       lambda grad, old: draw_leaf(place, grad, number, old),
@@ -184,16 +185,16 @@ def _draw(
   old: jax.Array,
   place: placement.Placement | None = None,
 ) -> jax.Array:
-  """A new projector for each unit of `grad`, in the layout of this module.
+  """Returns new projectors of the units of `grad`, in this module's layout.
 
   Args:
-    kind: which projectors.
-    key: a key of this leaf and refresh.
+    kind: the kind of projectors.
+    key: a key for this leaf and renewal.
     count: int32 scalar, updates before this one.
     grad: gradients [..., fan_in, fan_out], float32 or wider.
-    old: the projectors so far, where 'subspace' starts; new ones have their
-      shape.
-    place: where the gradients lie, if that is known.
+    old: the current projectors, from which 'subspace' starts; the new ones have
+      the same shape.
+    place: how the gradients are sharded, if known.
 
   Raises:
     ValueError: a callable returns another shape than [rank, smaller side].
@@ -204,8 +205,8 @@ def _draw(
     return _gaussian(key, old.shape)
   if kind in ('svd', 'subspace'):
     first = _gaussian(key, old.shape).astype(old.dtype)
-    # A little of other directions, for one that a gradient once lacked would
-    # never come back.
+    # Add a little of other directions. Otherwise, a direction that a gradient
+    # once lacked would never come back.
     used, side = sorted(first.shape[-2:])
     other = 0.03 * (used / side) ** 0.5 * first
     start = jnp.where(count == 0, first, old + other)
@@ -220,7 +221,7 @@ def _gaussian(key, shape):
 
 
 def _singular_vectors(grad, start):
-  """Those of the smaller side, in float32 as the authors have it."""
+  """Singular vectors of the smaller side, in float32 as the authors' code."""
   shape = grad.shape
   grad, start = _smaller_side_first(grad, start)
   u, _, _ = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
@@ -231,8 +232,8 @@ def _singular_vectors(grad, start):
 def _orthogonal_iteration(grad, start):
   """Turns the subspace `start` towards the leading singular vectors.
 
-  The basis stays as near to the one before as it can, which is what moments
-  that are kept across a refresh want.
+  The basis stays as close to the previous one as possible, since moments are
+  kept across renewals.
   """
   shape = grad.shape
   grad, start = _smaller_side_first(grad, start)
@@ -240,8 +241,8 @@ def _orthogonal_iteration(grad, start):
   unit = grad / jnp.where(peak > 0, peak, 1.0)
   basis = orthogonal.polar(start)
   for _ in range(_POWER_ITERATIONS):
-    # Orthonormal after either product: the Gram matrix alone would lose what
-    # lies below 3e-4 of the largest singular value.
+    # Orthonormalized after each product: with the Gram matrix alone, singular
+    # values below 3e-4 of the largest would be lost.
     larger = orthogonal.polar(linalg.matmul(unit.mT, basis))
     basis = orthogonal.polar(linalg.matmul(unit, larger))
   return _unless_zero(grad, basis, start, shape)
@@ -255,7 +256,7 @@ def _smaller_side_first(grad, start):
 
 
 def _unless_zero(grad, basis, start, shape):
-  """The basis found; a zero gradient has none, and keeps the one before."""
+  """The new basis; a zero gradient keeps the old one."""
   before = orthogonal.polar(start)
   largest = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
   basis = jnp.where(largest > 0, basis, before)
