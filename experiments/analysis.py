@@ -25,7 +25,8 @@ class Summary:
     cell, arm: names.
     progress: which of its trials are done.
     tuning: lines of seed 0.
-    final: lines of the tuned options with fresh seeds, by seed.
+    fresh: lines of fresh seeds, by options and seed.
+    final: those of the tuned options.
     best: the line of seed 0 with the lowest loss so far, if any.
   """
 
@@ -33,6 +34,7 @@ class Summary:
   arm: str
   progress: studies.ArmProgress
   tuning: Sequence[Line]
+  fresh: Mapping[trial.Point, Mapping[int, Line]]
   final: Mapping[int, Line]
   best: Line | None
 
@@ -90,17 +92,17 @@ def summary(
     line for line in lines if (line['cell'], line['arm']) == (cell, arm.name)
   ]
   progress = studies.progress(study, cell, arm, trial.losses(mine))
-  tuned = progress.tuned
-  point = tuned and trial.point_of(tuned.options)
   tries = [line for line in mine if line['seed'] == 0]
-  final = {
-    line['seed']: line
-    for line in sorted(mine, key=lambda line: line['seed'])
-    if line['seed'] and trial.point_of(line['options']) == point
-  }
+  fresh: dict[trial.Point, dict[int, Line]] = {}
+  for line in sorted(mine, key=lambda line: line['seed']):
+    if line['seed']:
+      point = trial.point_of(line['options'])
+      fresh.setdefault(point, {})[line['seed']] = line
+  tuned = progress.tuned
+  final = fresh.get(trial.point_of(tuned.options), {}) if tuned else {}
   finite = [line for line in tries if not line['diverged']]
   best = min(finite, key=lambda line: line['loss'], default=None)
-  return Summary(cell, arm.name, progress, tries, final, best)
+  return Summary(cell, arm.name, progress, tries, fresh, final, best)
 
 
 def difference(arm: Summary, baseline: Summary) -> Difference | None:

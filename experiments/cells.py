@@ -40,6 +40,17 @@ class Cell:
   evaluations: int = 10
   data: str = ''
 
+  @property
+  def about(self) -> str:
+    """A model of text, in words."""
+    if self.kind == 'bigram':
+      return f'a toy model of bigrams, vocabulary {self.vocab_size}'
+    tied = 'tied' if self.tied else 'untied'
+    return (
+      f'a Llama, {self.layers} layers of width {self.width}, {tied}, '
+      f'vocabulary {self.vocab_size}'
+    )
+
 
 def config_of(cell: Cell) -> Config:
   """The trainer's configuration of a cell of text, without an optimizer."""

@@ -9,9 +9,11 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 from experiments import analysis
 from experiments.analysis import Summary
+from experiments.arms import RULES
 
 _STYLE: Any = {
   'figure.dpi': 100,
@@ -22,14 +24,16 @@ _STYLE: Any = {
   'axes.grid': True,
   'grid.alpha': 0.25,
 }
-_SHORT = {'recipe_': '', 'optax_': "Optax's "}
+_LEAST = 0.1  # Per cent of the baseline's state; what is less is drawn as 0.
+# In points: marks in one column, the length of a name, its height.
+_COLUMN, _NAME, _LINE = 20, 100, 9
 
 
 def label(arm: str) -> str:
   """An arm's name in pictures."""
-  for old, new in _SHORT.items():
-    arm = arm.replace(old, new)
-  return arm
+  if arm in RULES:
+    return RULES[arm][0]
+  return arm.removeprefix('recipe_').replace('optax_', "Optax's ")
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:
@@ -40,86 +44,125 @@ def _save(figure: Any, path: pathlib.Path) -> None:
 
 
 def pareto(
-  summaries: Sequence[Summary], baseline: Summary, path: pathlib.Path
+  summaries: Sequence[Summary],
+  baseline: Summary,
+  about: str,
+  path: pathlib.Path,
 ) -> None:
-  """Final loss against optimizer state, with intervals and the front."""
-  unit = _state(baseline)
+  """Draws the loss of finished arms against their state, and the front.
+
+  Args:
+    summaries: Finished arms of one cell.
+    baseline: The one of them that the others are compared with.
+    about: The model, in words.
+    path: The PNG to write.
+  """
   points = []
   for summary in summaries:
-    loss, half = _loss(summary, baseline)
-    state = _state(summary)
-    if loss is not None and state is not None:
-      points.append((100 * state / unit, loss, half, summary))
+    gap = analysis.difference(summary, baseline)
+    assert gap is not None
+    state = 100 * _state(summary) / _state(baseline)
+    points.append((state, gap.mean, gap.half_width or 0.0, summary.arm))
+  # On a logarithmic axis next to nothing is drawn left of all others.
+  left = min(p[0] for p in points if p[0] > _LEAST) / 3
+  points = [(p[0] if p[0] > _LEAST else left, *p[1:]) for p in points]
+  seeds = min(len(summary.final) for summary in summaries)
   with plt.rc_context(_STYLE):
-    figure, axes = plt.subplots(figsize=(7.5, 4.8))
-    for state, loss, half, summary in points:
-      axes.errorbar(
-        max(state, _LEAST),
-        loss,
-        yerr=half,
-        fmt='o',
-        color='tab:red' if 'sage' in summary.arm else 'tab:blue',
-        markerfacecolor=None if summary.complete else 'white',
-        capsize=3,
-      )
+    figure, axes = _differences(baseline.arm)
+    for state, loss, half, arm in points:
+      color = 'tab:red' if 'sage' in arm else 'tab:blue'
+      axes.errorbar(state, loss, half, fmt='o', capsize=3, color=color)
     front, lowest = [], math.inf
-    for state, loss, _, _ in sorted(points, key=lambda p: p[:2]):
+    for state, loss, _, _ in sorted(points):
       if loss < lowest:
-        front.append((max(state, _LEAST), loss))
+        front.append((state, loss))
         lowest = loss
-    axes.step(*zip(*front, strict=True), where='post', color='0.6', zorder=0)
-    _write_labels(axes, points)
+    axes.step(
+      *zip(*front, (1e9, lowest), strict=True),
+      where='post', color='0.6', zorder=0,
+    )  # fmt: skip
     axes.set_xscale('log')
-    axes.set_xlim(_LEAST * 0.7, 4 * max(100, *(p[0] for p in points)))
+    axes.set_xlim(left / 1.5, 400)
+    ticks = [x for x in (0.1, 1, 2, 5, 10, 20, 50, 100) if x > 1.3 * left]
+    axes.set_xticks([left, *ticks], ['0', *(f'{x:g} %' for x in ticks)])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel(
-      f'optimizer state, % of that of {label(baseline.arm)} '
-      f'(what is below {_LEAST} is drawn there)'
+      f"optimizer state, % of {label(baseline.arm)}'s (0: less than {_LEAST} %)"
     )
-    axes.set_ylabel('validation loss, nats per token')
+    _loss_ticks(axes)
+    _write_names(axes, [(p[0], p[1], label(p[3])) for p in points])
     axes.set_title(
-      'Lower and further left is better. Every optimizer is tuned alike.\n'
-      'Red: SAGE. Filled: mean and 95 % interval over seeds; '
-      'hollow: tuning, one seed.',
+      f'{about}\nLower and further left is better. Each was tuned alike, then '
+      f'run with {seeds} fresh seeds; bars: {analysis.LEVEL:.0%} intervals\nof '
+      f'the difference to {label(baseline.arm)}. Grey line: the lowest loss up '
+      'to a size of state. Red: SAGE.',
       fontsize=9,
       loc='left',
     )
     _save(figure, path)
 
 
-_LEAST = 0.02  # per cent, where stateless arms are drawn
+def _differences(baseline: str) -> tuple[Any, Any]:
+  """Axes for differences: linear near 0, logarithmic far from it."""
+  figure, axes = plt.subplots(figsize=(8, 5))
+  axes.set_yscale('symlog', linthresh=0.1, linscale=1.5)
+  axes.axhline(0, color='black', linewidth=0.8, zorder=0)
+  axes.set_ylabel(
+    f'final loss less that of {label(baseline)}, nats per token (perplexity)'
+  )
+  return figure, axes
 
 
-def _write_labels(axes: Any, points: Sequence[Any]) -> None:
-  """Names beside the points, moved apart where they would overlap."""
-  losses = [p[1] for p in points]
-  gap = 0.028 * max(max(losses) - min(losses), 0.05)
-  columns: dict[int, list[Any]] = {}
-  for point in points:
-    key = round(2 * math.log10(max(point[0], _LEAST)))
-    columns.setdefault(key, []).append(point)
-  for column in columns.values():
+def _loss_ticks(axes: Any) -> None:
+  ticks = (-0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 4)
+  low, high = axes.get_ylim()
+  shown = [y for y in ticks if low <= y <= high]
+  names = [f'{y:+g} ({math.expm1(y):+.0%})' if y else '0' for y in shown]
+  axes.set_yticks(shown, names)
+  axes.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _write_names(
+  axes: Any, points: Sequence[tuple[float, float, str]], right: bool = False
+) -> None:
+  """Names beside points (x, y), moved apart where they would overlap.
+
+  Args:
+    axes: The axes, whose limits are final.
+    points: Places and names.
+    right: Whether all names are to the right; else they are to the left where
+      another column of points is near, but for the first column.
+  """
+  # In points, which are 1/72 of an inch.
+  places = axes.transData.transform([p[:2] for p in points])
+  places *= 72 / axes.figure.dpi
+  columns: dict[float, list[Any]] = {}
+  for (x, y), point in sorted(
+    zip(places.tolist(), points, strict=True), key=lambda item: item[0]
+  ):
+    key = next((k for k in columns if x - k < _COLUMN), x)
+    columns.setdefault(key, []).append((y, point))
+  for key, column in columns.items():
+    crowded = any(key < other < key + _NAME for other in columns)
+    side = -1 if crowded and key > min(columns) and not right else 1
     last = -math.inf
-    for state, loss, _, summary in sorted(column, key=lambda p: p[1]):
-      last = max(loss, last + gap)
+    for y, (*place, name) in sorted(column):
+      last = max(y, last + _LINE)
       axes.annotate(
-        label(summary.arm),
-        (max(state, _LEAST), loss),
-        (max(state, _LEAST) * 1.12, last),
+        name,
+        place,
+        (10 * side, last - y),
+        textcoords='offset points',
         fontsize=7,
         va='center',
+        ha='left' if side > 0 else 'right',
+        arrowprops={'arrowstyle': '-', 'linewidth': 0.4, 'color': '0.5'},
+        bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5},
       )
 
 
 def _state(summary: Summary) -> Any:
   return None if summary.best is None else summary.best['state_bytes']
-
-
-def _loss(summary: Summary, baseline: Summary) -> tuple[Any, Any]:
-  """Mean and half-width: of the difference to the baseline, at its mean."""
-  if summary.final and summary.mean() is not None:
-    found = analysis.difference(summary, baseline)
-    return summary.mean(), found and found.half_width
-  return (summary.best['loss'], None) if summary.best else (None, None)
 
 
 def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
@@ -209,9 +252,9 @@ def trend(
     path: The PNG to write.
   """
   with plt.rc_context(_STYLE):
-    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    figure, axes = _differences(baseline)
     colors = plt.get_cmap('tab20')
-    for index, (arm, points) in enumerate(gaps.items()):
+    for index, points in enumerate(gaps.values()):
       x, y, error = zip(*points, strict=True)
       axes.errorbar(
         x,
@@ -221,11 +264,11 @@ def trend(
         markersize=3,
         capsize=2,
         color=colors(index % 20),
-        label=label(arm),
       )
-    axes.axhline(0, color='black', linewidth=0.8)
     axes.set_xscale('log', base=2)
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(f'final loss less that of {label(baseline)}, nats')
-    axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.01, 0.5))
+    _loss_ticks(axes)
+    ends = [(*points[-1][:2], label(arm)) for arm, points in gaps.items()]
+    _write_names(axes, ends, right=True)
     _save(figure, path)

@@ -7,15 +7,17 @@ import argparse
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments import analysis, figures, studies, trial, verdicts
 from experiments.analysis import Difference, Summary
-from experiments.cells import CELLS
+from experiments.cells import CELLS, Cell
 
 DOCS = pathlib.Path('docs')
 PICTURES = 'evidence'
-# Study, heading, baseline, and whether the picture of fronts is made of it.
+# Pictures of the front need so many finished arms.
+FEWEST = 3
+# Study, heading and baseline.
 _PARTS = (
   ('small_recipes', 'Recipes on a small Llama, tied', 'recipe_adamw'),
   ('small_tied', 'Rules of the table on a small Llama, tied', 'adamw'),
@@ -25,11 +27,35 @@ _TOYS = ('toy', 'toy_dose', 'toy_large')
 
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
-Written by `python -m experiments.report` from the files in `results/`; do not
-edit. `experiments/PROTOCOL.md` has what was decided
-before the runs: arms, cells, tuning and decisions. Losses are nats per token.
-All numbers are of small models on 12 MB of text; none says what happens at a
-billion parameters.
+These studies train small language models with many optimizers, all tuned in the
+same way, and compare their loss and their memory. `experiments/PROTOCOL.md`
+lists the optimizers, the models, the search and what decides; it was committed
+before the runs. `python -m experiments.report` writes this page from the files
+in `results/`, which have a line for every run.
+"""
+
+_HOW = """## How to read it
+
+- **What differs.** In studies of *rules*, optimizers differ only in the rule
+  that updates the embedding table, and the head where it is another matrix.
+  SinkGD updates all other matrices and AdamW the vectors. In the study of
+  *recipes*, all parameters follow a recipe of `sage_optax`.
+- **Models.** The toy predicts a token from the one before, with a table and one
+  matrix. `toy_v1024` has a vocabulary of 1024 tokens; `_t2` stands for 2 pairs
+  of tokens a step for each row of the table, 0.5 elsewhere. The small Llama has
+  2 layers of width 64 and a vocabulary of 4096. All read the same 12 MB of
+  text.
+- **Tuning.** Runs with seed 0 choose the rate of the table, the rate of the
+  matrices, the weight decay and one beta. The chosen options then run with
+  fresh seeds, 20 in the toy and 5 in the Llama.
+- **Loss** is in nats per token; lower is better, and 0.01 nats is 1 % of
+  perplexity. It is the mean over the fresh seeds. A number in italics is the
+  lowest of seed 0 instead: it is too low by an unknown amount, and no
+  comparison uses it.
+- **Difference** is the loss less that of AdamW with the same seed, which has
+  the same initial weights and data, with a 95 % interval (Student's t). *p* is
+  corrected for the number of optimizers (Holm).
+- **State** is the memory that the optimizer keeps from step to step.
 """
 
 
@@ -43,35 +69,78 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
   found = {
     name: analysis.summarize(study, results)
     for name, study in studies.STUDIES.items()
+    if name != 'vit'  # It has a page of its own.
   }
-  text = [_HEAD, _missing(found), verdicts.text(found)]
+  pictures = docs / PICTURES
+  for old in pictures.glob('*.png'):
+    old.unlink()
+  text = [_HEAD, *_front(found, pictures), _HOW, _progress(found)]
+  text += [verdicts.text(found), verdicts.limits(found), verdicts.RULES]
   for name, heading, baseline in _PARTS:
     text.append(f'## {heading}\n')
-    text += _part(name, found[name], baseline, docs / PICTURES)
-  toys = [s for name in _TOYS for s in found.get(name, [])]
-  text += _toy_part(toys, docs / PICTURES)
+    text += _part(name, found[name], baseline, pictures)
+  text += _toy_part([s for name in _TOYS for s in found[name]], pictures)
   (docs / 'evidence.md').write_text('\n'.join(text).rstrip() + '\n')
 
 
-def _missing(found: dict[str, list[Summary]]) -> str:
+def _front(
+  found: Mapping[str, Sequence[Summary]], pictures: pathlib.Path
+) -> list[str]:
+  """The picture of loss against state in the first cell that has enough arms.
+
+  Of the toy's cells it takes the one with most arms, then with most tokens.
+  """
+  groups = [(found[name], baseline) for name, _, baseline in _PARTS]
+  toys = [
+    [s for s in found['toy'] if s.cell == cell]
+    for cell in dict.fromkeys(s.cell for s in found['toy'])
+  ]
+  toys.sort(key=lambda group: (-len(_finished(group)), -_cell(group).tokens))
+  groups += [(group, 'adamw') for group in toys]
+  for group, name in groups:
+    finished = _finished(group)
+    baseline = next((s for s in finished if s.arm == name), None)
+    if baseline is None or len(finished) < FEWEST:
+      continue
+    kind = 'recipes'
+    if not name.startswith('recipe_'):
+      kind = 'rules for the embedding table'
+    about = (
+      f'Loss and optimizer memory of {len(finished)} {kind}: '
+      f'{_cell(group).about}'
+    )
+    path = pictures / 'state.png'
+    figures.pareto(finished, baseline, about, path)
+    return [
+      f'![Loss against optimizer state]({PICTURES}/{path.name})\n',
+      'The names are explained [below](#the-rules-for-the-table).\n',
+    ]
+  return []
+
+
+def _finished(summaries: Sequence[Summary]) -> list[Summary]:
+  return [s for s in summaries if s.complete]
+
+
+def _cell(summaries: Sequence[Summary]) -> Cell:
+  return CELLS[summaries[0].cell]
+
+
+def _progress(found: Mapping[str, Sequence[Summary]]) -> str:
   """Returns how much of each study is done."""
   rows = [
     '## What has been measured\n',
-    '| study | arms tuned | arms complete | runs done | runs missing, about |',
-    '|---|---|---|---|---|',
+    '| study | optimizers finished | runs done | runs missing, about |',
+    '|---|---|---|---|',
   ]
   for name, summaries in found.items():
-    tuned = sum(s.progress.tuned is not None for s in summaries)
-    complete = sum(s.complete for s in summaries)
     rows.append(
-      f'| `{name}` | {tuned} of {len(summaries)} | {complete} of '
-      f'{len(summaries)} | {sum(s.progress.done for s in summaries)} | '
-      f'{sum(s.progress.left for s in summaries)} |'
+      f'| `{name}` | {len(_finished(summaries))} of {len(summaries)} | '
+      f'{sum(s.progress.done for s in summaries)} | {_left(summaries)} |'
     )
   rows.append(
-    '\nThe cell `medium_tied` has no runs yet. A number in italics is '
-    'of seed 0, the seed that tuned it: it is too good by an unknown amount, '
-    'and no comparison uses it.\n'
+    '\nThe larger Llama of the protocol, `medium_tied`, has no runs yet. A '
+    'study of a vision transformer has [its own page](vision.md).\n'
   )
   return '\n'.join(rows)
 
@@ -79,42 +148,43 @@ def _missing(found: dict[str, list[Summary]]) -> str:
 def _part(
   name: str, summaries: list[Summary], base: str, pictures: pathlib.Path
 ) -> list[str]:
-  """Table and pictures of a study with one cell."""
+  """Tables and pictures of a study with one cell."""
   begun = [s for s in summaries if s.best]
   baseline = next(s for s in summaries if s.arm == base)
   if not begun:
-    return [f'Not measured yet: 0 of about {_left(summaries)} runs.\n']
+    return [f'Not measured yet: about {_left(summaries)} runs.\n']
   text = [table(begun, baseline)]
   absent = [s.arm for s in summaries if not s.best]
   if absent:
     names = ', '.join(f'`{arm}`' for arm in absent)
     text.append(f'Not measured yet: {names}.\n')
-  if baseline.best and len(begun) > 1:
-    figures.pareto(begun, baseline, pictures / f'{name}_state.png')
-    figures.deciles(begun, baseline, pictures / f'{name}_deciles.png')
-    text += [
-      f'![Loss against optimizer state]({PICTURES}/{name}_state.png)\n',
-      f'Intervals are those of the paired difference to `{base}`.\n',
-      f'![Loss by token frequency]({PICTURES}/{name}_deciles.png)\n',
-    ]
+  finished = _finished(begun)
+  if baseline in finished and len(finished) > 1:
+    figures.deciles(finished, baseline, pictures / f'{name}_deciles.png')
+    text.append(f'![Loss by token frequency]({PICTURES}/{name}_deciles.png)\n')
   for rate in ('embedding_rate', 'matrix_rate'):
     figures.rates(begun, rate, pictures / f'{name}_{rate}.png')
-    text.append(f'![Loss against {rate}]({PICTURES}/{name}_{rate}.png)\n')
+    words = rate.replace('_', ' ')
+    text.append(f'![Loss against {words}]({PICTURES}/{name}_{rate}.png)\n')
   return text
 
 
 def table(summaries: Sequence[Summary], baseline: Summary) -> str:
-  """The table of a cell, the best arm first."""
+  """The tables of a cell, the best arm first: results, then the tuning."""
   gaps = analysis.differences(summaries, baseline)
-  rows = [
-    '| arm | loss | perplexity | bits per byte | difference to '
-    f'`{baseline.arm}`, 95 % interval | p (Holm) | state, KiB | core-ms a '
-    'step | embedding rate | matrix rate | weight decay | beta | rates within '
-    f'{analysis.WINDOW_NATS} nats | spikes | runs |',
-    '|' + '---|' * 15,
-  ]
   ranked = sorted(summaries, key=_rank)
-  rows += [_row(s, gaps.get(s.arm), baseline) for s in ranked]
+  rows = [
+    '| optimizer | loss | perplexity | bits per byte | difference to '
+    f'`{baseline.arm}` | p | state, KiB |',
+    '|' + '---|' * 7,
+    *(_result(s, gaps.get(s.arm), baseline) for s in ranked),
+    '\nOptions, and how they were found:\n',
+    '| optimizer | rate of the table | such rates within '
+    f'{analysis.WINDOW_NATS} nats | rate of matrices | weight decay | beta | '
+    'runs to tune, fresh | jumps of the loss | core-ms a step |',
+    '|' + '---|' * 9,
+    *(_tuning(s) for s in ranked),
+  ]
   return '\n'.join(rows) + '\n'
 
 
@@ -125,43 +195,47 @@ def _rank(summary: Summary) -> tuple[bool, float]:
   return True, summary.best['loss'] if summary.best else math.inf
 
 
-def _row(summary: Summary, gap: Difference | None, baseline: Summary) -> str:
+def _result(summary: Summary, gap: Difference | None, baseline: Summary) -> str:
   best = summary.best
   assert best is not None
-  loss, bits = summary.mean(), None
-  if 'bits_per_byte' in best:
-    bits = summary.mean('bits_per_byte') if summary.final else None
+  loss, bits = summary.mean(), best.get('bits_per_byte')
+  if bits is not None and summary.final:
+    bits = summary.mean('bits_per_byte')
   mark = '' if loss is not None else '*'
   shown = best['loss'] if loss is None else loss
-  if bits is None:
-    bits = best.get('bits_per_byte')
-  tuned = summary.progress.tuned
+  difference = 'baseline' if summary is baseline else ''
+  if gap is not None and gap.half_width is not None:
+    difference = f'{gap.mean:+.4f} ± {gap.half_width:.4f}'
+  cells = [
+    f'`{summary.arm}`' + ('' if summary.progress.tuned else ' (still tuning)'),
+    f'{mark}{shown:.4f}{mark}',
+    f'{mark}{math.exp(shown):.2f}{mark}',
+    '' if bits is None else f'{mark}{bits:.4f}{mark}',
+    difference,
+    '' if gap is None or gap.p is None else f'{gap.p:.2g}',
+    f'{best["state_bytes"] / 1024:.1f}',
+  ]
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+def _tuning(summary: Summary) -> str:
+  best, tuned = summary.best, summary.progress.tuned
+  assert best is not None
   options = best['options'] if tuned is None else tuned.options
   lines = list(summary.final.values()) or [best]
   steps = sorted(line['step_core_seconds'] for line in lines)
   good = analysis.window(summary, 'embedding_rate')
   beta = options.get('beta')
-  if gap is None or gap.half_width is None:
-    difference = 'baseline' if summary is baseline else ''
-  else:
-    difference = f'{gap.mean:+.4f} ± {gap.half_width:.4f}'
-  p = '' if gap is None or gap.p is None else f'{gap.p:.2g}'
   cells = [
-    f'`{summary.arm}`' + ('' if tuned else ' (still tuning)'),
-    f'{mark}{shown:.4f}{mark}',
-    f'{mark}{math.exp(shown):.2f}{mark}',
-    '' if bits is None else f'{mark}{bits:.4f}{mark}',
-    difference,
-    p,
-    f'{best["state_bytes"] / 1024:.1f}',
-    f'{1000 * steps[len(steps) // 2]:.0f}',
+    f'`{summary.arm}`',
     f'{options["embedding_rate"]:.3g}',
+    '' if good is None else f'{good[0]:.3g} to {good[1]:.3g}',
     f'{options["matrix_rate"]:.3g}',
     f'{options["weight_decay"]:g}',
     '' if beta is None else f'{analysis.beta_name(summary.arm)} {beta:g}',
-    '' if good is None else f'{good[0]:.3g} to {good[1]:.3g}',
+    f'{len(summary.tuning)}, {len(summary.final)}',
     str(sum(line['spikes'] for line in lines)),
-    f'{len(summary.tuning)} + {len(summary.final)}',
+    f'{1000 * steps[len(steps) // 2]:.0f}',
   ]
   return '| ' + ' | '.join(cells) + ' |'
 
@@ -179,9 +253,7 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
     baseline = next(s for s in mine if s.arm == 'adamw')
     heading = f'### {name}: {CELLS[name].tokens} pairs a step\n'
     if not begun:
-      tables.append(
-        f'{heading}\nNot measured yet: 0 of about {_left(mine)} runs.\n'
-      )
+      tables.append(f'{heading}\nNot measured yet: about {_left(mine)} runs.\n')
       continue
     tables.append(f'{heading}\n{table(begun, baseline)}')
     cell = CELLS[name]
@@ -204,7 +276,7 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
     if any(len(points) > 1 for points in gaps.values()):
       ordered = {arm: sorted(points) for arm, points in gaps.items()}
       figures.trend(ordered, label, 'adamw', pictures / f'{file}.png')
-      text.append(f'![Gap against {label}]({PICTURES}/{file}.png)\n')
+      text.append(f'![Difference against {label}]({PICTURES}/{file}.png)\n')
   return text + tables
 
 

@@ -3,12 +3,24 @@
 import dataclasses
 import json
 import math
+import re
+import shutil
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import analysis, outcome, report, studies, trial, verdicts
+from experiments import (
+  analysis,
+  figures,
+  outcome,
+  report,
+  studies,
+  trial,
+  verdicts,
+)
+from experiments.arms import RULES, TABLE_ARMS
+from tests.support import runs
 
 _STUDY = studies.STUDIES['small_tied']
 _OPTIMA = {'adamw': 3.0, 'sage': 3.1, 'sinkgd': 3.4}
@@ -39,9 +51,8 @@ def _line(one):
   }
 
 
-@pytest.fixture(scope='module')
-def results(tmp_path_factory):
-  root = tmp_path_factory.mktemp('results')
+def _write_results(root, most):
+  """Made-up results of three arms, up to a number of runs."""
   path = trial.path_of(_STUDY.name, root)
   part = dataclasses.replace(
     _STUDY, blocks=(('small_tied', ('adamw', 'sage', 'sinkgd')),)
@@ -49,16 +60,29 @@ def results(tmp_path_factory):
   losses = {}
   for _ in range(300):
     ready = studies.missing_trials(part, losses)
-    if not ready or len(losses) > 45:  # the last arm is not finished
+    if not ready or len(losses) > most:
       break
     line = _line(ready[0])
     trial.append(path, line)
     losses |= trial.losses([line])
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+  root = tmp_path_factory.mktemp('results')
+  _write_results(root, 45)  # The last arm is not finished.
   return root
 
 
 def _summaries(results):
   return {s.arm: s for s in analysis.summarize(_STUDY, results)}
+
+
+def _found(root):
+  return {
+    name: analysis.summarize(study, root)
+    for name, study in studies.STUDIES.items()
+  }
 
 
 def test_paired_differences_agree_with_scipy(results):
@@ -74,7 +98,7 @@ def test_paired_differences_agree_with_scipy(results):
   assert gap.p == pytest.approx(test.pvalue)
   assert gap.mean == pytest.approx((low + high) / 2)
   assert gap.half_width == pytest.approx((high - low) / 2)
-  assert verdicts.answer(gap) == 'no, worse'
+  assert verdicts.answer(gap) == 'higher'
   # Seed 0, which tuned, is in no comparison.
   assert 0 not in a.losses
 
@@ -106,13 +130,66 @@ def test_the_page_is_the_same_to_the_byte(results, tmp_path):
     )
   assert pages[0] == pages[1]
   text = (tmp_path / 'a' / 'evidence.md').read_text()
-  for name in ('small_tied_state.png', 'small_tied_deciles.png'):
-    assert f'](evidence/{name})' in text
-    assert (tmp_path / 'a' / 'evidence' / name).exists()
-  assert 'Not measured yet: 0 of about' in text  # the other studies
+  drawn = {path.name for path in (tmp_path / 'a' / 'evidence').iterdir()}
+  assert drawn == set(re.findall(r'\]\(evidence/(.*?)\)', text))
+  assert 'small_tied_deciles.png' in drawn
+  assert 'Not measured yet: about' in text  # the other studies
   mean = _summaries(results)['sage'].mean()
   assert f'| `sage` | {mean:.4f} |' in text
   assert '| `sinkgd` (still tuning) | *' in text
+
+
+def test_the_front_needs_three_finished_arms(results, tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    figures, 'pareto', lambda found, *args: drawn.append((found, *args))
+  )
+  pictures = tmp_path / 'docs' / 'evidence'
+  pictures.mkdir(parents=True)
+  (pictures / 'state.png').write_bytes(b'of earlier results')
+  report.write(results, tmp_path / 'docs')
+  assert not drawn
+  assert not (pictures / 'state.png').exists()
+  _write_results(tmp_path / 'results', 100)
+  report.write(tmp_path / 'results', tmp_path / 'docs')
+  ((finished, baseline, about, path),) = drawn
+  assert {s.arm for s in finished} == set(_OPTIMA)
+  assert baseline.arm == 'adamw'
+  assert '3 rules for the embedding table: a Llama, 2 layers' in about
+  assert path == pictures / 'state.png'
+
+
+def test_options_that_the_search_missed_are_listed(results, tmp_path):
+  root = tmp_path / 'results'
+  shutil.copytree(results, root)
+  assert 'can miss' not in verdicts.limits(_found(root))
+  sage = _summaries(root)['sage']
+  options = {**sage.progress.tuned.options, 'weight_decay': 1.0, 'beta': 0.8}
+  tuned = _line(
+    trial.make('small_tied', 'sage', sage.progress.tuned.options, 0)
+  )
+  for seed, loss in ((0, tuned['loss'] - 0.5), (1, 2.25), (2, 2.75)):
+    line = _line(trial.make('small_tied', 'sage', options, seed))
+    trial.append(trial.path_of('small_tied', root), {**line, 'loss': loss})
+  text = verdicts.limits(_found(root))
+  assert 'For 1 of 2 tuned optimizers' in text
+  fresh = sage.mean()
+  assert (
+    f'| `small_tied` | `sage` | 0 | {tuned["loss"]:.4f} | {fresh:.4f} | 1 | '
+    f'{tuned["loss"] - 0.5:.4f} | 2.5000 |'
+  ) in text
+
+
+def test_the_committed_page_is_that_of_the_results(tmp_path):
+  report.write(runs.ROOT / trial.RESULTS, tmp_path)
+  page = (runs.ROOT / report.DOCS / 'evidence.md').read_text()
+  assert (tmp_path / 'evidence.md').read_text() == page
+  for name in re.findall(r'\]\((evidence/.*?)\)', page):
+    assert (runs.ROOT / report.DOCS / name).exists()
+
+
+def test_every_rule_is_explained():
+  assert set(RULES) == {arm.name for arm in TABLE_ARMS}
 
 
 def test_deciles_have_equal_numbers_of_occurrences():
