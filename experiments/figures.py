@@ -60,9 +60,9 @@ def pareto(
   points = []
   for summary in summaries:
     gap = analysis.difference(summary, baseline)
-    assert gap is not None
-    state = 100 * _state(summary) / _state(baseline)
-    points.append((state, gap.mean, gap.half_width or 0.0, summary.arm))
+    if gap is not None and gap.half_width is not None:
+      state = 100 * _state(summary) / _state(baseline)
+      points.append((state, gap.mean, gap.half_width, summary.arm))
   # On a logarithmic axis next to nothing is drawn left of all others.
   left = min(p[0] for p in points if p[0] > _LEAST) / 3
   points = [(p[0] if p[0] > _LEAST else left, *p[1:]) for p in points]

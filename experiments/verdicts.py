@@ -39,8 +39,8 @@ _LIMITS = """## Limits
 """
 
 _ONE_SEED = """\
-- **One seed chooses the options.** They are those with the lowest loss of
-  seed 0, which is partly luck. The loss of one optimizer differs between fresh
+- **One seed chooses the options.** The search compares losses of seed 0, and
+  a low one is partly luck. The loss of one optimizer differs between fresh
   seeds by {spread:.4f} nats (the median standard deviation in the toy), so
   options whose losses of seed 0 are closer than that cannot be told apart. The
   intervals hold for the chosen options and do not include this.
