@@ -168,14 +168,14 @@ def _state(summary: Summary) -> Any:
 def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
   """Loss against a rate, one panel an arm; the best over all other options."""
   shown = [s for s in summaries if s.tuning]
-  columns = 4
+  columns = min(4, len(shown))
   rows = -(-len(shown) // columns)
   lowest = min(loss for s in shown for _, loss in analysis.rate_curve(s, name))
   with plt.rc_context(_STYLE):
     figure, grid = plt.subplots(
       rows,
       columns,
-      figsize=(8.5, 1.7 * rows),
+      figsize=(2.4 * columns, 0.5 + 1.6 * rows),
       sharex=True,
       sharey=True,
       squeeze=False,
@@ -184,7 +184,9 @@ def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
       curve = analysis.rate_curve(summary, name)
       axes.plot(*zip(*curve, strict=True), 'o-', markersize=3)
       axes.set_title(label(summary.arm), fontsize=8)
-      axes.set_xscale('log', base=2)
+      axes.set_xscale('log')
+      axes.xaxis.set_major_formatter('{x:g}')
+      axes.xaxis.set_minor_formatter(ticker.NullFormatter())
       axes.set_ylim(lowest - 0.03, lowest + 0.6)
     for axes in list(grid.flat)[len(shown) :]:
       axes.set_visible(False)

@@ -1,4 +1,4 @@
-"""The answers to the questions of the protocol, and what limits them."""
+"""The prose of the report: how to read it, the answers, and their limits."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +12,33 @@ from experiments.cells import CELLS
 PRIZE_STATE, PRIZE_NATS = 0.01, 0.01
 _OTHERS = ('sinkgd', 'lion', 'lion_mean_h', 'sage_shuffled')
 _NOT_YET = 'Not measured yet.'
+
+HOW = f"""## How to read it
+
+- **What differs.** In studies of *rules*, optimizers differ only in the rule
+  that updates the embedding table, and the head where it is another matrix.
+  SinkGD updates all other matrices and AdamW the vectors. In the study of
+  *recipes*, all parameters follow a recipe of `sage_optax`.
+- **Models.** The toy predicts a token from the one before, with a table and one
+  matrix. `toy_v1024` has a vocabulary of 1024 tokens; `_t2` stands for 2 pairs
+  of tokens a step for each row of the table, 0.5 elsewhere. The small Llama has
+  2 layers of width 64 and a vocabulary of 4096. All read the same 12 MB of
+  text.
+- **Tuning.** Runs with seed 0 choose the rate of the table, the rate of the
+  matrices, the weight decay and one beta. The chosen options then run with
+  fresh seeds, 20 in the toy and 5 in the Llama.
+- **Loss** is in nats per token; lower is better, and 0.01 nats is 1 % of
+  perplexity. It is the mean over the fresh seeds. A number in italics is the
+  lowest of seed 0 instead: it is too low by an unknown amount, and no
+  comparison uses it.
+- **Difference** is the loss less that of AdamW with the same seed, which has
+  the same initial weights and data, with a 95 % interval (Student's t). *p* is
+  corrected for the number of optimizers (Holm).
+- **State** is the memory that the optimizer keeps from step to step.
+- **Options.** *Good rates* are those whose lowest loss of seed 0 is within
+  {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
+  above the mean of the 20 before. *Core-ms* are milliseconds of one core.
+"""
 
 _QUESTIONS = """## The four questions
 
