@@ -1,4 +1,4 @@
-"""Bytes that Muon's update sends between devices, beside Optax's Muon.
+"""Bytes that Muon's update sends between devices, compared with Optax's Muon.
 
 python -m benchmarks.muon_collectives
 
@@ -26,7 +26,7 @@ _MESHES = (
 
 
 def _optax_muon() -> optax.GradientTransformation:
-  """Optax's Muon, told that the last two axes are the matrices."""
+  """Optax's Muon, with the last two axes as the matrix."""
   axes = optax.contrib.MuonDimensionNumbers(-2, -1)
   return optax.contrib.muon(
     1e-3,

@@ -34,7 +34,7 @@ class Row:
   Attributes:
     name: Name of the optimizer.
     timing: Its times, and the ratio to the baseline's.
-    floor: Its median as a multiple of the least time for moving floor_bytes.
+    floor: Its median divided by the shortest time to move floor_bytes.
     floor_bytes: Bytes that any update with this state must move; None for
       PyTorch's.
     state_bytes: Size of its state.

@@ -102,7 +102,7 @@ def unstack(tree: Any) -> Any:
 
 
 def _muon(roles: Any) -> optax.GradientTransformation:
-  """Optax's Muon, told to treat stacked matrices as matrices."""
+  """Optax's Muon, with stacked matrices treated as matrices."""
   axes = optax.contrib.MuonDimensionNumbers(-2, -1)
   return optax.contrib.muon(
     RATE,

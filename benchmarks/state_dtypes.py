@@ -1,11 +1,12 @@
-"""Size, error and time of states in fewer bits.
+"""Size, error and time of bfloat16 and int8 states.
 
 python -m benchmarks.state_dtypes
 
 Prints a Markdown table. The gradients are normal, with means and sizes that
-differ by row and column, and shrink tenfold half-way. The error is that of all
-updates, relative to float32 state. Times are the least of several runs, of all
-types in turn.
+differ by row and column, and become ten times smaller halfway. The error is the
+norm of the difference of all updates from those with float32 state, divided by
+the norm of the latter. Times are the minimum of several runs, which alternate
+between the dtypes.
 """
 
 import functools
@@ -45,7 +46,7 @@ def _updates(tx: Any, size: jax.Array) -> jax.Array:
 
 
 def _seconds(transformations: list[Any], rounds: int = 7) -> list[float]:
-  """Least time of a step of each."""
+  """Minimum time of a step, for each transformation."""
   grads = jax.random.normal(jax.random.key(0), _TIMED)
   update = [jax.jit(tx.update, donate_argnums=1) for tx in transformations]
   states = [tx.init(grads) for tx in transformations]

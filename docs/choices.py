@@ -1,92 +1,99 @@
-"""Differences of papers and released codes, for docs/conformance.md."""
+"""Differences between papers and released code, for docs/conformance.md."""
 
-# Methods without a recorded run, and what they are compared with instead.
+# Methods without a recorded run, and their references.
 NOT_RECORDED: dict[str, str] = {
-  'adafactor': "Optax's scale_by_factored_rms and its clip",
+  'adafactor': "Optax's scale_by_factored_rms and clipping",
   'soap': 'its equations in float64',
-  'adam_mini': 'optax.scale_by_adam where slices are constant',
+  'adam_mini': 'optax.scale_by_adam, for constant slices',
 }
 
 # method: (paper, released code, ours). Sizes are in the tables of the page.
 CHOICES: dict[str, tuple[str, str, str]] = {
   'adamw': (
-    'eps after the bias correction, decay of the old parameter',
+    'eps after the bias correction; decay of the old parameter',
     'as the paper (PyTorch)',
-    "the paper, Optax's code; moments in float32",
+    'as the paper, with Optax; moments in float32',
   ),
-  'lion': ('sign of the old momentum', 'as the paper', 'the paper'),
+  'lion': (
+    'sign computed from the old momentum',
+    'as the paper',
+    'as the paper',
+  ),
   'sage': (
-    'sign of the old momentum; damper of two terms',
-    'momentum moved before the sign; two of three classes have one term',
-    'the paper',
+    'sign computed from the old momentum; damper of two terms',
+    'momentum updated before the sign; two of three classes have one term',
+    'as the paper',
   ),
   'sinkgd': (
     'no eps',
-    'eps added to the norms; two of three classes without the square roots',
-    'eps added to the norms; `unit_norm=True` for the form without roots',
+    'eps added to the norms; two of three classes omit the square roots',
+    'eps added to the norms; `unit_norm=True` omits the square roots',
   ),
   'muon': (
     'Newton-Schulz of the Nesterov momentum; MuonEq divides by norms first',
     'in bfloat16; MuonEq adds 1e-8 to the squared norms of summed gradients; '
-    'low-rank Muon takes a QR of the columns drawn',
+    'low-rank Muon uses a QR of the sampled columns',
     'bfloat16 on accelerators, float32 or wider on CPU; 1e-8 added to norms; '
-    'a polar factor of the columns',
+    'polar factor of the sampled columns',
   ),
   'scale': (
     'division by the L2 norm',
-    'by the rms, at least 1e-8; the symmetry-compatible one adds 1e-8',
+    'by the rms, at least 1e-8; the symmetry-compatible method adds 1e-8',
     'by the rms, at least 1e-8; `unit_norm=True` for the L2 norm',
   ),
   'swan': (
     'exact inverse root of the Gram matrix',
-    'an independent one: Newton-Schulz from the Gram matrix over its trace',
-    'Newton-Schulz from the Gram matrix over its Frobenius norm',
+    'not by the authors: Newton-Schulz of the Gram matrix over its trace',
+    'Newton-Schulz of the Gram matrix over its Frobenius norm',
   ),
   'stable_spam': (
-    "zero moments at a reset, before use; the averages' count continues",
-    'old moments at a reset; the count starts again for the averages too',
-    'the paper',
+    "a reset sets moments to zero before use; the averages' count continues",
+    "a reset step uses the old moments; the averages' count restarts, too",
+    'as the paper',
   ),
   'spam': (
     'clip by the second moment; momentum on a random part of the entries',
-    'entries without a second moment set to zero, and frozen; no decay there',
-    'the code, but such entries are not clipped; decay as everywhere',
+    'entries without a second moment are frozen, without decay',
+    'as the code, but such entries are updated and decayed',
   ),
   'sgd_sai': (
-    'zero momentum at the start; ratios over their maximum',
-    'momentum starts as the first gradient; ratios as they are',
-    'the code; `normalize_by_max=True`; ratio of the first non-zero gradient',
+    'momentum starts at zero; ratios divided by their maximum',
+    'momentum starts as the first gradient; ratios not divided',
+    'as the code, but the ratio is that of the first non-zero gradient; '
+    '`normalize_by_max=True` divides the ratios',
   ),
   'apollo': (
-    'Adam of a projected gradient gives the factors; a norm may grow by 1 %',
-    'the root of `scale`; limited before the bias correction; a zero gradient '
-    'leaves 0 as the norm to grow from',
-    'the code, but a zero gradient leaves the norm from before',
+    'factors from Adam of a projected gradient; a norm may grow by 1 % per '
+    'step',
+    'root of `scale`; limiter before the bias correction; after a zero '
+    'gradient the norm grows from 0',
+    'as the code, but a zero gradient keeps the previous norm',
   ),
   'adafactor': (
-    'relative step sizes, by the rms of the parameter',
+    'steps relative to the rms of the parameter',
     'an option',
-    'left out; `optax.scale_by_param_block_rms` adds them',
+    'not relative; `optax.scale_by_param_block_rms` makes them so',
   ),
   'adam_mini': (
-    'a second moment per head for queries and keys',
+    'one second moment per attention head for queries and keys',
     'as the paper',
-    'per fan-out unit there too; per feature in Coupled Adam',
+    'one per fan-out unit there, too; per feature in Coupled Adam',
   ),
   'soap': (
     'orthogonal iteration every f steps',
-    'no first step; directions and second moment sorted anew each time',
-    'no first step; sorted once, by the eigenvectors of the first gradient',
+    'first step without update; directions and second moment re-sorted at each '
+    'iteration',
+    'first step without update; sorted once, by the first eigenvalues',
   ),
   'galore': (
     'Adam in the leading subspace of the gradient',
-    'eps added before the bias correction; moments kept at a refresh',
-    "the code; `projector='subspace'` instead of an SVD for TPUs",
+    'eps added before the bias correction; moments kept when P is renewed',
+    "as the code; `projector='subspace'` instead of an SVD for TPUs",
   ),
   'fira': (
-    'the residual is the gradient less its projection',
-    'less `alpha` times its projection; norms as in APOLLO',
-    'the code, zero gradients as in APOLLO; `exact_residual=True` for the '
-    'paper',
+    'the residual is the gradient minus its projection',
+    'minus `alpha` times its projection; norms as in APOLLO',
+    'as the code, with zero gradients as in our APOLLO; '
+    '`exact_residual=True` follows the paper',
   ),
 }

@@ -15,12 +15,12 @@ _INTRO = """\
 # Conformance
 
 The first table lists where a paper and its released code differ, and what we
-do. The tables below it compare our trajectory of parameters with each recorded
-run of released code: the largest absolute difference over all steps and the
+do. The tables below compare our parameter trajectories with recorded runs of
+released code: they show the largest absolute difference over all steps and the
 named leaves, in float64 and in float32. Differences below {floor:g} (float64)
-and {floor32:g} (float32) are not resolved, because they depend on the machine.
+and {floor32:g} (float32) are not shown, because they depend on the machine.
 
-A row with a reason is a deliberate deviation.
+A row with an entry under *why* is a deliberate deviation.
 `tests/sage_optax/methods/golden_test.py` checks every other row to its
 tolerance, and checks that the deviations exist.
 
@@ -28,17 +28,17 @@ tolerance, and checks that the deviations exist.
 
 ## The recorded runs
 
-`tests/golden/<method>/<case>.json` has source, commit, hyperparameters and
-patches. The `.npz` beside it (`numpy.load`) has `param0/<leaf>`,
-`grads/<leaf>` (steps first) and `params/<leaf>` (after each step). For random
-methods it also has `proj/<leaf>` with `proj_steps/<leaf>` (the steps from which
-each projection applies) and `mask/<leaf>`. Dense leaves (`w6x4`, `w8x8`,
-`w4x12`) are `[out, in]`, `embed` is `[vocabulary, feature]`. To test a port,
-start from `param0`, feed `grads`, and compare with `params` after each step.
-`python -m docs.generate` writes this page.
+`tests/golden/<method>/<case>.json` contains source, commit, hyperparameters and
+patches. The `.npz` beside it (`numpy.load`) contains `param0/<leaf>`,
+`grads/<leaf>` (axis 0 is the step) and `params/<leaf>` (after each step). For
+random methods it also contains `proj/<leaf>` with `proj_steps/<leaf>` (the
+steps from which each projection applies) and `mask/<leaf>`. Dense leaves
+(`w6x4`, `w8x8`, `w4x12`) are `[out, in]`, `embed` is `[vocabulary, feature]`.
+To test a port, start from `param0`, apply `grads`, and compare with `params`
+after each step. `python -m docs.generate` writes this page.
 
 The column *paper* is the difference between the recorded run and the paper's
-equations in NumPy, as noted in the `.json` file; `-` means not noted.
+equations in NumPy, from the `.json` file; `-` means that it is not recorded.
 """
 _FLOORS = {'float64': 1e-12, 'float32': 1e-5}
 
@@ -60,7 +60,7 @@ def page() -> str:
   cases = sorted(replays.REPLAYS, key=_method)
   for name, group in itertools.groupby(cases, key=_method):
     text += [f'### {name}', '', *_table(list(group)), '']
-  text += ['### Not recorded', '', 'Compared with other code instead:', '']
+  text += ['### Not recorded', '', 'These methods are compared with:', '']
   text += [f'- {name}: {other}' for name, other in NOT_RECORDED.items()]
   return '\n'.join([*text, ''])
 
@@ -82,7 +82,7 @@ def measure(replay: replays.Replay) -> dict[str, float]:
 
 
 def cell(value: float, dtype: str) -> str:
-  """Formats one significant digit, or the floor below which it lies."""
+  """Formats one significant digit, or the floor if the value is below it."""
   floor = _FLOORS[dtype]
   return f'< {floor:g}' if value < floor else f'{value:.0e}'
 

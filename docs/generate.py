@@ -1,4 +1,6 @@
-"""Writes the generated files, or some: python -m docs.generate [NAME ...].
+"""Writes the generated files, or some of them.
+
+python -m docs.generate [NAME ...]
 
 - api: tests/public_api.txt
 - methods: docs/methods/*.md

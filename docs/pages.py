@@ -21,7 +21,7 @@ _MADE = '<!-- Made by python -m docs.generate from the docstring. -->'
 
 
 def all_pages() -> dict[str, str]:
-  """File name without its ending -> Markdown."""
+  """Returns file name without suffix -> Markdown."""
   pages = {
     name: page(name, function) for name, function in recipes.METHODS.items()
   }

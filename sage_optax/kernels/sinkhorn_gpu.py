@@ -1,10 +1,10 @@
 """The two scales of SinkGD on NVIDIA GPUs, by Pallas (Triton).
 
-A block of whole slices is looked at twice in an iteration: for its own norms,
-and for the sums of the other axis once they are known. It is so small that the
-second look should find it in a cache, so that main memory is read once per
-iteration, where XLA's form reads it twice. That is by reckoning: the kernels
-have been compiled for GPUs and interpreted, not run on one. The oracle is
+In each iteration, a block of whole slices is read twice: for its own norms and,
+once these are known, for the sums of the other axis. The block is so small that
+the second read should hit a cache, so that main memory is read once per
+iteration; XLA's form reads it twice. This is an estimate: the kernels have been
+compiled for GPUs and interpreted, but not run on one. They are tested against
 `core.sinkhorn.plain`.
 """
 
@@ -22,13 +22,13 @@ from sage_optax.core.sinkhorn_scales import Options, Scales
 from sage_optax.kernels import sinkhorn_reads as _reads
 
 # An H100 has 132 processors with 256 KiB of cache each, and 50 MiB together.
-# By ptxas these tiles take 54 to 64 registers a thread: with 1024 threads, one
-# block is on a processor at a time.
+# According to ptxas, these tiles take 54 to 64 registers per thread: with 1024
+# threads, a processor runs one block at a time.
 _BLOCK_BYTES = 2**18
-_SECTOR = 32  # bytes that memory is read by
-# Slices of a block; the partial sums of its size-th part are written and read.
+_SECTOR = 32  # bytes per memory access
+# Slices per block. Each block's partial sums are written and read once.
 _LEAST, _MOST = 8, 64
-_TILE = 16384  # numbers of a block that are in registers at a time
+_TILE = 16384  # numbers of a block in registers at a time
 _WARPS = 32  # of 32 threads
 
 
@@ -45,10 +45,10 @@ class Plan(NamedTuple):
 
 
 def supports(device: Any) -> bool:
-  """Whether this is an NVIDIA GPU that Triton compiles for: since Ampere.
+  """Whether this is an NVIDIA GPU that Triton supports (Ampere or newer).
 
   False for a device whose `compute_capability` is missing or not a number, as
-  AMD's are; ahead of time, NVIDIA's name is enough.
+  for AMD. For ahead-of-time compilation, NVIDIA's name is enough.
   """
   known = getattr(device, 'compute_capability', None)
   if known is None:
@@ -79,9 +79,9 @@ def plan(
     forms: Those to choose from.
 
   Returns:
-    The plan that moves least; None if slices are too long for a cache, the
-    type is none of float32, bfloat16 and float16, or the array too large for
-    Triton's indices.
+    The plan with the least memory traffic; None if slices are too long for a
+    cache, the dtype is not float32, bfloat16 or float16, or the array is too
+    large for Triton's indices.
   """
   dtype = jnp.dtype(dtype)
   if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
@@ -114,10 +114,10 @@ def scales(
     x: [..., fan_in, fan_out]; inside `shard_map` (with check_vma=False) the
       local block.
     options: numbers may be traced.
-    names: mesh axes that shard fan_in, for rows only, or fan_out, for columns
-      only.
-    how: what `plan` chose.
-    interpret: as `pallas_call` takes it.
+    names: mesh axes that shard fan_in (form 'rows' only) or fan_out (form
+      'columns' only).
+    how: the result of `plan`.
+    interpret: as in `pallas_call`.
 
   Returns:
     in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
@@ -133,18 +133,18 @@ def scales(
 def hbm_bytes(
   shape: Sequence[int], dtype: Any, num_iters: int, how: Plan
 ) -> int:
-  """Bytes that `scales` reads and writes in main memory, caches permitting.
+  """Bytes that `scales` reads and writes in main memory, if caches suffice.
 
   Args:
     shape: [..., fan_in, fan_out].
-    dtype: Of the array.
-    num_iters: Number of iterations.
-    how: what `plan` chose.
+    dtype: dtype of the array.
+    num_iters: number of iterations.
+    how: the result of `plan`.
   """
   *batch, m, n = shape
   matrix = m * n * jnp.dtype(dtype).itemsize
   divided, length = (m, n) if how.form == 'rows' else (n, m)
-  # Partial sums of the blocks are written, and read to be added.
+  # Partial sums of the blocks are written, and read to add them up.
   partial = 8 * pl.cdiv(divided, how.size) * length
   total = num_iters * (matrix + partial + 8 * (m + n))
   if how.form == 'rows':
@@ -153,17 +153,17 @@ def hbm_bytes(
 
 
 def _one_read(x, scales, scalars, *, how, interpret):
-  """Rescales one scale, and sums squares for the other.
+  """Updates one scale, and computes the sums of squares for the other.
 
   Args:
     x: [units, m, n].
     scales: of fan_in, [units, 1, m], and of fan_out, [units, 1, n].
-    scalars: of `_reads.scalars`.
+    scalars: the result of `_reads.scalars`.
     how: the plan.
-    interpret: as `pallas_call` takes it.
+    interpret: as in `pallas_call`.
 
   Returns:
-    The new scale, and the sums of squares for the other with it.
+    The new scale, and the sums of squares for the other, computed with it.
   """
   rows = how.form == 'rows'
   ours, other = scales if rows else scales[::-1]

@@ -1,7 +1,7 @@
-"""Sinkhorn normalisation by kernels that read a matrix once per iteration.
+"""Sinkhorn normalization by kernels that read a matrix once per iteration.
 
-A kernel takes whole slices along one axis: it finds their scale, and sums the
-squares of what it has just scaled for the other axis.
+A kernel processes whole slices along one axis: it computes their scale and, for
+the other axis, the sums of squares of the rescaled slices.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax import lax
 
 from sage_optax.core.sinkhorn_scales import Options, Scales
 
-# (x, (r, c), scalars) -> the new scale, and the sums of squares for the other.
+# (x, (r, c), scalars) -> the new scale, and sums of squares for the other one.
 Read = Callable[[jax.Array, Scales, jax.Array], tuple[jax.Array, jax.Array]]
 
 # The mesh axes that shard fan_in, and those that shard fan_out.
@@ -22,7 +22,7 @@ Names = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def targets(x: jax.Array, unit_norm: bool, names: Names) -> tuple[float, float]:
-  """The norms of slices over fan_in and fan_out, of which `x` is a shard."""
+  """The target norms of slices over fan_in and fan_out; `x` may be a shard."""
   *_, m, n = x.shape
   return (
     1.0 if unit_norm else math.sqrt(m * lax.axis_size(names[0])),
@@ -38,15 +38,14 @@ def scales(
   form: str,
   names: Names,
 ) -> Scales:
-  """Reads `x` once per iteration; blocks of rows want one read before.
+  """Reads `x` once per iteration; for blocks of rows, once more before.
 
   Args:
     x: [..., m, n].
     options: numbers may be traced.
-    norms: of `targets`.
-    read: the kernel; its scalars are the arguments of `rescale` that follow
-      the first two.
-    form: 'columns' if it takes slices over fan_in, 'rows' if over fan_out.
+    norms: the result of `targets`.
+    read: the kernel; its scalars are the last three arguments of `rescale`.
+    form: 'columns' if it processes slices over fan_in, 'rows' if over fan_out.
     names: mesh axes that shard the other axis of the matrices.
 
   Returns:
@@ -73,22 +72,22 @@ def scales(
 
 
 def scalars(eps: Any, target: Any, first: Any) -> jax.Array:
-  """eps, the norm aimed at, and the norm above which a scale changes."""
+  """eps, the target norm, and the norm above which a scale changes."""
   floor = jnp.where(first, -1.0, 0.0)
   return jnp.stack([jnp.asarray(v, jnp.float32) for v in (eps, target, floor)])
 
 
 def rescale(scale, squares, eps, target, floor):
-  """The scale that brings slices to a norm.
+  """The scale that gives slices the target norm.
 
   Args:
-    scale: of slices.
-    squares: the sums of squares of the slices, as scaled, of that shape.
+    scale: scale of the slices.
+    squares: sums of squares of the scaled slices, in the shape of `scale`.
     eps: added to the norms.
-    target: what the norms are to become.
+    target: target of the norms.
     floor: slices whose norm is not above it keep their scale.
   """
-  # A zero slice keeps its scale: growing by 1/eps in each iteration it would
-  # overflow, and 0 * inf is not 0.
+  # A zero slice keeps its scale. Otherwise, the scale would grow by 1/eps in
+  # each iteration and overflow, and 0 * inf is not 0.
   norm = jnp.sqrt(squares)
   return jnp.where(norm <= floor, scale, scale * (target / (norm + eps)))

@@ -1,12 +1,13 @@
-"""The two scales of SinkGD on TPUs, by Pallas; checked by `sinkhorn.plain`.
+"""The two scales of SinkGD on TPUs, by Pallas; tested against `sinkhorn.plain`.
 
-A matrix that fits the chip's own memory (VMEM) is read from main memory once; a
-larger one, or a shard of one, once per iteration. Only vectors are written, so
-the compiler fuses the product with the rest of the step.
+A matrix that fits in the chip's own memory (VMEM) is read from main memory
+once; a larger one, or a shard of one, once per iteration. Only vectors are
+written, so the compiler fuses the product with the rest of the step.
 
-Matrices are taken as they lie in memory: the compiler may have turned them, or
-have put layers between their axes, to pad less. A view [units, rows, lanes]
-or [rows, units, lanes] of that order costs nothing; another one, a copy.
+The kernels use the layout of matrices in memory: to reduce padding, the
+compiler may have transposed them, or put layers between their axes. A view
+[units, rows, lanes] or [rows, units, lanes] in this order costs nothing; any
+other view is a copy.
 """
 
 import functools
@@ -25,10 +26,10 @@ from sage_optax.kernels import sinkhorn_tpu_pallas as _kernels
 from sage_optax.kernels.sinkhorn_tpu_pallas import Chip, Plan
 from sage_optax.kernels.sinkhorn_tpu_tiles import TILE
 
-_LARGE_BLOCK = 4 * 2**20  # Larger ones are not read any faster.
+_LARGE_BLOCK = 4 * 2**20  # Larger blocks are not read faster.
 
-# Axes of [units, fan_in, fan_out] as they may lie in memory, the first the
-# compiler's choice among equals.
+# Possible orders of [units, fan_in, fan_out] in memory; among equals, the
+# compiler chooses the first.
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1))
 
 
@@ -42,18 +43,19 @@ def plan(
 
   Args:
     shape: [..., fan_in, fan_out].
-    dtype: Of the array.
-    chip: What it is for, as `chip_of` says.
-    forms: Those to choose from, the best first.
+    dtype: dtype of the array.
+    chip: the chip to plan for, from `chip_of`.
+    forms: the forms to choose from, the best first.
 
   Returns:
-    The plan; None if not even the smallest block fits or the type is none of
-    float32 and bfloat16, and XLA has to do.
+    The plan; None if not even the smallest block fits, or the dtype is neither
+    float32 nor bfloat16, so that only XLA's form works.
   """
   if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
     return None
   *_, m, n = shape
-  # Spilled registers and the like; and vectors of 8 sublanes, in 2 buffers.
+  # Reserves memory for spilled registers and for vectors of 8 sublanes in 2
+  # buffers.
   room = chip.vmem - chip.vmem // 32 - 4 * 8 * 4 * (_up(m) + _up(n))
   for form in forms:
     if form == 'resident':
@@ -64,7 +66,7 @@ def plan(
       continue
     order = _order(shape, dtype, interleaved=False)
     if order != _order(shape, jnp.float32):
-      continue  # A copy of all layers: XLA's form, which needs none, is better.
+      continue  # This would copy all layers; XLA's form needs no copy.
     divided, other = (n, m) if form == 'columns' else (m, n)
     least = _bytes(other, TILE, dtype)
     if 2 * least <= room:
@@ -87,16 +89,17 @@ def forms(
 
 
 def chip_of(x: jax.Array) -> Chip:
-  """The chip that `x` is for; the default one if that is not known.
+  """The chip that `x` is compiled for; a default one if it is not known.
 
-  Ahead of time it is not the host's. Inside `jit` and `shard_map` the type of
-  `x`, or the context, says which it is; else the default device does.
+  With ahead-of-time compilation, this is not the host's chip. Inside `jit` and
+  `shard_map` it is found from the type of `x` or the context, else from the
+  default device.
   """
   for mesh in (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()):
     with jax.sharding.use_abstract_mesh(mesh):
       try:
         info = pltpu.get_tpu_info()
-      except ValueError:  # No TPU.
+      except ValueError:  # Not a TPU.
         continue
       return Chip(int(info.vmem_capacity_bytes), info.num_cores)
   return Chip()
@@ -116,20 +119,20 @@ def scales(
     x: [..., fan_in, fan_out], float32 or bfloat16; inside `shard_map` (with
       check_vma=False) the local block.
     options: numbers may be traced.
-    names: mesh axes that shard fan_in or fan_out; not both.
-    how: None: what `plan` chooses.
-    interpret: as `pallas_call` takes it.
+    names: mesh axes that shard fan_in or fan_out, but not both.
+    how: the plan; None: use `plan`.
+    interpret: as in `pallas_call`.
 
   Returns:
     in_scale [..., fan_in, 1] and out_scale [..., 1, fan_out], float32.
 
   Raises:
-    ValueError: both axes are sharded, or `plan` finds none.
+    ValueError: both axes are sharded, or `plan` returns None.
   """
   if all(names):
     raise ValueError(
-      f'fan_in is sharded by {names[0]} and fan_out by {names[1]}: one of '
-      'them must be whole; use the plain form.'
+      f'fan_in is sharded by {names[0]} and fan_out by {names[1]}, but only '
+      'one of them may be: use the plain form.'
     )
   how = how or _planned(x, forms(*names))
   *batch, m, n = x.shape
@@ -154,9 +157,9 @@ def hbm_bytes(
 
   Args:
     shape: [..., fan_in, fan_out].
-    dtype: Of the array.
-    num_iters: Number of iterations.
-    chip: What it is for.
+    dtype: dtype of the array.
+    num_iters: number of iterations.
+    chip: the chip.
   """
   how = plan(shape, dtype, chip)
   if how is None:
@@ -165,7 +168,7 @@ def hbm_bytes(
   matrix = m * n * jnp.dtype(dtype).itemsize
   if how.form == 'resident':
     return math.prod(batch) * (matrix + 4 * (m + n))
-  # A pass reads both scales, and writes one and the sums for the other.
+  # A pass reads both scales, and writes one of them and the sums for the other.
   total = num_iters * (matrix + 8 * (m + n))
   if how.form == 'rows':
     total += matrix + 4 * n
@@ -182,10 +185,10 @@ def _planned(x, forms):
 
 
 def _order(shape, dtype, interleaved=True):
-  """How the compiler lays an array out: so that the least is padded."""
+  """The compiler's order of axes in memory, which needs the least padding."""
   merged = math.prod(shape[:-2]), *shape[-2:]
-  # With 16-bit numbers, two units would share a register's row; with more than
-  # one axis of layers, any of them may lie between.
+  # With 16-bit numbers, two units would share a row of a register; with more
+  # than one axis of layers, any of them may be in between.
   interleaved &= len(shape) == 3 and jnp.dtype(dtype).itemsize == 4
 
   def padded(order):
@@ -200,6 +203,6 @@ def _up(size, multiple=TILE):
 
 
 def _bytes(m, n, dtype):
-  """Bytes of an array in VMEM, whichever way it lies."""
+  """Largest size of an array in VMEM, in either order."""
   size = jnp.dtype(dtype).itemsize
   return max(_up(m, 16) * _up(n), _up(m) * _up(n, 16)) * size

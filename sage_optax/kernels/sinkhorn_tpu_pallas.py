@@ -1,4 +1,4 @@
-"""Pallas kernels for TPUs that find the scales of SinkGD."""
+"""Pallas kernels for TPUs that compute the scales of SinkGD."""
 
 import math
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from sage_optax.kernels.sinkhorn_tpu_tiles import add_squares
 class Chip(NamedTuple):
   """A device: bytes of VMEM per core, and cores.
 
-  v5p and tpu7x have 64 MiB, v5e and v6e 128; only v4 has less, 16.
+  v5p and tpu7x have 64 MiB, v5e and v6e have 128 MiB, v4 has 16 MiB.
   """
 
   vmem: int = 64 * 2**20
@@ -25,14 +25,14 @@ class Chip(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """How units [fan_in, fan_out] go through the chip.
+  """How units [fan_in, fan_out] are processed.
 
   Attributes:
     form: 'resident' (read once), 'columns' (blocks [fan_in, size], read once
-      per iteration) or 'rows' (blocks [size, fan_out], one read more).
-    order: Axes of [units, fan_in, fan_out] as they lie in memory.
-    size: Of a block along the axis that is divided; 0 if none is.
-    buffers: Blocks in VMEM at a time; with 2, the next one is being read.
+      per iteration) or 'rows' (blocks [size, fan_out], read once more).
+    order: order of the axes [units, fan_in, fan_out] in memory.
+    size: size of a block along the divided axis; 0 if no axis is divided.
+    buffers: number of blocks in VMEM; with 2, the next block is read ahead.
   """
 
   form: str
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
   @property
   def turned(self) -> bool:
-    """Whether rows in memory are of fan_out."""
+    """Whether fan_out comes before fan_in in memory."""
     return self.order.index(1) > self.order.index(2)
 
 
@@ -54,15 +54,15 @@ def resident(
   chip: Chip,
   interpret: Any,
 ) -> Scales:
-  """Reads `x` once; all iterations are on the chip.
+  """Reads `x` once; all iterations run in VMEM.
 
   Args:
-    x: [..., m, n], one unit after the other.
+    x: [..., m, n], processed unit by unit.
     options: numbers may be traced.
-    targets: the norms of slices over fan_in and over fan_out.
-    how: of form 'resident'.
-    chip: what it runs on.
-    interpret: as `pallas_call` takes it.
+    targets: the target norms of slices over fan_in and over fan_out.
+    how: a plan of form 'resident'.
+    chip: the chip.
+    interpret: as in `pallas_call`.
 
   Returns:
     The scales of fan_in [units, 1, m] and of fan_out [units, 1, n].
@@ -70,7 +70,7 @@ def resident(
   x = _view(x, how.order)
   stacked, rows_axis = how.order.index(0), 1 - how.order.index(0)
   units, rows, lanes = x.shape[stacked], x.shape[rows_axis], x.shape[2]
-  # Where a device has two cores, each takes half of the units.
+  # If a device has two cores, each processes half of the units.
   groups = math.gcd(units, chip.cores)
 
   def kernel(iters, scalars, x_ref, up, flat, up_sums, flat_sums, blocks, done):
@@ -143,18 +143,18 @@ def one_read(
   chip: Chip,
   interpret: Any,
 ) -> tuple[jax.Array, jax.Array]:
-  """Rescales one scale, by whole slices, and sums squares for the other.
+  """Updates one scale, and computes the sums of squares for the other.
 
   Args:
-    x: [..., m, n], one unit after the other.
+    x: [..., m, n], processed unit by unit.
     scales: r of fan_in, [units, 1, m], and c of fan_out, [units, 1, n].
-    scalars: the arguments of `rescale` that follow the first two.
-    how: of form 'columns', which rescales c, or 'rows', which rescales r.
-    chip: what it runs on.
-    interpret: as `pallas_call` takes it.
+    scalars: the last three arguments of `rescale`.
+    how: a plan of form 'columns', which updates c, or 'rows', which updates r.
+    chip: the chip.
+    interpret: as in `pallas_call`.
 
   Returns:
-    The new scale, and the sums of squares for the other with it.
+    The new scale, and the sums of squares for the other, computed with it.
   """
   x = _view(x, how.order)
   up_and_flat = scales[::-1] if how.turned else scales
@@ -179,7 +179,7 @@ def one_read(
       pair = (up, new) if split else (new, flat)
       add_squares(x_ref, *pair, sums, split, extent)
 
-    # What the last block has beyond the edge is never looked at.
+    # The part of the last block beyond the edge is never read.
     if last < how.size:
       pl.when(block == blocks - 1)(lambda: work(last))
     pl.when(block < blocks - (last < how.size))(lambda: work(how.size))

@@ -1,8 +1,8 @@
 """Sums of squares in a TPU's vector memory, tile by tile.
 
-Scales and sums lie along lanes, [1, :]. The work is done in tiles of 128 x 128,
-so that a tile, its scale and a sum stay in registers; a tile at the edge is
-smaller, nothing is padded.
+Scales and sums lie along lanes, [1, :]. Tiles are 128 x 128, so that a tile,
+its scale and a sum stay in registers. Tiles at the edge are smaller; nothing is
+padded.
 """
 
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ def add_squares(x, up, flat, sums, axis, extent):
 
   Args:
     x: reference [rows, lanes] or larger.
-    up: reference [1, rows], the rows' scale.
-    flat: reference [1, lanes], the lanes' scale.
+    up: reference [1, rows], the scale of rows.
+    flat: reference [1, lanes], the scale of lanes.
     sums: reference [1, lanes] for axis 0, [1, rows] for axis 1.
     axis: 0 or 1.
-    extent: how many rows and lanes are looked at.
+    extent: number of rows and lanes to process.
   """
   rows, lanes = extent
 
@@ -44,7 +44,7 @@ def add_squares(x, up, flat, sums, axis, extent):
       return
     total = jnp.zeros((height, 1), jnp.float32)
     if whole := lanes // TILE:
-      # Summed tile upon tile first: adding up lanes is slower.
+      # Sum over tiles first, because summing over lanes is slower.
       tiles = lax.fori_loop(
         0,
         whole,
@@ -73,7 +73,7 @@ def _each_tile(length, body):
 
 
 def _upright(vector):
-  """[1, size] -> [size, TILE], the same in all lanes."""
+  """[1, size] -> [size, TILE], equal in all lanes."""
   spread = jnp.where(_diagonal(vector.shape[1]), vector, 0.0)
   total = jnp.sum(spread, axis=1, keepdims=True)
   return jnp.broadcast_to(total, (vector.shape[1], TILE))

@@ -346,23 +346,23 @@ def _fira(recording):
   return sage_optax.fira(**_low_rank(recording, alpha='alpha'))
 
 
-_MOMENTUM_FIRST = 'the code moves the momentum before it takes the sign'
-_OTHER_AXES = "the code takes the embedding's axes in the other order"
+_MOMENTUM_FIRST = 'the code updates the momentum before it takes the sign'
+_OTHER_AXES = "the code uses the embedding's axes in the other order"
 _EPS_FIRST = 'the code adds eps before it corrects the bias'
 _TRACE = (
-  'the code divides the Gram matrix by its trace, and where the iteration has '
-  'not converged gets less far'
+  'the code divides the Gram matrix by its trace, so that its iteration '
+  'converges more slowly'
 )
 _BFLOAT16 = 'Newton-Schulz in bfloat16, as here on accelerators only'
 
 _FROZEN = 'the code freezes entries that had no gradient in the grace period'
 _STALE = (
-  'the code uses the old moments at a reset, with the correction of step 1'
+  'the code uses the old moments at a reset, with the bias correction of step 1'
 )
 _RESTARTED = 'the code restarts the count of the averages at a reset'
 _STUCK = (
-  'after a zero gradient the code lets the residual grow from a norm of 1e-8, '
-  '1 % a step'
+  'after a zero gradient, the residual in the code grows from a norm of 1e-8 '
+  'by 1 % per step'
 )
 _UNCLIPPED = (*DENSE, 'vec8')  # each entry has had a gradient before the clip
 
