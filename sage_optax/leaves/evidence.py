@@ -29,7 +29,7 @@ class Evidence:
     self.rules = rules.check(routing.rules, routing.default_role)
     leaves = jax.tree.leaves_with_path(params)
     located = [(*metadata.leaf_path(key), leaf) for key, leaf in leaves]
-    self.paths = _unique([path for path, _, _ in located])
+    self.paths = metadata.unique([path for path, _, _ in located])
     self.leaves = dict(zip(self.paths, [x[2] for x in located], strict=True))
     self.named = dict(zip(self.paths, [x[1] for x in located], strict=True))
     self.shapes = {p: jnp.shape(leaf) for p, leaf in self.leaves.items()}
@@ -133,15 +133,29 @@ class Evidence:
     if known.role != 'vector' and ndim < 2:
       doubt = f'its name means {known.role}, which has two axes'
       return Role(None, known.name, doubt=doubt, likely='vector')
-    beside = stacks.outputs_beside(path, self.shapes, self.batch)
-    if known.role == 'embedding' and beside is not None:
-      doubt = f'the {beside.name} beside it is {beside.shape}'
-      return Role(None, known.name, doubt=doubt, likely='matrix')
-    unclear = beside is None and names.is_general(path, known)
-    if unclear and stacks.like_table(path, shape, self.batch(path)[0]):
-      doubt = 'it may be a table: it is long, without a bias beside it'
-      return Role(None, known.name, doubt=doubt, likely='embedding')
+    doubt, likely = self._refuted(path, known)
+    if doubt:
+      return Role(None, known.name, doubt=doubt, likely=likely)
     return Role(known.role, known.name, known.role in ('matrix', 'head'))
+
+  def _refuted(self, path: str, known: names.Known) -> tuple[str, str | None]:
+    """Why a leaf may not be what its name means, and what is likely."""
+    shape, (batch, _) = self.shapes[path], self.batch(path)
+    general = names.is_general(path, known)
+    beside = stacks.outputs_beside(path, self.shapes, self.batch)
+    if beside is not None:
+      two = len(shape) - len(batch) == 2
+      if known.role == 'embedding' or (
+        general and two and not self._proved(path, ('i o', 'o i'))
+      ):
+        likely = 'vector' if beside.shape == shape else 'matrix'
+        return f'the {beside.name} beside it is {beside.shape}', likely
+    elif general and stacks.like_table(path, shape, batch):
+      doubt = 'it may be a table: it is long, without a bias beside it'
+      return doubt, 'embedding'
+    elif general and not known.guess:
+      return known.doubt, None
+    return '', None
 
   def _axes(self, path: str, role: str) -> tuple[Axes | None, str, str]:
     """The axes, the evidence and the doubt."""
@@ -189,8 +203,11 @@ class Evidence:
     """The axes by the leaf's name and the leaves beside it, or the doubt."""
     shape = self.shapes[path]
     fits = axis_names.fits(known.layouts, shape, self.batch(path)[0])
-    if not fits or known.role == 'vector':
-      return next(iter(fits.values()), None), ''
+    if not fits:
+      return None, ''
+    if known.role == 'vector':
+      axes = next(iter(fits.values()))
+      return axes, self._heads_doubt(path, axes)
     proved = self._proved(path, known.layouts)
     if not proved:
       beside = stacks.outputs_beside(path, self.shapes, self.batch)
@@ -201,7 +218,10 @@ class Evidence:
     if len(proved) > 1:
       return None, known.doubt
     (axes,) = proved.values()
-    return axes, stacks.attention_doubt(path, axes, self.shapes)
+    return axes, self._heads_doubt(path, axes)
+
+  def _heads_doubt(self, path: str, axes: Axes) -> str:
+    return stacks.heads_doubt(path, axes, self.shapes, self.batch)
 
   def _proved(
     self,
@@ -241,11 +261,12 @@ class Evidence:
     layouts = known.layouts if known is not None else ()
     if role == 'embedding' and known is not None and known.role != role:
       layouts = ('i o',)
-    other = tuple(' '.join(reversed(x.split())) for x in layouts)
-    for some in (layouts, other):
-      for axes in self._proved(path, some, batch).values():
-        if (role == 'vector') == (not axes.fan_in):
-          return axis_names.Reading(role, axes)
+    if stacks.outputs_beside(path, self.shapes, self.batch) is not None:
+      layouts += tuple(' '.join(reversed(x.split())) for x in layouts)
+    for axes in self._proved(path, layouts, batch).values():
+      same = (role == 'vector') == (not axes.fan_in)
+      if same and not self._heads_doubt(path, axes):
+        return axis_names.Reading(role, axes)
     return axis_names.Reading(role, axis_names.guess(path, shape, batch))
 
   def _reader(self, path: str) -> str:
@@ -275,13 +296,3 @@ def _doubt(role: str, core: int, evidence: str) -> str:
   stack = 'beside the stack' if evidence else 'and no proof of a stack'
   unit = 'a vector has one axis' if role == 'vector' else 'a matrix has two'
   return f'{core} axes {stack}, where {unit}'
-
-
-def _unique(paths: list[str]) -> list[str]:
-  """The paths, numbered where two leaves have the same one."""
-  seen: dict[str, int] = {}
-  result = []
-  for path in paths:
-    seen[path] = seen.get(path, 0) + 1
-    result.append(path if seen[path] == 1 else f'{path}#{seen[path]}')
-  return result

@@ -78,6 +78,16 @@ def _is_box(part: str, key: Any, named: bool) -> bool:
   return part in _BOXED
 
 
+def unique(paths: list[str]) -> list[str]:
+  """The paths, numbered where two leaves have the same one."""
+  seen: dict[str, int] = {}
+  result = []
+  for path in paths:
+    seen[path] = seen.get(path, 0) + 1
+    result.append(path if seen[path] == 1 else f'{path}#{seen[path]}')
+  return result
+
+
 def axis_names(tree: Any) -> dict[str, AxisNames]:
   """The names of axes in the boxes of a tree, by the leaf's path."""
   found = {}

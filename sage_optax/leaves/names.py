@@ -203,11 +203,20 @@ DEFAULT: tuple[Known, ...] = (
     None,
     doubt='a table and a projection can both have this name',
   ),
-  named('embedding', r'[^/]*embeddings?$', 'embedding', 'i o'),
+  named('embedding', r'(?![^/]*patch)[^/]*embeddings?$', 'embedding', 'i o'),
+  named(
+    'einsum',
+    r'[^/]*[eE]insum[^/]*' + _KERNEL,
+    'matrix',
+    'i o',
+    'o i',
+    guess=False,
+    doubt='an einsum can have any order, and no bias shows which',
+  ),
   named('kernel', r'(?:kernel|w)$', 'matrix', 'i o'),
   named(
     'bias or scale',
-    r'(?:[^/]*bias|[^/]*scale|b|offset|gamma|beta)$',
+    r'(?:[^/]*bias(?:_n|_[ih]h\w*)?|[^/]*scale|b|offset|gamma|beta)$',
     'vector',
     'o',
     '',
@@ -216,6 +225,10 @@ DEFAULT: tuple[Known, ...] = (
 
 HEAD = re.compile(START + HEAD_WORDS + r'(?:/\w+)?$')
 PROJECTION = re.compile(START + HIDDEN_WORDS + r'/\w+$')
+# Folders of kernels with an axis of experts or layers, unless it is a list.
+STACKS = re.compile(
+  START + r'(?:\w*[eE]xperts?|[mM]oe\w*|layers|blocks|stack(?:ed)?)/(?!\d)'
+)
 NORM = re.compile(START + NORM_WORDS + r'/\w+$')
 TOKENS = re.compile(
   r'^(?!.*(?:pos|type|segment|patch|class|time|label|relative|wpe|rel_)).*'
@@ -233,7 +246,6 @@ OUT_OF_STREAM = re.compile(
   r'|c_attn|c_fc|gate|up|gate_proj|up_proj|wi(?:_\d)?|w[qkv13]|q_einsum|fc1'
   r'|fc_in|dense_h_to_4h|gating_linear|value_linear|w(?:q|kv)_[ab])(?:/\w+)?$'
 )
-_BIASES = {'kernel': 'bias', 'w': 'b', 'weight': 'bias'}
 
 
 def is_general(path: str, known: Known | None) -> bool:
@@ -244,9 +256,17 @@ def is_general(path: str, known: Known | None) -> bool:
 
 def bias_of(path: str) -> str:
   """The path of the bias beside a matrix; '' if none can be."""
+  return _beside(path, {'kernel': 'bias', 'w': 'b', 'weight': 'bias'})
+
+
+def kernel_of(path: str) -> str:
+  """The path of the kernel beside a bias; '' if none can be."""
+  return _beside(path, {'bias': 'kernel', 'b': 'w'})
+
+
+def _beside(path: str, other: dict[str, str]) -> str:
   folder, _, name = path.rpartition('/')
-  bias = _BIASES.get(name, '')
-  return f'{folder}/{bias}'.lstrip('/') if bias else ''
+  return f'{folder}/{other[name]}'.lstrip('/') if name in other else ''
 
 
 def linear_of(path: str) -> str:

@@ -80,6 +80,7 @@ _WEIGHTS: tuple[Known, ...] = (
     'matrix',
     *_TORCH_CONV,
   ),
+  named('recurrent', r'weight_[ih]h\w*$', 'matrix', 'o i'),
   named('weight', r'weights?$', 'matrix', 'o i'),
 )
 
@@ -95,7 +96,6 @@ def _of_any_layout(doubt: str, *but: str) -> tuple[Known, ...]:
     known
     if known.role in ('vector', 'embedding') or known.name in but
     else known._replace(
-      role=None if known.name == 'weight' else known.role,
       layouts=_any_order(known.layouts),
       doubt=known.doubt or doubt,
       guess=False,

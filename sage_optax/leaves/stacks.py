@@ -5,6 +5,7 @@ layers, and all leaves of the subtree have an axis of that size at that place.
 A bias has the sizes of the outputs of the matrix beside it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ from sage_optax.leaves.axis_names import Axes
 
 # (place, size) of an axis that may count layers.
 _Axis = tuple[int, int]
+
+_Shapes = Mapping[str, tuple[int, ...]]
+# From a path to the axes of stacks of the leaf, and the evidence.
+_BatchOf = Callable[[str], tuple[tuple[int, ...], str]]
 
 AMBIGUOUS = -1
 
@@ -28,7 +33,7 @@ class Proofs:
 
   def __init__(
     self,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: _Shapes,
     known: Mapping[str, names_lib.Known | None],
     scan_axis: int | None,
   ):
@@ -134,6 +139,8 @@ class Proofs:
       known = self._known[path]
       if known is None or any(len(x.split()) == 3 for x in known.layouts):
         return None
+      if not names_lib.STACKS.search(path):  # It may be a convolution.
+        return None
     found = {
       axis
       for place in (0, 1)
@@ -163,9 +170,7 @@ class Beside(NamedTuple):
 
 
 def outputs_beside(
-  path: str,
-  shapes: Mapping[str, tuple[int, ...]],
-  batch_of: Callable[[str], tuple[tuple[int, ...], str]],
+  path: str, shapes: _Shapes, batch_of: _BatchOf
 ) -> Beside | None:
   """Returns the leaf that shows the outputs of a matrix, or None.
 
@@ -180,12 +185,17 @@ def outputs_beside(
   ):
     if beside not in shapes:
       continue
-    shape, (batch, _) = shapes[beside], batch_of(beside)
-    core = [n for a, n in enumerate(shape) if a not in batch]
+    core = _core(beside, shapes, batch_of)
     if other == 'linear':  # It maps from the outputs of the gates.
       core = core[:1]
-    return Beside(other, shape, tuple(n for n in core if n > 1))
+    return Beside(other, shapes[beside], tuple(n for n in core if n > 1))
   return None
+
+
+def _core(path: str, shapes: _Shapes, batch_of: _BatchOf) -> tuple[int, ...]:
+  """The sizes of the axes that are not of stacks."""
+  batch, _ = batch_of(path)
+  return tuple(n for a, n in enumerate(shapes[path]) if a not in batch)
 
 
 def like_table(
@@ -198,23 +208,39 @@ def like_table(
   return long and not names_lib.PROJECTION.search(path)
 
 
-def attention_doubt(
-  path: str, axes: Axes, shapes: Mapping[str, tuple[int, ...]]
+def heads_doubt(
+  path: str, axes: Axes, shapes: _Shapes, batch_of: _BatchOf
 ) -> str:
-  """Why the kernels of query and out do not agree; '' if they do."""
+  """Why the axes of a leaf of Flax's attention may be others; '' if none."""
+  kernel = names_lib.kernel_of(path)
+  if kernel in shapes and len(axes.fan_out) > 1:
+    heads = _core(path, shapes, batch_of)
+    if _core(kernel, shapes, batch_of)[-len(heads) :] != heads:
+      return f'the kernel beside it is {shapes[kernel]}'
+  sides = len(axes.fan_in), len(axes.fan_out)
+  if sum(sides) != 3 or 0 in sides:
+    return ''
+  inputs, outputs = (
+    math.prod(shapes[path][a] for a in side) for side in axes[1:]
+  )
+  # Heads are cut from the width, or from a few times as much.
+  wide = (outputs if sides == (1, 2) else inputs) > 16 * min(inputs, outputs)
+  if wide and outputs_beside(path, shapes, batch_of) is None:
+    return 'it is too wide for heads: an axis may count layers'
   query, out = names_lib.query_and_out(path)
   if query not in shapes or out not in shapes:
     return ''
   kernels = shapes[query], shapes[out]
-  sides = len(axes.fan_in) + len(axes.fan_out)
-  if len(kernels[0]) != len(kernels[1]) or sides != 3:
+  if len(kernels[0]) != len(kernels[1]):
     return ''
-  heads = tuple(n for i, n in enumerate(kernels[1][:-1]) if i not in axes.batch)
-  if heads == kernels[0][-2:]:
+  wanted = tuple(
+    n for i, n in enumerate(kernels[1][:-1]) if i not in axes.batch
+  )
+  if wanted == kernels[0][-2:]:
     return ''
-  if path == out:
-    return f'the kernel of query beside it is {kernels[0]}'
-  return f'the kernel of out beside it is {kernels[1]}'
+  other = 'query' if path == out else 'out'
+  beside = kernels[0] if path == out else kernels[1]
+  return f'the kernel of {other} beside it is {beside}'
 
 
 def _folders(path: str) -> list[str]:

@@ -155,6 +155,30 @@ class RefusalTest(parameterized.TestCase):
       r'(?s)emb/weight .*: the bias beside it is \(9,\)'
       r".*'matrix'.*\(\(1,\), \(0,\)\)",
     ),
+    ({'Einsum_0': {'kernel': jnp.ones((8, 6))}}, 'einsum can have any order'),
+    ({'patch_embedding': jnp.ones((8, 6))}, 'no rule knows the name'),
+    (
+      # Two layers of a convolution over time, or three experts.
+      {
+        'layers': [
+          {'kernel': jnp.ones((3, 8, 6))},
+          {'kernel': jnp.ones((3, 6, 8))},
+        ]
+      },
+      'layers/0/kernel .*: 3 axes and no proof of a stack',
+    ),
+    (
+      {'query': {'kernel': jnp.ones((3, 32, 32))}},
+      r'(?s)it is too wide for heads.*\(\(1,\), \(2,\)\)',
+    ),
+    (
+      {'query': {'kernel': jnp.ones((3, 8, 8)), 'bias': jnp.ones((2, 8))}},
+      r'query/bias .*: the kernel beside it is \(3, 8, 8\)',
+    ),
+    (
+      {'f': {'weight': jnp.ones((3, 8)), 'bias': jnp.ones((3, 8))}},
+      r"(?s)the bias beside it is \(3, 8\).*'vector'.*\(\(\), \(1,\)\)",
+    ),
     (
       {
         'query': {'kernel': jnp.ones((3, 8, 6)), 'bias': jnp.ones((3, 6))},
@@ -206,6 +230,12 @@ class RefusalTest(parameterized.TestCase):
       (0,),
     ),
     ({'kernel': jnp.ones((3, 8, 6)), 'bias': jnp.ones((3, 6))}, 'kernel', (0,)),
+    # Heads may be many where the bias shows them.
+    (
+      {'query': {'kernel': jnp.ones((3, 8, 64)), 'bias': jnp.ones((8, 64))}},
+      'kernel',
+      (),
+    ),
   )
   def test_proved_stacks(self, params, name, batch):
     leaves = routing.resolve(params, routing.Routing())
@@ -245,6 +275,8 @@ class RefusalTest(parameterized.TestCase):
     ('conv', (8, 3, 5), (8,), (1, 2)),
     ('conv', (5, 3, 8), (8,), (0, 1)),
     ('lm_head', (6, 4), (6,), (1,)),
+    ('f', (6, 4), (6,), (1,)),
+    ('f', (4, 6), (6,), (0,)),
   )
   def test_a_bias_tells_the_order_of_weights(self, name, shape, bias, fan_in):
     params = {name: {'weight': jnp.ones(shape), 'bias': jnp.ones(bias)}}

@@ -247,6 +247,10 @@ attention/key_proj/weight 96x64 matrix 1>0
 attention/value_proj/weight 96x64 matrix 1>0
 attention/output_proj/weight 64x96 matrix 1>0
 mlp/layers/0/weight 256x64 matrix 1>0
+gru/weight_ih 192x32 matrix 1>0
+gru/weight_hh 192x64 matrix 1>0
+gru/bias 192 vector >0
+gru/bias_n 64 vector >0
 lm_head/weight 1000x64 head 1>0
 """
 _HAIKU = """
