@@ -36,7 +36,7 @@ from train import errors, files, inputs, prepare, program, workdir
 from train.config import fields
 from train.data import atomic_dir, documents, readers, shards, source, streaming
 from train.data import tokenizer as tokenizer_lib
-from train.results import metrics, plot, report
+from train.results import plot, report, run_log
 
 _NUMBERS = st.one_of(
   st.sampled_from((-1, 0, 1, 2**31, 2**32, 2**63, 2**64, 10**30, 10**400)),
@@ -202,8 +202,8 @@ def run_files(draw: Callable, root: pathlib.Path) -> str:
   """What a working directory holds."""
   path = root / 'run'
   identity = json.loads((path / 'run.json').read_text())['run']
-  name = draw(st.sampled_from(('run.json', metrics.FILE, report.RESULTS)))
-  damage = _json_lines if name == metrics.FILE else _json
+  name = draw(st.sampled_from(('run.json', run_log.FILE, report.RESULTS)))
+  damage = _json_lines if name == run_log.FILE else _json
 
   crc = json.loads((path / report.RESULTS).read_text())['crc']
   changed = damage(draw, path / name)
@@ -213,12 +213,12 @@ def run_files(draw: Callable, root: pathlib.Path) -> str:
     report.complete(path)
     with workdir.hold(path):
       workdir.claim(path, identity, {})
-      lines = metrics.JsonLines(path / metrics.FILE, 3)
+      lines = run_log.JsonLines(path / run_log.FILE, 3)
       lines.write(
         {'step': 4, 'tokens': 4, 'timing': {'seconds': lines.seconds}}
       )
       lines.close()
-    records = metrics.read(path / metrics.FILE)
+    records = run_log.read(path / run_log.FILE)
     plot.loss_curve(records, root / 'loss.png', title='run')
 
   if _refusal(start):

@@ -116,7 +116,7 @@ def open_together(config: Config, stop: Stop) -> Inputs:
     opened.append(open_inputs(config, stop, print))
 
   processes.first_does(open_here, stop)
-  processes.see(_directory(config) / shards.MANIFEST, 'the data')
+  processes.check_shared(_directory(config) / shards.MANIFEST, 'the data')
 
   def finish() -> Inputs:
     if not opened:

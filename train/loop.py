@@ -66,7 +66,8 @@ def _run(config: Config, stop: Stop) -> int:
         print(warning)
 
     processes.first_does(claim)
-    processes.see(workdir / workdir_lib.RUN_FILE, 'the working directory')
+    run_file = workdir / workdir_lib.RUN_FILE
+    processes.check_shared(run_file, 'the working directory')
     checkpoints = checkpoint.Checkpoints(
       workdir / workdir_lib.CHECKPOINTS,
       run.identity,
@@ -93,8 +94,7 @@ def _build(config: Config) -> program.Program:
 
 def _is_complete(workdir: pathlib.Path, identity: dict[str, Any]) -> bool:
   """Prints the results if the run is complete; UserError for another run."""
-  # Checked before anything is written. The hashes of the data are checked
-  # later, because the data may have to be prepared first.
+  # The hashes of the data are checked later: it may have to be prepared first.
   workdir_lib.check(workdir, identity, unknown=HASHES)
   complete = (workdir / report.RESULTS).exists()
   if complete:

@@ -50,7 +50,7 @@ def _main(argv: list[str] | None) -> int:
     from train import errors, loop
     from train.config import help as config_help
     from train.distributed import cluster, processes
-    from train.results import metrics
+    from train.results import run_log
   except ModuleNotFoundError as error:
     print(
       f'error: {sys.executable} has no module {error.name!r}: activate the '
@@ -72,7 +72,7 @@ def _main(argv: list[str] | None) -> int:
         f'unexpected argument {extra[0]!r}: flags begin with --config'
       )
     config = config_lib.read_flag(flag_values)
-    metrics.check_wandb(config.log.wandb)
+    run_log.check_wandb(config.log.wandb)
     _set_up_jax(config)
     check_xla_flags()
     cluster.join(flag_values, config.train.platform)

@@ -14,7 +14,7 @@ from tests.support import corpora, runs
 from train import config as config_lib
 from train import errors, inputs, main, prepare, workdir
 from train.plan import __main__ as plan
-from train.results import metrics, report
+from train.results import report, run_log
 
 _RUN = {'model.hidden_size': 32}
 _RAW = re.compile(r'Traceback|<bound method|<function| object at 0x')
@@ -97,7 +97,7 @@ def _run(row, root):
     report.complete(path)
   with workdir.hold(path):
     workdir.claim(path, _RUN, {})
-    metrics.JsonLines(path / metrics.FILE, 1).close()
+    run_log.JsonLines(path / run_log.FILE, 1).close()
   return 0
 
 

@@ -77,7 +77,7 @@ def compare_runs(whole: pathlib.Path, torn: pathlib.Path) -> str | None:
   """Compares checksums of the last state, metrics and results."""
 
   def content(workdir):
-    from train.results import metrics
+    from train.results import run_log
 
     last = max(
       (workdir / 'checkpoints').glob('[0-9]*'), key=lambda p: int(p.name)
@@ -85,7 +85,7 @@ def compare_runs(whole: pathlib.Path, torn: pathlib.Path) -> str | None:
     described = json.loads((last / 'run' / 'metadata').read_text())
     records = [
       {k: v for k, v in r.items() if k != 'timing'}
-      for r in metrics.read(workdir / metrics.FILE)
+      for r in run_log.read(workdir / run_log.FILE)
     ]
     results = json.loads((workdir / 'results.json').read_text())
     return {

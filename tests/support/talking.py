@@ -41,12 +41,12 @@ def agree(directory):
     processes.check_same(['a=1', f'b={steps}'])
 
   (directory / str(_index())).write_text(str(_index() // 2))
-  processes.see(directory / '0', 'the file')
+  processes.check_shared(directory / '0', 'the file')
   processes.SEEN_SECONDS = 0.5
   with pytest.raises(
     processes.Agreed, match=r'process 2 .* differs from the file in'
   ):
-    processes.see(directory / str(_index()), 'the file')
+    processes.check_shared(directory / str(_index()), 'the file')
   with pytest.raises(processes.Agreed, match=r'^no option$'):
     processes.together(lambda: _refuse('no option'))
   with pytest.raises(processes.Agreed, match=r'^no data$'):

@@ -15,7 +15,7 @@ from tests.support import runs
 from train import config, main
 from train import workdir as workdir_lib
 from train.data import ngram, shards
-from train.results import metrics, recorder, report, speed
+from train.results import recorder, report, run_log, speed
 
 
 @pytest.fixture(scope='module')
@@ -77,14 +77,14 @@ def test_results(finished, data):
 
 def test_curve_is_of_one_sample_and_the_result_of_more(finished):
   results = json.loads((finished / report.RESULTS).read_text())
-  records = metrics.read(finished / metrics.FILE)
+  records = run_log.read(finished / run_log.FILE)
   curve = [r['eval/tokens'] for r in records if 'eval/loss' in r]
   assert curve == [8 * 32, 8 * 32]  # eval.max_windows, seq_len
   assert results['validation']['total']['tokens'] > 8 * 32
 
 
 def test_metrics_of_every_step(finished):
-  records = list(metrics.read(finished / metrics.FILE))
+  records = list(run_log.read(finished / run_log.FILE))
   train = [r for r in records if 'loss' in r]
   assert [r['step'] for r in train] == list(range(1, 11))
   assert [r['step'] for r in records if 'eval/loss' in r] == [5, 10]
@@ -227,7 +227,7 @@ def test_known_chip_and_baselines_of_a_part(
   line = 'Unigram and bigram are fitted on 512 of 1,024 tokens seen.'
   assert line in capsys.readouterr().out
   assert len(calls) == 1
-  records = list(metrics.read(tmp_path / 'run' / metrics.FILE))
+  records = list(run_log.read(tmp_path / 'run' / run_log.FILE))
   for timing in (r['timing'] for r in records if 'loss' in r):
     if 'tokens_per_second' in timing:
       wanted = timing['tokens_per_second'] * flops(*calls[0]) / 8e12
@@ -376,7 +376,7 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
   )
   assert runs.call(*args) == 1
   out = capsys.readouterr().out
-  records = list(metrics.read(tmp_path / 'run' / metrics.FILE))
+  records = list(run_log.read(tmp_path / 'run' / run_log.FILE))
   bad = records[-1]
   assert any(isinstance(v, str) for v in bad.values())
   assert f'at step {bad["step"]}: stopped' in out

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import runs
 from train import workdir
-from train.results import metrics, report
+from train.results import report, run_log
 
 _STEPS = 60
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def _trace(workdir):
   """The metrics without what is measured with a clock."""
-  records = list(metrics.read(workdir / metrics.FILE))
+  records = list(run_log.read(workdir / run_log.FILE))
   return [{k: v for k, v in r.items() if k != 'timing'} for r in records]
 
 

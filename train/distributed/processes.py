@@ -136,7 +136,7 @@ def check_same(settings: Sequence[str]) -> None:
   together(check)
 
 
-def see(path: pathlib.Path, what: str) -> None:
+def check_shared(path: pathlib.Path, what: str) -> None:
   """Raises UserError unless all processes see the same file as process 0."""
 
   def content() -> str:

@@ -41,7 +41,7 @@ def loss_curve(
   """Draws training loss, its average, and validation over the tokens seen.
 
   Args:
-    records: The run's metrics; see `metrics.read`.
+    records: The run's metrics; see `run_log.read`.
     path: The PNG to write.
     title: Title of the picture.
     final: The final score; if it covers more tokens than the curve, it is drawn

@@ -6,7 +6,7 @@ import sage_optax
 from models import llama
 from train import errors, files
 from train.distributed import processes
-from train.results import evaluate, metrics, speed
+from train.results import evaluate, run_log, speed
 from train.run import Run
 
 
@@ -23,12 +23,12 @@ class Recorder:
     self._config = config
     self._workdir = workdir
     self._tokens = config.train.batch_size * config.train.seq_len
-    self._log: metrics.JsonLines | None = None
-    self._wandb: metrics.WeightsAndBiases | None = None
+    self._log: run_log.JsonLines | None = None
+    self._wandb: run_log.WeightsAndBiases | None = None
     processes.first_does(lambda: self._open(run, step))  # May refuse.
     first = processes.is_first()
     board = workdir / 'tensorboard' if config.log.tensorboard else None
-    self._board = metrics.TensorBoard(board if first else None, step)
+    self._board = run_log.TensorBoard(board if first else None, step)
     self._progress = speed.ProgressBar(
       config.train.steps,
       step,
@@ -43,7 +43,7 @@ class Recorder:
     )
     if self._log and not self._log.complete:
       self.say(
-        f'{workdir / metrics.FILE} has no records of the steps before '
+        f'{workdir / run_log.FILE} has no records of the steps before '
         f'{step}: the loss curve will start there.'
       )
     self._clock = speed.Clock(
@@ -56,12 +56,12 @@ class Recorder:
     )
 
   def _open(self, run: Run, step: int) -> None:
-    self._log = metrics.JsonLines(run.workdir / metrics.FILE, step)
+    self._log = run_log.JsonLines(run.workdir / run_log.FILE, step)
     project = run.config.log.wandb
     if project is None:
       return
     try:
-      self._wandb = metrics.WeightsAndBiases(
+      self._wandb = run_log.WeightsAndBiases(
         project, run.config.name, run.workdir, run.identity
       )
     except errors.UserError:

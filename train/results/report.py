@@ -15,7 +15,7 @@ from train.config import Config
 from train.data import loader, ngram
 from train.distributed import processes
 from train.distributed.signals import Stop, watch
-from train.results import evaluate, metrics, plot, sample
+from train.results import evaluate, plot, run_log, sample
 from train.run import Run
 
 RESULTS = 'results.json'
@@ -96,7 +96,7 @@ def _write(
   found, fitted = _baselines(run, max_windows, stop)
   config, program, workdir = run.config, run.program, run.workdir
   baselines = {'unigram': found.unigram, 'bigram': found.bigram}
-  records = list(metrics.read(workdir / metrics.FILE))
+  records = list(run_log.read(workdir / run_log.FILE))
   text = '\n\n'.join(f'[{name}] {t}' for name, t in samples.items())
   files.write_text(workdir / SAMPLE, text + '\n')
   plot.loss_curve(
@@ -178,7 +178,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
       f'results     {workdir / RESULTS}',
       f'loss curve  {workdir / PLOT}',
       f'sample      {workdir / SAMPLE}',
-      f'metrics     {workdir / metrics.FILE}',
+      f'metrics     {workdir / run_log.FILE}',
       f'optimizer   {workdir / "optimizer.txt"}',
       f'state       {workdir / "checkpoints" / str(results["steps"])}',
       'To train again, choose another --config.workdir or remove this one.',

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import runs
 from train.data import loader, shards
-from train.results import metrics, report
+from train.results import report, run_log
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def _records(workdir):
   """Numbers that were recorded, in order, but those of clocks."""
   return [
     {k: v for k, v in record.items() if k != 'timing'}
-    for record in metrics.read(workdir / metrics.FILE)
+    for record in run_log.read(workdir / run_log.FILE)
   ]
 
 

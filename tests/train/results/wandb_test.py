@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.support import runs
-from train.results import metrics
+from train.results import run_log
 
 # It writes down its calls, in the order in which they come.
 _STAND_IN = """
@@ -77,11 +77,11 @@ def test_a_run_records_what_its_file_holds(calls, tmp_path):
 def test_a_resumed_run_is_the_same_run(calls, tmp_path):
   for name in ('a', 'a', 'b'):
     (tmp_path / name).mkdir(exist_ok=True)
-    metrics.WeightsAndBiases('p', 'n', tmp_path / name, {}).close()
+    run_log.WeightsAndBiases('p', 'n', tmp_path / name, {}).close()
   # A directory that is made anew is another run.
   shutil.rmtree(tmp_path / 'a')
   (tmp_path / 'a').mkdir()
-  metrics.WeightsAndBiases('p', 'n', tmp_path / 'a', {}).close()
+  run_log.WeightsAndBiases('p', 'n', tmp_path / 'a', {}).close()
   started = [kwargs for call, *(kwargs,) in calls()[::2]]
   assert all(kwargs['resume'] == 'allow' for kwargs in started)
   ids = [kwargs['id'] for kwargs in started]
@@ -93,7 +93,7 @@ def test_steps_that_are_recorded_are_not_recorded_again(
   calls, tmp_path, monkeypatch
 ):
   monkeypatch.setenv('WANDB_STEP', '3')
-  run = metrics.WeightsAndBiases('p', 'n', tmp_path, {})
+  run = run_log.WeightsAndBiases('p', 'n', tmp_path, {})
   for step in (2, 3, 4):
     run.write({'step': step, 'loss': 1.0, 'timing': {}})
   run.close()

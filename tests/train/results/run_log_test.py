@@ -1,10 +1,10 @@
-"""Tests of train.results.metrics."""
+"""Tests of train.results.run_log."""
 
 import json
 
 from tensorboardX.proto import event_pb2
 
-from train.results import metrics
+from train.results import run_log
 
 
 def _record(step, **values):
@@ -13,7 +13,7 @@ def _record(step, **values):
 
 
 def _write(path, restored_step, *records):
-  lines = metrics.JsonLines(path, restored_step)
+  lines = run_log.JsonLines(path, restored_step)
   for record in records:
     lines.write(record)
   lines.close()
@@ -21,28 +21,28 @@ def _write(path, restored_step, *records):
 
 
 def test_cut_back_to_the_restored_step(tmp_path):
-  path = tmp_path / metrics.FILE
+  path = tmp_path / run_log.FILE
   records = [_record(step, loss=1 / step) for step in range(1, 9)]
   _write(path, 0, *records)
   with path.open('a') as file:
     file.write('{"step": 9, "lo')  # killed in the middle of a line
   lines = _write(path, 5, _record(6, loss=6.0))
-  assert list(metrics.read(path)) == [*records[:5], _record(6, loss=6.0)]
+  assert list(run_log.read(path)) == [*records[:5], _record(6, loss=6.0)]
   assert lines.seconds == 5.0
-  assert [p.name for p in tmp_path.iterdir()] == [metrics.FILE]
+  assert [p.name for p in tmp_path.iterdir()] == [run_log.FILE]
 
 
 def test_a_reader_during_the_run_ignores_a_torn_line(tmp_path):
-  path = tmp_path / metrics.FILE
+  path = tmp_path / run_log.FILE
   _write(path, 0, _record(1))
   with path.open('a') as file:
     file.write('{"step"')
-  assert list(metrics.read(path)) == [_record(1)]
-  assert list(metrics.read(tmp_path / 'none')) == []
+  assert list(run_log.read(path)) == [_record(1)]
+  assert list(run_log.read(tmp_path / 'none')) == []
 
 
 def test_last_evaluated_step_is_known_after_a_restart(tmp_path):
-  path = tmp_path / metrics.FILE
+  path = tmp_path / run_log.FILE
   lines = _write(
     path, 0, _record(2, **{'eval/loss': 1.0}), _record(4, **{'eval/loss': 1.0})
   )
@@ -52,7 +52,7 @@ def test_last_evaluated_step_is_known_after_a_restart(tmp_path):
 
 
 def test_floats_are_exact_and_the_file_is_strict_json(tmp_path):
-  path = tmp_path / metrics.FILE
+  path = tmp_path / run_log.FILE
   _write(path, 0, _record(1, loss=0.1 + 0.2, norm=float('nan')))
 
   def refuse(constant):
@@ -64,7 +64,7 @@ def test_floats_are_exact_and_the_file_is_strict_json(tmp_path):
 
 
 def test_tensorboard_gets_every_number(tmp_path):
-  board = metrics.TensorBoard(tmp_path / 'tb', 0)
+  board = run_log.TensorBoard(tmp_path / 'tb', 0)
   board.write(_record(7, loss=2.5, note='text'))
   board.close()
   (path,) = (tmp_path / 'tb').iterdir()
@@ -78,7 +78,7 @@ def test_tensorboard_gets_every_number(tmp_path):
 
 
 def test_without_a_directory_nothing_is_written(tmp_path):
-  board = metrics.TensorBoard(None, 0)
+  board = run_log.TensorBoard(None, 0)
   board.write(_record(1, loss=1.0))
   board.close()
   assert not list(tmp_path.iterdir())

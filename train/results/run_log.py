@@ -1,4 +1,4 @@
-"""The records of a run: JSON lines, TensorBoard, Weights & Biases."""
+"""The log of a run: JSON lines, TensorBoard, Weights & Biases."""
 
 import importlib.util
 import json
