@@ -3,9 +3,8 @@
 `python -m train.hf import DIR WORKDIR` writes a configuration that fills in the
 model; here it is that of llama_60m, 58,073,600 parameters. The data is plain
 text, or chats and prompts with completions from `python -m train.prepare
---instructions`, of which only what is to be answered counts in the loss. Rates,
-batch and length below are customary for models of 1B to 8B parameters and have
-not been tuned by us.
+--instructions`, where the loss covers only the answers. Rates, batch and length
+below are customary for models of 1B to 8B parameters; we have not tuned them.
 """
 
 from train.config import Config
@@ -20,8 +19,8 @@ def get_config() -> Config:
   config.train.batch_size = 64
   config.train.steps = 1000
 
-  # Of recipes without a customary rate, a hundredth of the rate for training
-  # from random weights, which is about the ratio of AdamW's.
+  # Recipes without a customary rate use a hundredth of the rate for training
+  # from random weights, which is about AdamW's ratio.
   for recipe, rate in config.optimizer.learning_rates.items():
     config.optimizer.learning_rates[recipe] = rate / 100
   config.optimizer.learning_rates |= {

@@ -26,8 +26,8 @@ def get_config() -> Config:
   config.train.steps = 800
   config.train.batch_size = 8
   config.train.seq_len = 256
-  # Small microbatches are faster on CPU, where temporaries are allocated anew
-  # in every step.
+  # Small microbatches are faster on CPU, where temporaries are allocated in
+  # every step.
   config.train.microbatch = 2
 
   config.optimizer.weight_decay = 0.01

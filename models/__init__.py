@@ -1,1 +1,1 @@
-"""Model definitions."""
+"""The Llama, its attention and loss, and conversion for Hugging Face."""

@@ -46,11 +46,11 @@ def from_hf(
     config: The model's configuration.
 
   Returns:
-    A tree like that of `llama.init` with numpy arrays of type
-    config.param_dtype, which the caller puts on devices.
+    A tree like that of `llama.init`, of NumPy arrays with dtype
+    config.param_dtype; the caller puts them on devices.
 
   Raises:
-    ValueError: if names are missing or unknown, or a shape does not match the
+    ValueError: If names are missing or unknown, or a shape does not match the
       configuration.
   """
   return jax.tree.map(lambda read: read(), readers(state, config))
@@ -59,7 +59,7 @@ def from_hf(
 def readers(state: Mapping[str, np.ndarray], config: llama.LlamaConfig) -> Any:
   """Like `from_hf`, but returns functions that read one array each.
 
-  This allows a large model to be put on devices leaf by leaf.
+  With this, a large model can be put on devices leaf by leaf.
 
   Args:
     state: Name -> array; it may read arrays from a file on access.
@@ -80,9 +80,9 @@ def readers(state: Mapping[str, np.ndarray], config: llama.LlamaConfig) -> Any:
   missing, unknown = sorted(expected - found), sorted(found - allowed)
   if missing or unknown:
     raise ValueError(
-      f'the state dict lacks {missing or "nothing"} and has the unknown '
-      f'{unknown or "nothing"}: pass the state of a LlamaForCausalLM without '
-      'biases, and a config with its num_layers and tie_embeddings'
+      f'the state dict has missing names {missing} and unknown names {unknown}:'
+      ' pass the state of a LlamaForCausalLM without biases, and a config with '
+      'its num_layers and tie_embeddings'
     )
   if (
     config.tie_embeddings
@@ -101,9 +101,9 @@ def readers(state: Mapping[str, np.ndarray], config: llama.LlamaConfig) -> Any:
     array = np.stack(arrays) if stacked else arrays[0]
     if array.shape != shape.shape:
       raise ValueError(
-        f'{names[0] if stacked else names} and its like make an array of '
-        f'shape {array.shape}, the config wants {shape.shape}: change the '
-        'config'
+        f'{names[0] if stacked else names}{" ... stacked" * stacked} has the '
+        f'shape {array.shape}, but the config requires {shape.shape}: change '
+        'the config'
       )
     return array
 
