@@ -47,7 +47,9 @@ def search(
   loss_of: Callable[[Point], float | None],
   budget: int,
 ) -> Tuned:
-  """Coordinate descent by factors of 2, then weight decay, then beta.
+  """Coordinate descent over the rates, weight decay and beta until none moves.
+
+  The rates move by factors of 2, the others along their lists.
 
   Args:
     arm: The arm.
@@ -70,16 +72,25 @@ def search(
       visited[point] = math.inf if loss is None else loss
     return min(candidates, key=visited.__getitem__)
 
-  point = _descend(point_of(start), best, visited)
-  for name, values in (('weight_decay', WEIGHT_DECAYS), ('beta', arm.betas)):
-    point = _climb(point, name, values, best)
-  point = _descend(point, best, visited)
+  def settle(point: Point) -> Point:
+    """Searches along one option after another until none moves."""
+    while True:
+      before = point = _descend(point, best, visited)
+      for name, values in (
+        ('weight_decay', WEIGHT_DECAYS),
+        ('beta', arm.betas),
+      ):
+        point = _climb(point, name, values, best)
+      if point == before or len(visited) >= LONGEST:
+        return point
+
+  point = settle(point_of(start))
   for more in _extras(point):
     if len(visited) >= budget:
       break
     best([more])
   # An extra point may have won: its own neighbours are then due.
-  point = _descend(min(visited, key=visited.__getitem__), best, visited)
+  point = settle(min(visited, key=visited.__getitem__))
   interior = all(
     visited.get(_scaled(point, name, factor), -math.inf) >= visited[point]
     for name in RATES

@@ -75,8 +75,7 @@ _ONE_SEED = """\
 
 _OVERLOOKED = """\
 - **The search can miss better options that were tried.** It changes one
-  option at a time, and does not return to weight decay after it has changed
-  beta. An earlier version of the protocol took another path (see its changes).
+  option at a time, and an earlier version of the protocol took another path.
   For {count} of {tuned} tuned optimizers, other options have a lower loss of
   seed 0 than the chosen ones. The tables below keep the chosen ones, as the
   protocol says, so these optimizers appear worse than they are, by about the

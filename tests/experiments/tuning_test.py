@@ -72,6 +72,19 @@ def test_finds_the_optimum(best, decay, beta):
   assert sorted(tuned.visited) == sorted(losses)
 
 
+def test_weight_decay_is_searched_again_when_beta_has_moved():
+  def loss(point):
+    decay, beta = (dict(point)[name] for name in ('weight_decay', 'beta'))
+    off = abs(decay - (0.3 if beta == 0.99 else 0.0))
+    return _loss(point, decay=decay, beta=0.9) + 0.1 * off
+
+  tuned, losses = _finish(loss)
+  assert tuned.options['weight_decay'] == 0.0
+  assert tuned.options['beta'] == 0.9
+  # The search left 0 for 0.3, and came back.
+  assert any(dict(point)['weight_decay'] == 0.3 for point in losses)
+
+
 def test_every_arm_has_the_same_budget_at_least():
   stateless = Arm('arm', {k: v for k, v in _ARM.start.items() if k != 'beta'})
   near = (1e-3, 1e-3)
