@@ -32,12 +32,25 @@ class Axes(NamedTuple):
     return tuple(shape[a] for a in self.fan_out if shape[a] > 1)
 
 
+# Roles that a user may give to a leaf whose axes are known by another one.
+_SAME_AXES = {
+  'embedding': ('embedding', 'matrix'),
+  'head': ('head', 'matrix'),
+  'matrix': ('embedding', 'head', 'matrix'),
+  'vector': ('vector',),
+}
+
+
 class Reading(NamedTuple):
   """What one kind of evidence shows; None if it shows nothing."""
 
   role: str | None = None
   axes: Axes | None = None
   batch: tuple[int, ...] = ()
+
+  def axes_of(self, role: str) -> Axes | None:
+    """The axes, if they are those of a leaf of this role too."""
+    return self.axes if role in _SAME_AXES.get(self.role or '', ()) else None
 
 
 def read(

@@ -47,6 +47,7 @@ class Evidence:
     if scan_axis is None and routing.preset is not None:
       scan_axis = routing.preset.scan_axis
     self.scan_axis = scan_axis
+    self._layouts: dict[names.Known, set[str]] = {}
     self.proofs = stacks.Proofs(self.shapes, self.known, scan_axis)
 
   def _logical_axes(self) -> dict[str, tuple[Any, ...]]:
@@ -166,9 +167,8 @@ class Evidence:
     if pair is not None:
       pairs.check_role(path, pair, role)
       return pairs.axes_of_pair(path, shape, pair), 'matrix_axes=', ''
-    reading = self.reading(path)
-    if reading.axes is not None and role in _TAKEN.get(reading.role or '', ()):
-      return reading.axes, self._reader(path), ''
+    if (axes := self.reading(path).axes_of(role)) is not None:
+      return axes, self._reader(path), ''
     batch, evidence = self.batch(path)
     core = len(shape) - len(batch)
     if not self.named[path] and not batch:
@@ -244,11 +244,14 @@ class Evidence:
     self, known: names.Known, fits: dict[str, Axes]
   ) -> dict[str, Axes]:
     """The layout of the leaves of this name that show one, if it is one."""
-    proved = {
-      next(iter(found))
-      for path, other in self.known.items()
-      if other == known and len(found := self._proved(path, known.layouts)) == 1
-    }
+    if known not in self._layouts:
+      self._layouts[known] = {
+        next(iter(found))
+        for path, other in self.known.items()
+        if other == known
+        and len(found := self._proved(path, known.layouts)) == 1
+      }
+    proved = self._layouts[known]
     return {x: fits[x] for x in proved} if len(proved) == 1 else fits
 
   def _likely(self, path: str, said: Role) -> axis_names.Reading:
@@ -271,15 +274,6 @@ class Evidence:
 
   def _reader(self, path: str) -> str:
     return 'module' if path in self.modules else 'names of axes'
-
-
-# Roles that a user may give to a leaf whose axes are known by another one.
-_TAKEN = {
-  'embedding': ('embedding', 'matrix'),
-  'head': ('head', 'matrix'),
-  'matrix': ('embedding', 'head', 'matrix'),
-  'vector': ('vector',),
-}
 
 
 def auto_role(shape: tuple[int, ...]) -> str:

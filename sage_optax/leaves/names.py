@@ -278,8 +278,7 @@ def linear_of(path: str) -> str:
 def query_and_out(path: str) -> tuple[str, str]:
   """The paths of both, if a path is one of them in Flax's attention."""
   match = re.fullmatch(r'((?:.*/)?)(?:query|out)(/\w+)', path)
-  return (
-    (match[1] + 'query' + match[2], match[1] + 'out' + match[2])
-    if match
-    else ('', '')
-  )
+  if match is None:
+    return '', ''
+  before, after = match.groups()
+  return f'{before}query{after}', f'{before}out{after}'

@@ -109,10 +109,8 @@ class Proofs:
   def _by_biases(self, members: list[str]) -> set[_Axis] | None:
     found = set()
     for path in members:
-      bias, shape = (
-        self._shapes.get(names_lib.bias_of(path)),
-        self._shapes[path],
-      )
+      shape = self._shapes[path]
+      bias = self._shapes.get(names_lib.bias_of(path))
       if bias is None or len(shape) < 3 or len(bias) < 2:
         continue
       if path.endswith('weight'):  # Equinox has biases [out, 1, 1].
