@@ -2,6 +2,7 @@
 #   make train     train the small Llama of configs/quickstart.py
 #   make test      run the test suite
 #   make test-all  the nightly tests too
+#   make test-python  the tests that another Python could break
 #   make lint      formatting, lint and types
 #   make docs      rewrite docs/methods, docs/configuration.md,
 #                  docs/conformance.md, docs/recipes.png and
@@ -27,7 +28,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: train test test-all lint docs site release-check bench clean
+.PHONY: train test test-all test-python lint docs site release-check bench clean
 
 # Huge pages: on CPU, XLA allocates its temporaries in every step.
 train: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -39,6 +40,14 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m '' $(ARGS)
+
+# Imports, dataclasses, arguments, configurations, data, processes, and a run.
+test-python: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal \
+	  -m 'not slow and not nightly' tests/*_test.py tests/models/hf_test.py \
+	  tests/sage_optax/inject_test.py tests/sage_optax/roles_test.py \
+	  tests/train/config_test.py tests/train/data tests/train/results \
+	  tests/train/main_test.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

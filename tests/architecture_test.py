@@ -46,6 +46,12 @@ def _imports(path):
 
 
 class WallsTest(parameterized.TestCase):
+  @parameterized.parameters(*(name for name in _PACKAGES if name != 'tests'))
+  def test_every_module_can_be_imported(self, folder):
+    for path in _files(folder):
+      parts = path.relative_to(_ROOT).with_suffix('').parts
+      importlib.import_module('.'.join(parts))
+
   @parameterized.parameters(*_FOREIGN)
   def test_imports(self, folder):
     files = _files(folder)

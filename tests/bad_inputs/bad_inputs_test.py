@@ -20,7 +20,7 @@ _RUN = {'model.hidden_size': 32}
 _RAW = re.compile(r'Traceback|<bound method|<function| object at 0x')
 _ROWS = rows.all_rows()
 _CLI = [row for row in _ROWS if row.cli]
-_EACH_TIME = 6  # Of the rows of the command line one in so many runs always.
+_EACH_TIME = 24  # Of the rows of the command line one in so many runs always.
 
 
 @pytest.fixture(scope='session')

@@ -43,7 +43,7 @@ def test_has_the_lines_of_the_readme():
   assert 'configs/quickstart.py' in command
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cells_run(capsys):
   mpl.use('Agg')
   scope = {}

@@ -191,9 +191,7 @@ _LOOPS = (
 
 class EqualTest(parameterized.TestCase):
   @parameterized.named_parameters(*((n, n) for n in sage_optax.recipe_names()))
-  @pytest.mark.nightly_except(
-    'sage_hybrid', 'adamw', 'galore', 'muon', 'stable_spam', 'adafactor'
-  )
+  @pytest.mark.nightly_except('sage_hybrid', 'galore', 'adafactor')
   def test_recipe(self, name):
     def make(**kwargs):
       return sage_optax.recipe(name, _LR, weight_decay=0.1, **kwargs)

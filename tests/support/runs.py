@@ -59,10 +59,12 @@ def call(*args):
   return main.main(['main', *args])
 
 
-def start(args, module='train.main', options=(), devices=1, xla='', cache=True):
+def start(args, module='train.main', options=(), devices=1, cache=True):
   """Starts the command line in a process of its own."""
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {xla}',
+    # As the tests themselves compile; the last of a flag counts.
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} '
+    f'--xla_force_host_platform_device_count={devices}',
     'JAX_PLATFORMS': 'cpu',
     'JAX_ENABLE_COMPILATION_CACHE': str(cache),
     'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
@@ -82,13 +84,12 @@ def start(args, module='train.main', options=(), devices=1, xla='', cache=True):
 
 def start_all(args, count, devices, **kwargs):
   """Starts the command line in several processes that train together."""
-  # Compile quickly, and in all alike: only process 0 would use the cache, and
-  # then wait for the others longer than Gloo does, which is 30 s.
-  kwargs['xla'] = '--xla_backend_optimization_level=0'
   if count == 1:
     return [start(args, devices=devices, **kwargs)]
   address = f'127.0.0.1:{free_port()}'
   flags = [f'--coordinator={address}', f'--num_processes={count}']
+  # Only process 0 would use it, and then wait for the others longer than Gloo
+  # does, which is 30 s.
   kwargs['cache'] = False
   return [
     start([*args, *flags, f'--process_id={i}'], devices=devices, **kwargs)

@@ -77,7 +77,6 @@ def _steps(case):
   return max(case.steps, 7)
 
 
-@pytest.mark.exhaustive
 class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*_ROWS)
   def test_agrees_unit_by_unit(self, case):

@@ -108,7 +108,6 @@ class AnyMethodTest(parameterized.TestCase):
     check()
 
 
-@pytest.mark.exhaustive
 class SageTest(parameterized.TestCase):
   @parameterized.parameters(-2, -1)
   def test_damper_is_bounded(self, axis):
@@ -144,7 +143,6 @@ class SageTest(parameterized.TestCase):
     check()
 
 
-@pytest.mark.exhaustive
 class SinkgdTest(parameterized.TestCase):
   @_tried
   @hypothesis.given(st.data(), st.booleans())
