@@ -56,8 +56,7 @@ def _bytes(tx: Any, params: Any, specs: Any, mesh: Any) -> dict[str, int]:
 
 
 def main() -> None:
-  """Prints a Markdown table."""
-  jax.config.update('jax_num_cpu_devices', 8)
+  """Prints a Markdown table; there have to be 8 devices."""
   model = model_config(llama_1_3b.get_config(), 'cpu')
   axes, params = llama.logical_axes(model), state_lib.abstract_params(model)
   roles = sage_optax.roles.assign(params)
@@ -94,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+  jax.config.update('jax_num_cpu_devices', 8)
   main()

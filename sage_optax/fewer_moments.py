@@ -32,7 +32,7 @@ def adafactor(
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (the momentum
       only); the latter two are rounded stochastically. None: float32, or the
       parameters' dtype if wider.
     **options: weight decay, overrides per role, rules and layout, as in

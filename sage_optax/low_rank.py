@@ -269,9 +269,8 @@ def soap(
     b2: decay of the second moment; 0.999 on embedding, head and vector, 0.95 on
       matrix.
     eps: added to the root of the second moment.
-    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
-      only); the latter two are rounded stochastically. None: float32, or the
-      parameters' dtype if wider.
+    state_dtype: dtype of the state: float32, or bfloat16 rounded
+      stochastically. None: float32, or the parameters' dtype if wider.
     update_proj_gap: steps between two bases, a static integer. Roles: matrix.
     max_side: longest side that is rotated, a static integer. Roles: matrix.
     one_sided: rotate the smaller side only, fan_in if both are equal. Roles:

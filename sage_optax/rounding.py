@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sage_optax.core import eight_bits, noise
+from sage_optax.core import eight_bits, linalg, noise
 
 _IMPL = 'threefry2x32'  # its bits do not depend on the mesh
 
@@ -102,11 +102,17 @@ def leaf_key(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
 
 def check_dtype(dtype: Any) -> None:
   """Raises ValueError unless `dtype` is None or supported for states."""
-  allowed = ('float32', 'bfloat16', 'int8')
-  if dtype is not None and jnp.dtype(dtype).name not in allowed:
+  if dtype is not None:
+    allowed = ('float32', 'bfloat16', 'int8')
+    name = jnp.dtype(dtype).name
+    linalg.check_choice('The dtype of the state', name, allowed)
+
+
+def refuse_int8(dtype: Any, method: str, reason: str) -> None:
+  """Raises ValueError if `dtype` is int8, for methods that gain nothing."""
+  if dtype is not None and jnp.dtype(dtype) == jnp.int8:
     raise ValueError(
-      f'The dtype of the state must be one of {", ".join(allowed)}, got '
-      f'{jnp.dtype(dtype).name}.'
+      f"{method} has no state in int8: {reason}; use 'bfloat16' or None."
     )
 
 
@@ -144,7 +150,7 @@ def low_precision_state(
 
   Returns:
     A transformation with a state of the same structure, whose floating-point
-    arrays have this dtype.
+    arrays have this dtype; in int8, `mu` and `nu` are `eight_bits.EightBits`.
 
   Raises:
     ValueError: an unsupported dtype.

@@ -12,12 +12,15 @@ import pytest
 
 import sage_optax
 from benchmarks import (
+  muon_collectives,
   on_tpu,
   optimizers,
   optimizers_under_test,
   results,
   rounds,
+  state_dtypes,
 )
+from configs import llama_1_3b
 from tests.support import tiny_config
 from train.plan import hlo
 
@@ -239,6 +242,49 @@ def test_the_readme_quotes_what_was_printed():
   for name, ratio in quoted:
     row = rf'^\| {re.escape(name)} \| [^|]+ \| [^|]+ \| {ratio} \|'
     assert re.search(row, printed, re.MULTILINE), name
+
+
+def _cells(printed):
+  """The body of a Markdown table."""
+  rows = [line.strip('| ').split(' | ') for line in printed.splitlines()]
+  return rows[2:]
+
+
+def test_state_dtypes(monkeypatch, capsys):
+  monkeypatch.setattr(state_dtypes, '_TIMED', (2, 8, 64))
+  monkeypatch.setattr(state_dtypes, '_STEPS', 20)
+  methods = {'adamw': state_dtypes._METHODS['adamw']}
+  monkeypatch.setattr(state_dtypes, '_METHODS', methods)
+  state_dtypes.main()
+  rows = _cells(capsys.readouterr().out)
+  dtypes = ['float32', 'bfloat16', 'int8']
+  assert [row[:2] for row in rows] == [['adamw', dtype] for dtype in dtypes]
+  adamw = np.array([row[2:5] for row in rows], float)
+  # Two moments in 4, 2 and 1 bytes, and 8 scales for 256 numbers.
+  np.testing.assert_allclose(adamw[:, 0], [8, 4, 2.25], atol=5e-3)
+  assert adamw[0, 2] == 0
+  assert 0 < adamw[1, 2] < adamw[2, 2] < 0.2
+
+
+def test_muon_collectives(monkeypatch, capsys):
+  sent = []
+
+  def counted(*args):
+    sent.append(count(*args))
+    return sent[-1]
+
+  count = muon_collectives._bytes
+  monkeypatch.setattr(muon_collectives, '_bytes', counted)
+  meshes = muon_collectives._MESHES[1:]
+  monkeypatch.setattr(muon_collectives, '_MESHES', meshes)
+  monkeypatch.setattr(llama_1_3b, 'get_config', tiny_config.get_config)
+  muon_collectives.main()
+  rows = _cells(capsys.readouterr().out)
+  names = ['optax.contrib.muon', 'scale_by_muon', 'with_mesh']
+  assert [row[1] for row in rows] == names
+  # Whole matrices go there and back, once each, if the devices are known.
+  assert [kinds.get('all-to-all', 0) > 0 for kinds in sent] == [0, 0, 1]
+  assert sum(sent[2].values()) < sum(sent[1].values())
 
 
 @pytest.mark.parametrize(

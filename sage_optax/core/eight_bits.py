@@ -6,6 +6,7 @@ code c means (c / 127)^2 times the block's largest number in a first moment,
 which has signs, and (c / 255)^4 times it in a second moment.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,8 +16,11 @@ import optax
 
 from sage_optax.core import linalg
 
-_LARGEST_BLOCK = 128
-_SMALLEST_BLOCK = 16
+_SMALLEST_AXIS = 16
+# Of a second moment above zero: its root is 9 times what code 1 of a first
+# moment stands for, if the largest are alike. Below, the noise of rounding the
+# first moment would be divided by next to nothing.
+_SMALLEST_CODE = 6
 
 
 class EightBits(NamedTuple):
@@ -33,16 +37,21 @@ class EightBits(NamedTuple):
 
 
 def block_size(shape: tuple[int, ...]) -> int | None:
-  """Numbers per block: the largest divisor of the last axis from 16 to 128.
+  """Numbers per block: a divisor of the last axis from 32 to 128.
 
-  An axis without such a divisor is one block. None: the axis is shorter than
-  16, so codes would save nothing.
+  The largest that also divides a 16th of the axis, so that no block is cut
+  where 16 devices share it, or else an 8th, and so on; an axis without one is
+  one block. None: shorter than 16, so nothing is gained.
   """
   last = shape[-1] if shape else 0
-  if last < _SMALLEST_BLOCK:
+  if last < _SMALLEST_AXIS:
     return None
-  sizes = range(_LARGEST_BLOCK, _SMALLEST_BLOCK - 1, -1)
-  return next((size for size in sizes if last % size == 0), last)
+  for parts in (16, 8, 4, 2, 1):
+    share = last // math.gcd(last, parts)
+    for size in range(128, 31, -1):
+      if share % size == 0:
+        return size
+  return last
 
 
 def encode(
@@ -144,8 +153,8 @@ def _unsigned_codes(x, uniform):
   share, scales = _shares(x)
   root = jnp.sqrt(jnp.sqrt(share))
   codes = _rounded(share, root, _fourth_power, 255, _like(share, uniform))
-  # With a second moment of zero, the update would explode.
-  codes = jnp.where(share > 0, jnp.maximum(codes, 1), 0).reshape(x.shape)
+  codes = jnp.where(share > 0, jnp.maximum(codes, _SMALLEST_CODE), 0)
+  codes = codes.reshape(x.shape)
   return (codes - 128).astype(jnp.int8), scales
 
 

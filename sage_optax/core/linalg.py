@@ -44,10 +44,14 @@ def check_static(
   """Raises ValueError unless `value` is one of the integers `allowed`."""
   if value is not None:
     value = _static_int(name, value)
+  check_choice(name, value, allowed)
+
+
+def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+  """Raises ValueError unless `value` is one of those `allowed`."""
   if value not in allowed:
-    raise ValueError(
-      f'{name} must be one of {", ".join(map(str, allowed))}, got {value!r}.'
-    )
+    known = ', '.join(map(repr, allowed))
+    raise ValueError(f'{name} must be one of {known}, got {value!r}.')
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -116,6 +120,15 @@ def safe_rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """As `rms`, but correct for entries whose squares are below 1e-38."""
   size = math.prod(x.shape[axis] for axis in axes)
   return safe_norm(x, axes) / max(size, 1) ** 0.5
+
+
+def over_peak(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """`x` over its largest entry over `axes`; zeros stay.
+
+  So that squares of small numbers are no zeros, and of large ones finite.
+  """
+  peak = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
+  return x / jnp.where(peak > 0, peak, 1.0)
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:

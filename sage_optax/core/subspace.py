@@ -237,8 +237,7 @@ def _orthogonal_iteration(grad, start):
   """
   shape = grad.shape
   grad, start = _smaller_side_first(grad, start)
-  peak = jnp.max(jnp.abs(grad), axis=(-2, -1), keepdims=True)
-  unit = grad / jnp.where(peak > 0, peak, 1.0)
+  unit = linalg.over_peak(grad, (-2, -1))
   basis = orthogonal.polar(start)
   for _ in range(_POWER_ITERATIONS):
     # Orthonormalized after each product: with the Gram matrix alone, singular

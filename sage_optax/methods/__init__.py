@@ -1,4 +1,5 @@
 """One optimizer method per module: its state and its `scale_by_<name>`.
 
-`sage_optax.recipe_table` lists them by name.
+`sinkgd` also has `scale_by_multi_norm`, of which SinkGD and SWAN are special
+cases. `sage_optax.recipe_table` lists the methods of recipes by name.
 """

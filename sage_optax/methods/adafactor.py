@@ -68,7 +68,7 @@ def scale_by_adafactor(
     eps: added to the squared gradients.
     clipping_threshold: largest root mean square of a unit's update; None: no
       limit.
-    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
+    state_dtype: dtype of the state: float32, bfloat16 or int8 (the momentum
       only); the latter two are rounded stochastically. None: float32, or the
       parameters' dtype if wider.
     core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
@@ -80,7 +80,7 @@ def scale_by_adafactor(
     and d more.
 
   Raises:
-    ValueError: `core_ndim` does not fit.
+    ValueError: `core_ndim` does not fit, or int8 without a momentum.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -96,6 +96,9 @@ def scale_by_adafactor(
     Cost, arXiv 1804.04235, 2018.
   """
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+  if momentum is None:
+    reason = 'without a momentum its state is two vectors per matrix'
+    rounding.refuse_int8(state_dtype, 'Adafactor', reason)
 
   def is_vector(x):
     return len(linalg.unit_axes(jnp.ndim(x), core_ndim)) < 2

@@ -172,10 +172,12 @@ def scale_by_muon(
     Lau and Su, symmetry-compatible updates, arXiv 2605.18106, 2026
     (`nuclear_power`, `normalize_after`).
   """
-  _check('equilibrate', equilibrate, (*_SIDES, 'both'))
-  _check('normalize_after', normalize_after, _SIDES)
-  _check('ns_coeffs', ns_coeffs, tuple(orthogonal.NS_COEFFS))
-  _check('preconditioning', preconditioning, orthogonal.PRECONDITIONINGS)
+  linalg.check_choice('equilibrate', equilibrate, (*_SIDES, 'both'))
+  linalg.check_choice('normalize_after', normalize_after, _SIDES)
+  linalg.check_choice('ns_coeffs', ns_coeffs, tuple(orthogonal.NS_COEFFS))
+  linalg.check_choice(
+    'preconditioning', preconditioning, orthogonal.PRECONDITIONINGS
+  )
   linalg.check_positive('ns_steps', ns_steps)
   if ortho_rank is not None:
     linalg.check_positive('ortho_rank', ortho_rank)
@@ -255,12 +257,6 @@ def scale_by_muon(
 
   tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
   return boxes.opened(rounding.low_precision_state(tx, state_dtype))
-
-
-def _check(name, value, allowed):
-  if value not in allowed:
-    known = ', '.join(map(repr, allowed))
-    raise ValueError(f'{name} must be one of {known}, got {value!r}.')
 
 
 def _unit_squares(x):

@@ -77,9 +77,7 @@ def scale_by_sinkgd(
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
   if isinstance(num_iters, int) and num_iters < 1:
     raise ValueError(f'num_iters must be at least 1, got {num_iters}.')
-  if kernels not in (None, 'pallas'):
-    raise ValueError(f"kernels must be None or 'pallas', got {kernels!r}.")
-
+  linalg.check_choice('kernels', kernels, (None, 'pallas'))
   options = sinkhorn.Options(num_iters, eps, unit_norm, kernels)
 
   def normalize(place, grad):

@@ -78,9 +78,8 @@ def scale_by_soap(
     b2: decay of the second moment and of L and R.
     eps: added to the root of the second moment.
     update_proj_gap: steps between two bases, a static integer.
-    state_dtype: dtype of the state: float32, bfloat16 or int8 (`mu` and `nu`
-      only); the latter two are rounded stochastically. None: float32, or the
-      parameters' dtype if wider.
+    state_dtype: dtype of the state: float32, or bfloat16 rounded
+      stochastically. None: float32, or the parameters' dtype if wider.
     max_side: longest side that is rotated, a static integer.
     one_sided: rotate the smaller side only, fan_in if both are equal.
 
@@ -90,8 +89,8 @@ def scale_by_soap(
     [m, n], with `one_sided` 2mn + 2ss + 2 for the smaller side s.
 
   Raises:
-    ValueError: `update_proj_gap` or `max_side` is less than 1 or traced; from
-      `init`, a leaf that is not a matrix.
+    ValueError: `update_proj_gap` or `max_side` is less than 1 or traced, or
+      `state_dtype` is int8; from `init`, a leaf that is not a matrix.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, sage_optax
@@ -110,6 +109,9 @@ def scale_by_soap(
   """
   linalg.check_positive('update_proj_gap', update_proj_gap)
   linalg.check_positive('max_side', max_side)
+  rounding.refuse_int8(
+    state_dtype, 'SOAP', 'its matrices would stay float32, and need more'
+  )
 
   def rotated(shape):
     """Whether fan_in and fan_out are rotated."""
@@ -132,11 +134,13 @@ def scale_by_soap(
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_soap')
-    both = jax.tree.map(squares, params)
-    sides = moments.unzip(both, params, 2)
-    zeros = moments.zeros(params)
+    # An array for each field, as the step may be told to donate the state.
+    mu, nu = moments.zeros(params), moments.zeros(params)
+    grams, bases = (
+      moments.unzip(jax.tree.map(squares, params), params, 2) for _ in range(2)
+    )
     count = jnp.zeros([], jnp.int32)
-    return ScaleBySoapState(count, zeros, zeros, *sides, *sides)
+    return ScaleBySoapState(count, mu, nu, *grams, *bases)
 
   def renew(place, grad, gram, basis, count):
     """The bases, renewed every `update_proj_gap` steps."""
@@ -144,11 +148,11 @@ def scale_by_soap(
 
     def choose(due, *arrays):
       # The gradient only shows how the matrices are sharded.
-      branches = [
+      found = (
         functools.partial(placement.whole_matrices, find, place)
-        for find in (_kept, _iterated, _eigenvectors)
-      ]
-      return jax.lax.switch(due, branches, *arrays)
+        for find in (_iterated, _eigenvectors)
+      )
+      return jax.lax.switch(due, [_kept, *found], *arrays)
 
     due = jnp.where(count == 0, 2, later)
     return linalg.in_auto_axes(choose, basis)(due, grad, gram, basis)
@@ -220,16 +224,10 @@ def _kept(grad, gram, basis):
 def _iterated(grad, gram, basis):
   """One step of orthogonal iteration."""
   del grad
-  return jnp.linalg.qr(linalg.matmul(_over_peak(gram), basis))[0]
+  return jnp.linalg.qr(linalg.matmul(linalg.over_peak(gram, _UNIT), basis))[0]
 
 
 def _eigenvectors(grad, gram, basis):
   """By decreasing eigenvalue."""
   del grad, basis
-  return jnp.linalg.eigh(_over_peak(gram))[1][..., ::-1]
-
-
-def _over_peak(x):
-  """`x` divided by its largest entry, so that products stay finite."""
-  peak = jnp.max(jnp.abs(x), axis=_UNIT, keepdims=True, initial=0.0)
-  return x / jnp.where(peak > 0, peak, 1.0)
+  return jnp.linalg.eigh(linalg.over_peak(gram, _UNIT))[1][..., ::-1]

@@ -73,5 +73,9 @@ class FitTest(parameterized.TestCase):
       _fit(100)
     with self.assertRaisesRegex(ValueError, 'fit does not take b1: use'):
       sage_optax.fit(_PARAMS, 10**7, b1=0.9)
+    with self.assertRaisesRegex(ValueError, "number of bytes, got '1GB'"):
+      _fit('1GB')
+    with self.assertRaisesRegex(ValueError, 'weight_decay must be a number'):
+      _fit(10**7).optimizer(1e-3, weight_decay='0.1')
     with self.assertRaisesRegex(ValueError, 'It is not clear'):
       sage_optax.fit({'mixer': jnp.ones((8, 512, 64))}, 10**7)

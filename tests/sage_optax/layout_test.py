@@ -276,7 +276,7 @@ class StateTest(parameterized.TestCase):
     tx = sage_optax.with_matrix_axes(case.make(2), lambda _: pair)
     # SOAP's bases are squares of a whole side.
     sides = [math.prod(shape[axis] for axis in side) for side in pair]
-    others = (1, case.rank, *(sides if case.method == 'soap' else ()))
+    others = (1, case.rank, *(sides if case.square else ()))
     for array in jax.tree.leaves(jax.eval_shape(tx.init, leaf)):
       if not array.ndim or array.dtype == jnp.uint32:  # a count, a key
         continue

@@ -196,7 +196,7 @@ class StateTest(parameterized.TestCase):
   def test_other_types(self, dtype):
     for kwargs in ({'state_dtype': dtype}, {'mu_dtype': dtype}):
       with self.assertRaisesRegex(
-        ValueError, 'must be one of float32, bfloat16, int8, got (float|int)'
+        ValueError, "one of 'float32', 'bfloat16', 'int8', got '(float|int)"
       ):
         sage_optax.scale_by_sage(**kwargs)
 

@@ -32,8 +32,13 @@ class CodesTest(parameterized.TestCase):
     ((3, 1), None),
     ((), None),
     ((16,), 16),
-    ((5, 100), 100),
-    ((2, 1024), 128),
+    ((5, 100), 50),  # a half
+    ((2, 256), 32),  # an eighth
+    ((2, 1024), 64),  # a sixteenth, as in the rows below
+    ((768,), 48),
+    ((11008,), 86),
+    ((32000,), 125),
+    ((4096,), 128),
     ((5461,), 127),  # 43 * 127, SAGE's hidden size
     ((131,), 131),  # a prime
   )
@@ -42,10 +47,11 @@ class CodesTest(parameterized.TestCase):
 
   @parameterized.parameters((True, 127, 2), (False, 255, 4))
   def test_numbers_that_have_a_code_stay(self, signed, levels, power):
-    shares = (np.arange(levels) / levels) ** power
-    # In blocks of at most 128, each with a 1 that the others are shares of.
-    rows = np.array_split(shares, levels // 85)
-    rows = np.stack([np.append(row, 1.0) for row in rows])
+    # The smallest codes of second moments are not used.
+    shares = (np.arange(0 if signed else 6, levels) / levels) ** power
+    # In blocks of 32, each with a 1 that the others are shares of.
+    rows = np.resize(shares, (levels // 31 + 1, 31))
+    rows = np.append(rows, np.ones_like(rows[:, :1]), axis=1)
     x = jnp.asarray(-0.3 * rows if signed else 0.3 * rows, jnp.float32)
     np.testing.assert_allclose(_kept(x, signed), x, rtol=1e-5)
 
@@ -94,6 +100,19 @@ class StateTest(parameterized.TestCase):
     apart = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
     self.assertBetween(apart, 1e-4, 0.1)
 
+  @parameterized.parameters(0, 1e-3, 1e-4, 1e-6)
+  def test_large_neighbours_do_not_enlarge_updates(self, small):
+    # Of a block all but one are this small; or the sizes are from 1e-6 to 1.
+    size = np.full(64, small) if small else np.geomspace(1e-6, 1, 64)
+    size[0] = 1.0
+    grads = stepping.grads((16, 64), 100)
+    grads *= jnp.asarray(np.broadcast_to(size, grads.shape), jnp.float32)
+    wide, narrow = (
+      np.abs(stepping.updates(sage_optax.scale_by_adam(state_dtype=t), grads))
+      for t in (None, 'int8')
+    )
+    self.assertLess(narrow.max(), 2 * wide.max())
+
   def test_bytes(self):
     params = {
       'proj': {'kernel': jnp.ones((4, 256))},
@@ -102,8 +121,8 @@ class StateTest(parameterized.TestCase):
     tx = sage_optax.adamw(1e-3, state_dtype='int8')
     spare = sage_optax.adamw(1e-3)
     sizes = [sage_optax.memory.state_bytes(t, params) for t in (tx, spare)]
-    # Codes and 8 scales a moment; a vector of 8 stays as it is.
-    self.assertEqual(sizes[1] - sizes[0], 2 * (4 * 1024 - 1024 - 4 * 8))
+    # Codes and 32 scales a moment; a vector of 8 stays as it is.
+    self.assertEqual(sizes[1] - sizes[0], 2 * (4 * 1024 - 1024 - 4 * 32))
     state = tx.init(params)
     _, state = tx.update(params, state, params)
     for leaf in jax.tree.leaves(state):
@@ -123,8 +142,31 @@ class StateTest(parameterized.TestCase):
     state = steps[-1][1]
     self.assertEqual(state.mu.codes.sharding.spec, jax.P(None, 'a', 'b'))
     kept = 'b' if axis_type == jax.sharding.AxisType.Auto else None
-    self.assertEqual(state.mu.scales.shape, (4, 8, 4))
+    self.assertEqual(state.mu.scales.shape, (4, 8, 16))
     self.assertEqual(tuple(state.mu.scales.sharding.spec)[2:], (kept,))
+
+  @parameterized.parameters(768, 11008)
+  def test_shards_have_whole_blocks(self, last):
+    mesh = jax.make_mesh((8,), ('x',), (jax.sharding.AxisType.Auto,))
+    tx = sage_optax.scale_by_lion(state_dtype='int8')
+    param, spec = jax.ShapeDtypeStruct((4, last), jnp.float32), jax.P(None, 'x')
+    specs = sage_optax.sharding.state_specs(tx, param, spec, mesh.shape)
+    spread = jax.tree.map(
+      lambda s: jax.sharding.NamedSharding(mesh, s), (spec, specs)
+    )
+    step = jax.jit(tx.update, in_shardings=spread, out_shardings=spread)
+    compiled = step.lower(param, jax.eval_shape(tx.init, param)).compile()
+    self.assertNotRegex(compiled.as_text(), 'all-gather|all-reduce|permute')
+
+  def test_refused_where_nothing_is_gained(self):
+    with self.assertRaisesRegex(ValueError, 'Adafactor has no state in int8'):
+      sage_optax.adafactor(1e-3, state_dtype='int8')
+    with self.assertRaisesRegex(ValueError, "SOAP .* use 'bfloat16' or None"):
+      sage_optax.soap(1e-3, state_dtype='int8')
+    # With a momentum there is something to store in 8 bits.
+    tx = sage_optax.scale_by_adafactor(momentum=0.9, state_dtype='int8')
+    state = jax.eval_shape(tx.init, jnp.ones((4, 64)))
+    self.assertEqual(state.mu.codes.dtype, jnp.int8)
 
   def test_boxed(self):
     boxed = {'kernel': nn.Partitioned(jnp.ones((4, 256)), ('embed', 'mlp'))}

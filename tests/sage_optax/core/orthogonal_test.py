@@ -74,6 +74,9 @@ class NewtonSchulzTest(parameterized.TestCase):
 
     def products(platform):
       text = traced.lower(lowering_platforms=(platform,)).as_text()
+      # The coefficients of the 5 steps are not rounded.
+      self.assertIn('tensor<5x3xf32>', text)
+      self.assertNotIn('tensor<5x3xbf16>', text)
       return [line for line in text.splitlines() if 'dot_general' in line]
 
     for platform, has, lacks in (

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +128,13 @@ class PromisesTest(parameterized.TestCase):
         for size, param_size in zip(array.shape, leaf.shape, strict=True):
           other = leaf.shape if case.square else ()
           self.assertIn(size, (1, case.rank, param_size, *other))
+
+  @parameterized.named_parameters(*_ROWS)
+  def test_state_made_eagerly_can_be_donated(self, case):
+    # Not if two of its arrays are one.
+    state = case.make(2).init(jnp.ones((6, 4)))
+    given = jax.jit(lambda state: state, donate_argnums=0)(state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(given, state)
 
   @parameterized.named_parameters(*_ROWS)
   def test_updates_keep_the_dtype_and_statistics_are_float32(self, case):

@@ -1,5 +1,7 @@
 """SOAP: its bases, and what it is without them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,27 @@ class SoapTest(parameterized.TestCase):
     on_mesh = sage_optax.sharding.with_mesh(tx, mesh, spec)
     ours = stepping.updates(on_mesh, jax.device_put(grads, sharding))
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+
+  def test_bases_stay_where_they_are_between_renewals(self):
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((4, 2), ('a', 'b'), auto)
+    spec = jax.P(None, 'a', 'b')
+    plain = sage_optax.scale_by_soap(one_sided=True)
+    tx = sage_optax.sharding.with_mesh(plain, mesh, spec)
+    param = jax.ShapeDtypeStruct((8, 8, 12), jnp.float32)
+    specs = sage_optax.sharding.state_specs(plain, param, spec, mesh.shape)
+    placed = jax.tree.map(
+      lambda s: jax.sharding.NamedSharding(mesh, s), (spec, specs)
+    )
+    step = jax.jit(tx.update, in_shardings=placed, out_shardings=placed)
+    compiled = step.lower(param, jax.eval_shape(tx.init, param)).compile()
+    text = compiled.as_text()
+    (branches,) = re.findall(r'branch_computations=\{(.*?)\}', text)
+    sent = []
+    for name in branches.split(', '):
+      body = text[text.index(f'\n{name} (') :]
+      sent.append('all-to-all' in body[: body.index('\n}')])
+    self.assertEqual(sent, [False, True, True])
 
   def test_wrong_arguments(self):
     with self.assertRaisesRegex(ValueError, 'update_proj_gap must be at least'):
