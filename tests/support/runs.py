@@ -59,9 +59,9 @@ def call(*args):
   return main.main(['main', *args])
 
 
-def start(args, module='train.main', options=(), devices=1, cache=True):
-  """Starts the command line in a process of its own."""
-  environment = os.environ | {
+def environment(devices=1, cache=True):
+  """Returns the environment of a run in a process of its own."""
+  return os.environ | {
     # As the tests themselves compile; the last of a flag counts.
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} '
     f'--xla_force_host_platform_device_count={devices}',
@@ -72,10 +72,14 @@ def start(args, module='train.main', options=(), devices=1, cache=True):
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     'PYTHONWARNINGS': 'error',
   }
+
+
+def start(args, module='train.main', options=(), devices=1, cache=True):
+  """Starts the command line in a process of its own."""
   return subprocess.Popen(
     [sys.executable, *options, '-m', module, *args],
     cwd=ROOT,
-    env=environment,
+    env=environment(devices, cache),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

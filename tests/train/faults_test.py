@@ -27,11 +27,10 @@ sys.exit(main.main(['main', *sys.argv[1:]]))
 
 
 def _start(script, args):
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   return subprocess.Popen(
     [sys.executable, '-c', script, *args],
     cwd=runs.ROOT,
-    env=environment,
+    env=runs.environment(cache=False),  # Its files may not grow either.
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
