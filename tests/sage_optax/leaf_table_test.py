@@ -88,6 +88,8 @@ class RefusalTest(parameterized.TestCase):
     params = leaf_count.tree(project)
     message = _refusal(params, preset=preset)
     self.assertIn('They are a guess', message)
+    for leaf in routing.records(params, routing.Routing(preset=preset)).leaves:
+      self.assertEqual(f'\n  {leaf.path} (' in message, bool(leaf.doubt))
     said = routing.Routing(preset=preset, **_pasted(message))
     found = leaf_count.count(project, params, said)
     self.assertEqual((found.refused, found.wrong), (0, []))
@@ -289,6 +291,17 @@ class RefusalTest(parameterized.TestCase):
       self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (0,)))
     with self.assertRaisesRegex(ValueError, 'it may be a table'):
       roles.assign(params)
+    # A weight without a bias may be one too, of any length.
+    with self.assertRaisesRegex(ValueError, 'others as .in, out.'):
+      roles.assign({'tok': {'weight': jnp.ones((9, 4))}})
+    weights = {'tok': {'weight': jnp.ones((2000, 8))}}
+    self.assertEqual(
+      _pasted(_refusal(weights, preset=layout.TORCH)),
+      {
+        'rules': [('^tok/weight$', 'embedding')],
+        'matrix_axes': [('^tok/weight$', ((0,), (1,)))],
+      },
+    )
     # Nor are the names of rules in the library confused with patterns.
     params = {
       'embed': {'embedding': jnp.ones((9, 4))},
@@ -304,7 +317,11 @@ class RefusalTest(parameterized.TestCase):
     kernel = {'kernel': jnp.ones((8, 32))}
     leaves = routing.resolve({**embed, 'f': kernel}, routing.Routing())
     self.assertEqual(leaves[1].role, 'head')
-    for hidden in ({'q_proj': kernel}, {'f': kernel, 'g': kernel}):
+    for hidden in (
+      {'q_proj': kernel},
+      {'f': kernel, 'g': kernel},
+      {'f': {'kernel': jnp.ones((4, 32))}},
+    ):
       message = _refusal({**embed, **hidden})
       self.assertIn('an axis is as long as embed/embedding', message)
 
@@ -350,6 +367,10 @@ class RefusalTest(parameterized.TestCase):
     params = {'f': {'kernel': jnp.ones((8, 6, 3)), 'bias': jnp.ones((6, 3))}}
     leaves = routing.records(params, routing.Routing(scan_axis=2)).leaves
     self.assertIn('no proof of a stack', leaves[0].doubt)
+    params = {'layers': {'query': {'bias': jnp.ones((2, 4))}}}
+    self.assertIn(
+      'it has no axis 2', _refusal(params, stacked='layers/', scan_axis=2)
+    )
     for axis in (-1, 1.0):
       with self.assertRaisesRegex(ValueError, 'scan_axis must be None or an'):
         sage_optax.sage_hybrid(0.1, scan_axis=axis)
@@ -494,9 +515,10 @@ class ModulesTest(parameterized.TestCase):
       'out': eqx.nn.Linear(4, 9, use_bias=False, key=key),
     }
     self.assertEqual(_axes(params)['out/weight'], ('head', (1,), (0,)))
-    said = routing.Routing(rules=[('out', 'matrix')])
-    leaf = routing.resolve(params, said)[0]
-    self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (1,)))
+    for role in ('matrix', 'embedding'):
+      said = routing.Routing(rules=[('out', role)])
+      leaf = routing.resolve(params, said)[0]
+      self.assertEqual((leaf.role, leaf.axes.fan_in), (role, (1,)))
     params['in'] = eqx.nn.Linear(9, 5, use_bias=False, key=key)
     self.assertIn('in/weight (5, 9): an axis is as long', _refusal(params))
 
