@@ -147,7 +147,7 @@ def test_a_diverged_run_is_a_result(cells):
   'name',
   [
     name
-    if name in ('sage', 'factored', 'recipe_sage_hybrid', 'recipe_optax_muon')
+    if name in ('factored', 'recipe_optax_muon')
     else pytest.param(name, marks=pytest.mark.nightly)
     for name in ARMS
   ],

@@ -37,7 +37,9 @@ def _start(script, args):
   )
 
 
-@pytest.mark.parametrize('asynchronous', [True, False])
+@pytest.mark.parametrize(
+  'asynchronous', [True, pytest.param(False, marks=pytest.mark.nightly)]
+)
 def test_a_file_that_may_not_grow_is_one_line(asynchronous, tmp_path):
   data = runs.write_data(tmp_path / 'data')
   args = runs.command(

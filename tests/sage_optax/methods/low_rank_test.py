@@ -183,10 +183,8 @@ class ShardedTest(parameterized.TestCase):
     )
   )
   @pytest.mark.nightly_except(
-    'Auto_galore_svd',
-    *(f'Explicit_{name}' for name in ('galore_subspace', 'fira_svd')),
-    *(f'Auto_{name}' for name in ('fira_subspace', 'apollo_gaussian')),
-    *('Explicit_apollo_drawn', 'Explicit_galore_gaussian'),
+    *('Explicit_galore_subspace', 'Explicit_fira_svd'),
+    *('Auto_apollo_gaussian', 'Explicit_apollo_drawn'),
   )
   def test_mesh_changes_nothing(self, method, kind, axis_type):
     # Stacked, with refreshes, and with numbers that are traced.
