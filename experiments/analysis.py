@@ -1,4 +1,4 @@
-"""Numbers of the report, computed from lines of results."""
+"""Computes the numbers of the report from lines of results."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ WINDOW_NATS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What is known about one arm in one cell.
+  """The results of one arm in one cell.
 
   Attributes:
     cell, arm: names.
@@ -61,7 +61,7 @@ class Difference:
   """Paired difference of an arm to the baseline.
 
   Attributes:
-    mean: nats, below 0 where the arm is better.
+    mean: nats; negative if the arm is better.
     half_width: of the interval of `LEVEL`; None with fewer than 2 pairs.
     p: two-sided p-value of a difference of 0; corrected once by `holm`.
     pairs: number of common seeds.
@@ -76,7 +76,7 @@ class Difference:
 def summarize(
   study: studies.Study, root: pathlib.Path = trial.RESULTS
 ) -> list[Summary]:
-  """All arms and cells of a study, in its order."""
+  """Summarizes all arms and cells of a study, in its order."""
   lines = trial.read(trial.path_of(study.name, root))
   return [
     summary(study, cell, arm, list(lines.values()))
@@ -87,7 +87,7 @@ def summarize(
 def summary(
   study: studies.Study, cell: str, arm: Arm, lines: Sequence[Line]
 ) -> Summary:
-  """One arm in one cell, given all lines of a study."""
+  """Summarizes one arm in one cell, given all lines of a study."""
   mine = [
     line for line in lines if (line['cell'], line['arm']) == (cell, arm.name)
   ]
@@ -106,7 +106,7 @@ def summary(
 
 
 def difference(arm: Summary, baseline: Summary) -> Difference | None:
-  """The paired difference over common seeds; None without any."""
+  """The paired difference over common seeds; None if there are none."""
   seeds = sorted(arm.losses.keys() & baseline.losses.keys())
   if not seeds:
     return None
@@ -169,7 +169,7 @@ def window(summary: Summary, name: str) -> tuple[float, float] | None:
 
 
 def beta_name(arm: str) -> str:
-  """What 'beta' is in an arm."""
+  """The name of the option 'beta' in an arm's method."""
   found = ARMS[arm]
   if found.table is None:
     return found.beta_name

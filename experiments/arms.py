@@ -1,4 +1,4 @@
-"""The arms of the studies: what each does, and where its search begins."""
+"""The arms of the studies: their optimizers, and where their search starts."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from train.optimizer import AXIS_ROLES
 Transform: TypeAlias = optax.GradientTransformation
 Options = Mapping[str, Any]
 
-CLIP = 1.0  # of the global norm, in every arm
-# In arms that differ in the table only, vectors have AdamW at this rate.
+CLIP = 1.0  # largest global norm, in every arm
+# AdamW's rate on vectors, in arms that differ only in the rule for the table.
 VECTOR_RATE = 4e-3
 _ADAM_B2 = 0.99
 
@@ -25,15 +25,15 @@ class Arm:
   """One optimizer, with four options to tune.
 
   Attributes:
-    name: of the arm.
-    start: where the search begins: 'embedding_rate', 'matrix_rate',
-      'weight_decay' and, if the arm has one to tune, 'beta'.
-    betas: values of 'beta', in order; the search walks along them.
-    table: beta -> the rule of the table [vocab, feature]; the head, if any,
-      has the same rule. None for a whole recipe.
+    name: name of the arm.
+    start: start of the search: 'embedding_rate', 'matrix_rate', 'weight_decay'
+      and, if the arm has one to tune, 'beta'.
+    betas: values of 'beta' that the search tries, in order.
+    table: beta -> the update rule of the embedding table [vocab, feature],
+      which is also that of the head, if any. None for a whole recipe.
     recipe: name of a recipe of `sage_optax`, or of one of Optax's optimizers.
-    beta_name: what the recipe calls 'beta'.
-    fixed: further arguments of the recipe.
+    beta_name: the recipe's name for 'beta'.
+    fixed: other arguments of the recipe.
   """
 
   name: str
@@ -53,9 +53,9 @@ def optimizer(
   Args:
     arm: The arm.
     options: Values of the options; they may be traced.
-    schedule: Share of the peak rate at a step.
-    logical_axes: Tree of axis names, as of `models.llama.logical_axes`; without
-      it, a recipe finds the roles by the parameters' names.
+    schedule: Factor on the peak rate at a step.
+    logical_axes: Tree of axis names, as from `models.llama.logical_axes`;
+      without it, a recipe infers roles from the parameters' names.
   """
 
   def roles(params):
@@ -125,7 +125,7 @@ def _optax_arm(arm, options, schedule, roles):
   adam = optax.scale_by_adam(b2=_ADAM_B2 if beta is None else beta)
   if arm.recipe == 'optax_muon':
     table = matrix = adam
-    # Each matrix of a stack, which Optax's rule would not take for one.
+    # Treat each matrix of a stack separately, unlike Optax's default.
     numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
     matrix = optax.chain(
       optax.contrib.scale_by_muon(
@@ -141,7 +141,7 @@ def _optax_arm(arm, options, schedule, roles):
       ),
     )
   else:
-    # optax.adafactor but for its rate, weight decay and schedule.
+    # optax.adafactor without its rate, weight decay and schedule.
     table = matrix = optax.chain(
       optax.scale_by_factored_rms(min_dim_size_to_factor=32),
       optax.clip_by_block_rms(1.0),
@@ -162,7 +162,7 @@ def _optax_arm(arm, options, schedule, roles):
 
 _B2 = (0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _MOMENTUM = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-# The searches start from these.
+# Where the searches start.
 _START = {_B2: 0.99, _MOMENTUM: 0.9, (): None}
 
 
@@ -192,7 +192,7 @@ def _damped(change):
   return lambda b2: rules.with_damper(change, b2)
 
 
-# In the order in which the runner takes them.
+# In the order in which the runner processes them.
 TABLE_ARMS: tuple[Arm, ...] = (
   _table('adamw', 8e-3, lambda b: sage_optax.scale_by_adam(b2=b), _B2),
   _table('sage', 4e-3, lambda b: sage_optax.scale_by_sage(b2=b), _B2),

@@ -1,4 +1,4 @@
-"""The toy: a bilinear model of bigrams, on pairs counted in the bundled text.
+"""The toy: a bilinear model of bigrams, on pairs of the bundled text.
 
   logits(x) = E[x] W E^T        E [V, d] the tied table, W [d, d] a matrix
 
@@ -24,9 +24,9 @@ from train import inputs
 from train.distributed import signals
 from train.optimizer import schedule
 
-# Axis names as of models.llama: 'layers' stands for a stack of one matrix.
+# Axis names as in models.llama: 'layers' is a stack of one matrix.
 _AXES = {'embed': ('vocab', 'embed'), 'mix': ('layers', 'embed', 'embed')}
-_ROWS = 512  # of the table, whose logits exist at a time in an evaluation
+_ROWS = 512  # rows of the table whose logits an evaluation computes at a time
 
 
 class Pairs(NamedTuple):
@@ -63,7 +63,7 @@ def pairs_of(vocab_size: int, cell: Cell) -> Pairs:
 
 
 def init(seed: Any, vocab_size: int, width: int) -> Any:
-  """Rows of norm about 1, and a matrix that keeps norms."""
+  """A table with rows of norm about 1, and a matrix that preserves norms."""
   table, mix = jax.random.split(jax.random.key(seed))
   return {
     'embed': jax.random.normal(table, (vocab_size, width)) * width**-0.5,
@@ -142,7 +142,7 @@ class BigramRunner:
     return jax.ops.segment_sum(nats, after, size)
 
   def run(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Runs trials, more than one under one vmap; returns their outcomes."""
+    """Runs trials, several under one vmap; returns their outcomes."""
     many = len(trials) > 1
     options = [dict(trial.options) for trial in trials]
     stacked = {

@@ -12,18 +12,18 @@ class Cell:
   """A model, its data and the length of a run.
 
   Attributes:
-    name: of the cell.
+    name: name of the cell.
     kind: 'bigram', 'llama' or 'vit'.
-    vocab_size: entries of the byte-level BPE, and rows of the table; classes of
-      a vision transformer.
-    width: features.
-    tokens: predicted in a step; images of a vision transformer.
-    steps: of a run.
-    layers: of a Llama.
-    seq_len: of a Llama.
-    tied: whether the table is the head, too.
-    microbatch: sequences differentiated at a time; changes the speed only.
-    evaluations: points of the curve.
+    vocab_size: entries of the byte-level BPE and rows of the table; for a
+      vision transformer, the number of classes.
+    width: number of features.
+    tokens: targets per step; for a vision transformer, images per step.
+    steps: steps of a run.
+    layers: layers of a Llama.
+    seq_len: sequence length of a Llama.
+    tied: whether the table is also the head.
+    microbatch: sequences differentiated at a time; affects only the speed.
+    evaluations: number of points of the curve.
     data: directory of shards; '' for the bundled text.
   """
 

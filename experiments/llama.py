@@ -24,7 +24,7 @@ from train.results.evaluate import Score
 from train.state import TrainState
 
 _CHUNK = 10  # Steps dispatched at a time.
-_CURVE_WINDOWS = 128  # For points of the curve; the end has all windows.
+_CURVE_WINDOWS = 128  # For points of the curve; the last one uses all windows.
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +110,7 @@ class LlamaRunner:
       yield np.stack(parts) if len(trials) > 1 else parts[0]
 
   def run(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Runs trials, more than one under one vmap; returns their outcomes."""
+    """Runs trials, several under one vmap; returns their outcomes."""
     many = len(trials) > 1
     options = {
       name: jnp.asarray([dict(t.options)[name] for t in trials], jnp.float32)
@@ -160,7 +160,7 @@ class LlamaRunner:
     ]
 
   def _scores(self, params, many, count, max_windows):
-    """Returns one _Sums a trial, over the validation split."""
+    """Returns one _Sums per trial, over the validation split."""
     opened, _ = data_of(self.cell)
     token_bytes = opened.tokenizer.token_bytes()
     sums = [_Sums(self.cell.vocab_size) for _ in range(count)]

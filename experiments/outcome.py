@@ -1,4 +1,4 @@
-"""Numbers computed from the losses of a run."""
+"""Computes the numbers of a line of results from the losses of a run."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ _SPIKE_WINDOW = 20
 def deciles(counts: np.ndarray) -> np.ndarray:
   """The decile of frequency of each token: 0 for the most frequent ones.
 
-  Deciles have equal numbers of occurrences, not of tokens: ranked by
-  frequency, decile i holds the tokens whose occurrences make up the i-th tenth
-  of the text. One that spans several tenths belongs to that of its middle.
+  Deciles have equal numbers of occurrences, not of tokens: with tokens ranked
+  by frequency, decile i contains those whose occurrences are the i-th tenth of
+  the text. A token that spans several tenths belongs to the one of its middle.
 
   Args:
     counts: Occurrences of each token in the training text, [V].
@@ -31,10 +31,10 @@ def deciles(counts: np.ndarray) -> np.ndarray:
 def by_decile(
   decile: np.ndarray, nats: np.ndarray, weights: np.ndarray
 ) -> list[float | None]:
-  """Mean loss of the targets of each decile; None where there is no target.
+  """Mean loss of the targets of each decile; None without targets.
 
   Args:
-    decile: Of each token, [V].
+    decile: Decile of each token, [V].
     nats: Summed losses of each token as a target, [V].
     weights: Summed weights of each token as a target, [V].
   """
@@ -56,7 +56,7 @@ def spikes(train_losses: np.ndarray, first: int) -> int:
 
 
 def diverged(train_losses: np.ndarray, final: float, vocab_size: int) -> bool:
-  """Whether a loss was not finite, or the end is no better than guessing."""
+  """Whether a loss was not finite, or the final one no better than chance."""
   finite = bool(np.all(np.isfinite(train_losses))) and np.isfinite(final)
   return not finite or final >= float(np.log(vocab_size))
 

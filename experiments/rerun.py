@@ -2,10 +2,10 @@
 
   python -m experiments.rerun [--count 10] [--seed 0] [--study NAME]
 
-Prints recorded and new loss of each. Versions that differ from the recorded
-ones are printed, too. The limit is that of float32 rounding, which sign
-methods amplify over a run: two runs that share code, versions and kind of
-device are expected to agree to the last digit.
+Prints the recorded and the new loss of each trial, and versions that differ
+from the recorded ones. The tolerance allows for float32 rounding, which sign
+methods amplify over a run; two runs with the same code, versions and kind of
+device should agree to the last digit.
 """
 
 import argparse
@@ -17,27 +17,27 @@ from typing import Any
 
 from experiments import studies, trial, worker
 
-# Nats. Between versions or devices; on the same ones the difference is 0.
+# In nats, between versions or devices; otherwise the difference is 0.
 TOLERANCE = 5e-3
 
 
 def choose(
   results: pathlib.Path, count: int, seed: int, study: str | None
 ) -> list[dict[str, Any]]:
-  """Random lines of the results, the same ones for a seed."""
+  """Random lines of the results, which depend only on the seed."""
   names = [study] if study else sorted(studies.STUDIES)
   lines = [
     line
     for name in names
     for line in trial.read(trial.path_of(name, results)).values()
   ]
-  # Sorted, so that the order in which runs ended does not matter.
+  # Sorted, so that the order of completion does not matter.
   lines.sort(key=lambda line: trial.of_line(line).key)
   return random.Random(seed).sample(lines, min(count, len(lines)))
 
 
 def compare(line: dict[str, Any], outcome: dict[str, Any]) -> float:
-  """The difference of the final losses; infinite if just one diverged."""
+  """The difference of the final losses; infinite if only one run diverged."""
   if line['diverged'] != outcome['diverged']:
     return float('inf')
   return 0.0 if line['diverged'] else abs(line['loss'] - outcome['loss'])

@@ -1,7 +1,7 @@
-"""Update rules for a table [vocab, feature] that serve as controls only.
+"""Update rules for a table [vocab, feature], used only as controls.
 
-They answer questions about the methods of `sage_optax` and are not meant for
-use, so they are not part of the library.
+They answer questions about the methods of `sage_optax`. They are not
+recommended, so they are not part of the library.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import optax
 
 import sage_optax
 
-# Of a permutation of features: any fixed one that moves most of them.
+# Any fixed permutation of features that moves most of them would do.
 _PERMUTATION_SEED = 7
 
 
@@ -26,7 +26,7 @@ def with_damper(
   absolute value of a feature's column.
 
   Args:
-    change: H[1, feature] -> what takes its place.
+    change: H[1, feature] -> its replacement.
     b2: SAGE's decay.
   """
   sage = sage_optax.scale_by_sage(b2=b2)
@@ -43,7 +43,7 @@ def with_damper(
 
 
 def shuffled(damper: jax.Array) -> jax.Array:
-  """The dampers of all features, given to other features."""
+  """The dampers of all features, permuted."""
   key = jax.random.key(_PERMUTATION_SEED)
   return damper[:, jax.random.permutation(key, damper.shape[1])]
 
@@ -54,7 +54,7 @@ def averaged(damper: jax.Array) -> jax.Array:
 
 
 def scale_by_factored(b2: Any, eps: float = 1e-30) -> Any:
-  """g / sqrt(v) with v factored into rows and columns, no first moment.
+  """g / sqrt(v) with v factored into rows and columns, without first moment.
 
   Adafactor's v (Shazeer and Stern, arXiv 1804.04235) with a constant decay and
   Adam's bias correction, without its clipping.
@@ -86,7 +86,7 @@ def scale_by_factored(b2: Any, eps: float = 1e-30) -> Any:
     rows, columns = average(rows, -1), average(columns, -2)
 
     def step(g, row, column):
-      # In this order nothing underflows where a row has no gradient.
+      # In this order, nothing underflows if a row has no gradient.
       v = row / jnp.mean(row, axis=-2, keepdims=True) * column
       return g / jnp.sqrt(v / (1 - b2**count))
 

@@ -1,11 +1,11 @@
-"""Runs what is missing of a study.
+"""Runs the missing trials of studies.
 
   python -m experiments.run STUDY [STUDY ...] [--workers 2] [--minutes N]
     [--only ARM] [--shard I/N] [--batch N]
 
-Every finished trial is one line of results/STUDY.jsonl. Stop it at any time,
-and rerun the same command to resume: trials that were not finished are run
-again. Several machines can share a study by --shard; concatenate their files
+Every finished trial is one line of results/STUDY.jsonl. The command can be
+stopped at any time; rerun it to resume. Unfinished trials are run again.
+Several machines can share a study with --shard; concatenate their files
 afterwards.
 """
 
@@ -76,13 +76,14 @@ class WorkerPool:
 def choose(
   ready: list[Trial], busy: set[str], last_arm: str | None, size: int
 ) -> list[Trial]:
-  """The next batch for a worker: trials of one arm, in order.
+  """Returns the next batch for a worker: trials of one arm, in order.
 
   Args:
-    ready: Trials that can run, the most wanted first.
-    busy: Keys of those that are running.
-    last_arm: What the worker has compiled; preferred among the first few.
-    size: The most trials.
+    ready: Trials that can run, by priority.
+    busy: Keys of running trials.
+    last_arm: The arm that the worker has compiled; preferred if its trials are
+      among the first few.
+    size: The largest number of trials.
   """
   free = [t for t in ready if t.key not in busy]
   if not free:
@@ -113,7 +114,7 @@ class StudyRunner:
         break
       for trials, answer in pool.finished():
         if isinstance(answer, str):
-          print(f'{trials[0]} failed, its arm is left out:\n{answer}')
+          print(f'{trials[0]} failed; its arm is skipped:\n{answer}')
           self._failed.add((trials[0].cell, trials[0].arm))
           continue
         outcomes, versions = answer
@@ -125,7 +126,7 @@ class StudyRunner:
     return not studies.missing_trials(study, losses, **self._which)
 
   def _fill(self, study, pool, losses):
-    """Sends trials to idle workers, unless time is up."""
+    """Sends trials to idle workers until time is up."""
     for channel in pool.idle:
       if self._end is not None and time.monotonic() > self._end:
         return
@@ -170,10 +171,10 @@ class StudyRunner:
 
 
 def commit_of(allow_changes: bool) -> str:
-  """The commit of the code; changed sources are an error.
+  """Returns the commit of the code.
 
   Raises:
-    SystemExit: If sources differ from the commit, unless that is allowed.
+    SystemExit: If sources differ from the commit and `allow_changes` is False.
   """
 
   def git(*args):
@@ -185,8 +186,8 @@ def commit_of(allow_changes: bool) -> str:
   if git('status', '--porcelain', '--', *SOURCES):
     if not allow_changes:
       sys.exit(
-        'The sources differ from the commit that would be recorded: commit '
-        'them, or use --changed to record that they differ.'
+        'The sources differ from the commit to be recorded: commit them, or '
+        'pass --changed to record that they differ.'
       )
     commit += '-changed'
   return commit
@@ -202,13 +203,14 @@ def _shard(text: str) -> tuple[int, int]:
 def parser() -> argparse.ArgumentParser:
   """The command line."""
   result = argparse.ArgumentParser(
-    prog='python -m experiments.run', description='Runs what is missing.'
+    prog='python -m experiments.run',
+    description='Runs the missing trials of studies.',
   )
   add = result.add_argument
   add('studies', nargs='+', choices=sorted(studies.STUDIES), metavar='STUDY')
   add('--workers', type=int, default=2, help='processes, one thread each')
   add('--minutes', type=float, help='start no trial after this time')
-  add('--only', metavar='ARM', help='run this arm only')
+  add('--only', metavar='ARM', help='run only this arm')
   add('--shard', type=_shard, default=(0, 1), help='I/N: the I-th of N parts')
   add('--batch', type=int, default=1, help='trials of an arm under one vmap')
   add('--results', type=pathlib.Path, default=trial.RESULTS)

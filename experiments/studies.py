@@ -1,4 +1,4 @@
-"""The studies as data, and which of their trials comes next."""
+"""The studies as data, and the order of their trials."""
 
 import dataclasses
 import functools
@@ -29,12 +29,12 @@ class Study:
   """Cells times arms, all tuned in the same way.
 
   Attributes:
-    name: of the study and of its file of results.
+    name: name of the study and of its file of results.
     blocks: (cell, arms) in the order in which they are run.
-    seeds: fresh seeds for the tuned arms; seed 0 tunes.
-    budget: the least number of tuning trials an arm.
+    seeds: fresh seeds for the tuned arms; tuning uses seed 0.
+    budget: smallest number of tuning trials per arm.
     start: options that replace those of `Arm.start`.
-    tunes_beta: whether the arms' betas are tuned; else they have the defaults.
+    tunes_beta: whether the arms' betas are tuned; if not, defaults are used.
   """
 
   name: str
@@ -56,7 +56,7 @@ class Study:
 def _by_importance(
   cell: str, first: tuple[str, ...], arms: tuple[str, ...]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-  """All arms in one cell, some of them before the others."""
+  """All arms in one cell, with `first` before the others."""
   return ((cell, (*first, *(name for name in arms if name not in first))),)
 
 
@@ -108,10 +108,10 @@ class ArmProgress:
   """Which trials of an arm in a cell are done.
 
   Attributes:
-    tuned: The end of the search, None before it.
+    tuned: The result of the search; None while it is not finished.
     missing: Trials that can run now.
-    done: Trials of it that have results.
-    left: Trials that are still to run; an estimate during the search.
+    done: Number of trials that have results.
+    left: Number of trials still to run; an estimate during the search.
   """
 
   tuned: tuning.Tuned | None
@@ -150,8 +150,8 @@ def arms_of(
 
   Args:
     study: The study.
-    only: The name of the one arm to give.
-    shard: (i, n): every n-th pair, from the i-th on.
+    only: The name of a single arm, or None for all.
+    shard: (i, n): every n-th pair, starting with the i-th.
   """
   pairs = [
     (cell, study.arm(name)) for cell, names in study.blocks for name in names
@@ -164,7 +164,7 @@ def arms_of(
 def missing_trials(
   study: Study, losses: Mapping[str, float], **which: Any
 ) -> list[Trial]:
-  """Trials that can run now, the most wanted first."""
+  """Trials that can run now, by priority."""
   return [
     trial
     for cell, arm in arms_of(study, **which)

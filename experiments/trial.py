@@ -21,7 +21,7 @@ class Trial:
     cell: name of the model and data.
     arm: name of the optimizer.
     options: sorted pairs of the options that are tuned.
-    seed: of initial weights and order of data.
+    seed: seed of the initial weights and the data order.
   """
 
   cell: str
@@ -31,17 +31,17 @@ class Trial:
 
   @property
   def key(self) -> str:
-    """What identifies the trial; two trials of one key are the same run."""
+    """Identifies the trial; trials with the same key are the same run."""
     return json.dumps([self.cell, self.arm, dict(self.options), self.seed])
 
 
 def make(cell: str, arm: str, options: Mapping[str, float], seed: int) -> Trial:
-  """A trial of a mapping of options."""
+  """Returns a trial with a mapping of options."""
   return Trial(cell, arm, point_of(options), seed)
 
 
 def point_of(options: Mapping[str, float]) -> Point:
-  """A point of a mapping of options, rounded as in a file."""
+  """Converts a mapping of options to a point, rounded as in a file."""
   pairs = ((name, _rounded(value)) for name, value in options.items())
   return tuple(sorted(pairs))
 
@@ -57,11 +57,11 @@ def path_of(study: str, root: pathlib.Path = RESULTS) -> pathlib.Path:
 
 
 def append(path: pathlib.Path, line: Mapping[str, Any]) -> None:
-  """Appends one line at once; it survives a kill from here on."""
+  """Appends one line, which then survives a kill."""
   text = json.dumps(_plain(line), allow_nan=False) + '\n'
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('ab+') as file:
-    # A torn last line, of a machine that died, must not swallow this one.
+    # Keep this line separate from an incomplete last line of a crash.
     if file.tell():
       file.seek(-1, os.SEEK_END)
       if file.read(1) != b'\n':
@@ -72,7 +72,7 @@ def append(path: pathlib.Path, line: Mapping[str, Any]) -> None:
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """The lines of a study by key: the first of each, torn ones left out."""
+  """The lines of a study by key: the first of each key, without torn lines."""
   lines: dict[str, dict[str, Any]] = {}
   if not path.exists():
     return lines
@@ -86,7 +86,7 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def losses(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-  """Final losses by key, infinite where the run diverged."""
+  """Final losses by key; infinite if the run diverged."""
   return {
     of_line(line).key: math.inf if line['diverged'] else line['loss']
     for line in lines

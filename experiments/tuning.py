@@ -1,7 +1,7 @@
-"""The protocol of tuning: which trials of an arm come next.
+"""The tuning protocol: determines the next trials of an arm.
 
-A pure function of the losses so far, so the runner can be stopped at any time
-and several machines agree.
+It is a pure function of the losses so far, so the runner can be stopped at any
+time, and several machines agree.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from experiments.trial import Point, point_of
 
 RATES = ('embedding_rate', 'matrix_rate')
 WEIGHT_DECAYS = (0.0, 0.1, 0.3, 1.0)
-# Longer searches than this are a sign of noise; the report lists them.
+# Longer searches are a sign of noise; the report lists them.
 LONGEST = 40
 
 
@@ -28,12 +28,12 @@ class Missing(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-  """The end of a search.
+  """The result of a search.
 
   Attributes:
     options: The best point.
-    visited: Points that were asked for, in order.
-    interior: Whether both neighbours of each rate were tried, and are worse.
+    visited: The points tried, in order.
+    interior: Whether both neighbors of each rate were tried and are worse.
   """
 
   options: dict[str, float]
@@ -54,12 +54,12 @@ def search(
   Args:
     arm: The arm.
     start: The point where the search starts.
-    loss_of: Losses so far; None where there is none.
-    budget: The least number of points to visit. A search that ends earlier
-      also tries the diagonal neighbours of its best point, then half steps.
+    loss_of: Losses so far; None for points without one.
+    budget: The smallest number of points to visit. A search that ends earlier
+      also tries the diagonal neighbors of its best point, then half steps.
 
   Raises:
-    Missing: If a loss is needed that `loss_of` does not know.
+    Missing: If the search needs a loss for which `loss_of` returns None.
   """
   visited: dict[Point, float] = {}
 
@@ -89,7 +89,7 @@ def search(
     if len(visited) >= budget:
       break
     best([more])
-  # An extra point may have won: its own neighbours are then due.
+  # If an extra point is the best, its own neighbors must be tried.
   point = settle(min(visited, key=visited.__getitem__))
   interior = all(
     visited.get(_scaled(point, name, factor), -math.inf) >= visited[point]
@@ -100,7 +100,7 @@ def search(
 
 
 def _descend(point, best, visited):
-  """Moves along each rate until both neighbours of both are worse."""
+  """Moves along each rate until all neighbors are worse."""
   while len(visited) < LONGEST:
     before = point
     for name in RATES:
@@ -116,7 +116,7 @@ def _descend(point, best, visited):
 
 
 def _climb(point, name, values, best):
-  """Moves along a list of values until both neighbours are worse."""
+  """Moves along a list of values until both neighbors are worse."""
   while values:
     at = values.index(dict(point)[name])
     around = (

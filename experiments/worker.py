@@ -1,4 +1,4 @@
-"""A process that runs trials, one thread each."""
+"""A process that runs trials in one thread."""
 
 import importlib
 import os
@@ -12,7 +12,7 @@ from typing import Any
 ENVIRONMENT = {
   'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false',
   'OMP_NUM_THREADS': '1',
-  # Huge pages: XLA on CPU allocates its temporaries anew in every step.
+  # Huge pages: on CPU, XLA allocates its temporaries in every step.
   'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
 }
 # Kind of cell -> module and class.
@@ -21,7 +21,7 @@ _RUNNERS = {
   'llama': ('experiments.llama', 'LlamaRunner'),
   'vit': ('experiments.vision.runner', 'VitRunner'),
 }
-# Compiled steps that a worker keeps; arms come one after the other.
+# Number of compiled steps that a worker keeps; arms run one after the other.
 _KEPT = 4
 
 
@@ -68,7 +68,7 @@ def _runner(cell_name: str, arm_name: str) -> Any:
 
 
 def versions() -> dict[str, str]:
-  """Returns what results depend on in addition to the commit."""
+  """Returns the versions that, beside the commit, affect results."""
   import jax
   import numpy as np
   import optax
@@ -86,8 +86,8 @@ def serve(channel: Any) -> None:
   """Runs the batches of trials that arrive, until the channel closes.
 
   Args:
-    channel: A `multiprocessing` connection: lists of trials come in; pairs of
-      outcomes and versions go out, or the text of an error.
+    channel: A `multiprocessing` connection. It receives lists of trials, and
+      sends pairs of outcomes and versions, or the text of an error.
   """
   try:
     one_thread()

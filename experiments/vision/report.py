@@ -22,19 +22,20 @@ _PAGE = """# Vision
 The vision transformer of `examples/vit.py`, {parameters:,} parameters, on
 scikit-learn's digits: {train} images of 8x8 pixels to train on, {validation} to
 tune and {test} to test. Each run has {steps} steps of {batch} images, a warm-up
-over a tenth of them, a cosine to 0, and gradients clipped to a global norm of
-1. Every parameter gets its role with no rule.
+over a tenth of them, cosine decay to 0, and gradients clipped to a global norm
+of 1. All roles are inferred, without rules.
 
-Both recipes are tuned alike, on the validation loss of seed 0: the rate of
-embedding, head and vectors and the rate of matrices by factors of 2, until both
-neighbors of each are worse; weight decay among {decays}; at least {budget}
-trials. The best options then run with {seeds} fresh seeds, for which both
-recipes have the same initial weights and batches. Losses and errors are means
-over the fresh seeds where the row names no seed; core-seconds are the median.
+Both recipes are tuned in the same way, on the validation loss of seed 0: the
+rate of embedding, head and vectors and the rate of matrices by factors of 2,
+until both neighbors of each are worse; weight decay among {decays}; at least
+{budget} trials. The best options then run with {seeds} fresh seeds, for which
+both recipes have the same initial weights and batches. Losses and errors are
+means over the fresh seeds unless the row names a seed; core-seconds are the
+median.
 
-One seed chose the options, and its loss is the lowest of many tries: that is
-why both recipes are worse on the fresh seeds. How much of the difference below
-is due to the choice is not known.
+The options were chosen by one seed, whose loss is the lowest of many trials:
+therefore both recipes are worse on the fresh seeds. It is not known how much of
+the difference below is due to this choice.
 
 {table}
 
@@ -105,9 +106,9 @@ def _seconds(summary):
 
 
 def _words(adamw, hybrid):
-  """The paired differences, and what they decide."""
+  """The paired differences, and the conclusions from them."""
   text = [
-    'Differences of `sage_hybrid` to `adamw`, paired by seed, with '
+    'Differences between `sage_hybrid` and `adamw`, paired by seed, with '
     f'{analysis.LEVEL:.0%} intervals:\n'
   ]
   for name, unit, factor in (
@@ -118,7 +119,7 @@ def _words(adamw, hybrid):
     assert found is not None
     assert found.half_width is not None
     mean, half = factor * found.mean, factor * found.half_width
-    verdict = 'which does not decide between them'
+    verdict = 'which is undecided'
     if abs(mean) > half:
       verdict = f'so `sage_hybrid` is {"worse" if mean > 0 else "better"}'
     text.append(
