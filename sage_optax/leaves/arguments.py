@@ -1,4 +1,4 @@
-"""Checks of the arguments of recipes, and their signatures."""
+"""Checks the arguments of recipes, and writes out their signatures."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ from sage_optax.leaves import pairs, presets
 
 
 class Options(TypedDict, total=False):
-  """Arguments that every recipe takes; `sage_optax.recipe` explains them."""
+  """Arguments of every recipe; `sage_optax.recipe` documents them."""
 
   roles: Any
   rules: Any
@@ -48,7 +48,7 @@ _DEFAULTS: Options = {
 
 
 class Own:
-  """Default of an argument for which each method has a default of its own."""
+  """Default of an argument whose default differs between methods."""
 
   def __repr__(self):
     return "each method's own"
@@ -58,7 +58,7 @@ OWN: Any = Own()
 
 
 class _Shown:
-  """Hides that a default is a number from `optax.inject_hyperparams`."""
+  """Hides from `optax.inject_hyperparams` that a default is a number."""
 
   def __init__(self, value):
     self._value = value
@@ -68,11 +68,11 @@ class _Shown:
 
 
 def recipe_function(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Spells out `**options` in the signature of a recipe's function.
+  """Writes out `**options` in the signature of a recipe's function.
 
-  `help()` shows the options, and `optax.inject_hyperparams`, which does not
-  support `**options`, can pass them. Optax would trace a default that is a
-  number, or round it to bfloat16, so defaults are wrapped.
+  This way, `help()` shows the options, and `optax.inject_hyperparams`, which
+  does not support `**options`, can pass them. Optax would trace default values
+  that are numbers, or round them to bfloat16, so they are wrapped.
   """
   own = inspect.signature(function)
   parameters = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
@@ -97,14 +97,14 @@ def recipe_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given(arguments: dict[str, Any]) -> dict[str, Any]:
-  """The arguments of a recipe's function, as `sage_optax.recipe` takes them."""
+  """Converts the arguments of a recipe's function to those of `recipe`."""
   options = arguments.pop('options')
   own = {k: v for k, v in arguments.items() if v is not OWN}
   return {**own, **options}
 
 
 def check_rate(name: str, value: Any) -> None:
-  """Raises ValueError unless a number, an array of one, or a schedule."""
+  """Raises ValueError unless `value` is a number, a scalar or a schedule."""
   number = isinstance(value, numbers.Number) or hasattr(value, 'dtype')
   if isinstance(value, bool) or not (
     number or callable(value) or value is None
@@ -115,19 +115,20 @@ def check_rate(name: str, value: Any) -> None:
 
 
 def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:
-  """Returns the argument of a method, if the method accepts it.
+  """Checks and returns an argument of a method.
 
   Args:
-    name: of the argument, for messages.
-    value: what the user gave.
-    parameter: of the method's signature.
+    name: name of the argument, for messages.
+    value: the value given by the user.
+    parameter: the parameter in the method's signature.
 
   Returns:
-    The value; a Python number where the method needs one.
+    The value; a Python number if the method needs one.
 
   Raises:
-    ValueError: a string for a number, or what `optax.inject_hyperparams` made
-      of a number that decides shapes, or rounded too much.
+    ValueError: a string instead of a number; or, under
+      `optax.inject_hyperparams`, a traced number that determines shapes, or one
+      that was rounded too much.
   """
   numeric = isinstance(parameter.default, int | float)
   if isinstance(value, str) and numeric:

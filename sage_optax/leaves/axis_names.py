@@ -1,4 +1,4 @@
-"""Roles and axes of leaves from the logical names of their axes."""
+"""Infers roles and axes of leaves from the logical names of their axes."""
 
 import itertools
 from typing import NamedTuple
@@ -18,9 +18,9 @@ class Axes(NamedTuple):
   """The axes of a leaf by their meaning, counted from the start.
 
   Attributes:
-    batch: of units that are treated one by one.
-    fan_in: of inputs; of an embedding the vocabulary; of vectors none.
-    fan_out: of outputs; of an embedding the features.
+    batch: axes of independent units.
+    fan_in: axes of inputs; the vocabulary of an embedding; none for vectors.
+    fan_out: axes of outputs; the features of an embedding.
   """
 
   batch: tuple[int, ...]
@@ -28,7 +28,7 @@ class Axes(NamedTuple):
   fan_out: tuple[int, ...]
 
   def outputs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes of the axes of fan_out; those of 1 make no difference."""
+    """The sizes of the axes of fan_out, without axes of size 1."""
     return tuple(shape[a] for a in self.fan_out if shape[a] > 1)
 
 
@@ -56,12 +56,12 @@ class Reading(NamedTuple):
 def read(
   path: str, shape: tuple[int, ...], axis_names: metadata.AxisNames
 ) -> Reading:
-  """Returns role and axes of a leaf by the names of its axes.
+  """Returns role and axes of a leaf, from the names of its axes.
 
   Args:
-    path: of the leaf.
-    shape: of the leaf.
-    axis_names: the names.
+    path: path of the leaf.
+    shape: shape of the leaf.
+    axis_names: names of its axes.
 
   Returns:
     What is certain; an empty `Reading` unless every axis has a name.
@@ -137,7 +137,7 @@ def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
 
   Args:
     layout: as in `names`.
-    shape: of the leaf.
+    shape: shape of the leaf.
     batch: the axes of stacks.
 
   Returns:
@@ -163,7 +163,7 @@ def layout_axes(layout: str, shape: tuple[int, ...], batch: tuple[int, ...]):
 def fits(
   layouts: tuple[str, ...], shape: tuple[int, ...], batch: tuple[int, ...]
 ) -> dict[str, Axes]:
-  """The axes by each layout that fits; axes of size 1 may be a batch."""
+  """The axes for each layout that fits; axes of size 1 may be batch axes."""
   ones = [a for a, size in enumerate(shape) if size == 1 and a not in batch]
   found: dict[str, Axes] = {}
   for some in (batch, (*batch, *ones)):
@@ -178,16 +178,16 @@ def guess(path: str, shape: tuple[int, ...], batch: tuple[int, ...]) -> Axes:
   """The axes to suggest for a matrix of an unknown layout.
 
   Args:
-    path: of the leaf.
-    shape: of the leaf.
-    batch: the axes of stacks, as far as they are known.
+    path: path of the leaf.
+    shape: shape of the leaf.
+    batch: the known axes of stacks.
 
   Returns:
-    The `Axes`: of an attention with heads, a convolution, or a stack.
+    The `Axes` of attention heads, a convolution, or a stack.
   """
   core = tuple(a for a in range(len(shape)) if a not in batch)
   sizes, last = [shape[a] for a in core], core[-1:]
-  # Heads and layers are fewer than features.
+  # There are fewer heads and layers than features.
   attention = len(core) == 3 and (
     (names.OUT_OF_STREAM.search(path) and sizes[0] > sizes[1])
     or (names.INTO_STREAM.search(path) and sizes[1] < sizes[2])

@@ -1,4 +1,4 @@
-"""Decides role and axes of each leaf by the available evidence."""
+"""Decides role and axes of each leaf from the available evidence."""
 
 import re
 from typing import Any
@@ -66,7 +66,7 @@ class Evidence:
     return self.boxed[path].names if path in self.boxed else None
 
   def reading(self, path: str) -> axis_names.Reading:
-    """Role and axes by the names of the axes, or by the module."""
+    """Role and axes from the names of the axes, or from the module."""
     if path in self.logical:
       said = metadata.AxisNames(self.logical[path])
     elif path in self.modules:
@@ -92,7 +92,7 @@ class Evidence:
     return ((), '') if axis is None else ((axis,), 'stack')
 
   def decide(self, path: str, given: Role | None) -> Leaf:
-    """The record of a leaf, whose role may be given."""
+    """Returns the record of a leaf; `given` is its role, if known."""
     leaf, named = self.leaves[path], self.named[path]
     said = self._role(path, given)
     role, rule = said.role, said.rule
@@ -121,12 +121,12 @@ class Evidence:
     if not self.named[path]:
       return Role(auto_role(shape), f'no name, {ndim} axes')
     if role := self.reading(path).role:
-      # A module of Linear maps, perhaps to the vocabulary.
+      # A Linear module may map to the vocabulary.
       by_name = path in self.modules and role in ('matrix', 'head')
       return Role(role, self._reader(path), by_name)
     known = self.known[path]
     if known is None:
-      return Role(None, doubt='no rule knows the name')
+      return Role(None, doubt='no rule matches the name')
     if ndim == 1 and re.search('weights?$', path):
       return Role('vector', 'weight')
     if known.role is None:
@@ -140,7 +140,7 @@ class Evidence:
     return Role(known.role, known.name, known.role in ('matrix', 'head'))
 
   def _refuted(self, path: str, known: names.Known) -> tuple[str, str | None]:
-    """Why a leaf may not be what its name means, and what is likely."""
+    """Why a leaf may not be what its name means, and its likely role."""
     shape, (batch, _) = self.shapes[path], self.batch(path)
     general = names.is_general(path, known)
     beside = stacks.outputs_beside(path, self.shapes, self.batch)
@@ -152,7 +152,7 @@ class Evidence:
         likely = 'vector' if beside.shape == shape else 'matrix'
         return f'the {beside.name} beside it is {beside.shape}', likely
     elif general and stacks.like_table(path, shape, batch):
-      doubt = 'it may be a table: it is long, without a bias beside it'
+      doubt = 'it may be an embedding: it is long, without a bias beside it'
       return doubt, 'embedding'
     elif general and not known.guess:
       return known.doubt, None
@@ -200,7 +200,7 @@ class Evidence:
     return None, '', doubt or _doubt(role, core, evidence)
 
   def _fit(self, path: str, known: names.Known) -> tuple[Axes | None, str]:
-    """The axes by the leaf's name and the leaves beside it, or the doubt."""
+    """The axes from the leaf's name and the leaves beside it, or the doubt."""
     shape = self.shapes[path]
     fits = axis_names.fits(known.layouts, shape, self.batch(path)[0])
     if not fits:
@@ -229,7 +229,7 @@ class Evidence:
     layouts: tuple[str, ...],
     batch: tuple[int, ...] | None = None,
   ) -> dict[str, Axes]:
-    """The layouts that the leaf beside a leaf does not contradict."""
+    """The layouts that the leaf beside this one does not contradict."""
     shape = self.shapes[path]
     if batch is None:
       batch, _ = self.batch(path)
@@ -255,7 +255,7 @@ class Evidence:
     return {x: fits[x] for x in proved} if len(proved) == 1 else fits
 
   def _likely(self, path: str, said: Role) -> axis_names.Reading:
-    """What to suggest, by the name and the outputs that the bias shows."""
+    """The suggestion, from the name and the outputs shown by the bias."""
     role, known = said.role or said.likely, self.known[path]
     shape, (batch, _) = self.shapes[path], self.batch(path)
     normal = 1 if role == 'vector' else 2
@@ -277,7 +277,7 @@ class Evidence:
 
 
 def auto_role(shape: tuple[int, ...]) -> str:
-  """The role by the number of axes alone."""
+  """The role from the number of axes alone."""
   return 'vector' if len(shape) < 2 else 'matrix'
 
 

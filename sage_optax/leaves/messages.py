@@ -1,4 +1,4 @@
-"""Messages about leaves: refusals, and notes on what deserves a second look."""
+"""Messages about leaves: errors if they are unclear, notes on what to check."""
 
 import math
 import re
@@ -15,11 +15,11 @@ _SHOWN = 12
 
 
 class RoutingWarning(UserWarning):
-  """A parameter whose role or axes deserve a second look."""
+  """Warns about a parameter whose role or axes should be checked."""
 
 
 def notes(leaves: Sequence[Leaf], vocabularies: Mapping[int, str]) -> list[str]:
-  """A note for each leaf, '' where nothing stands out.
+  """Returns a note for each leaf; '' if there is nothing to check.
 
   Args:
     leaves: records without doubts.
@@ -102,16 +102,16 @@ def refusal(
   refused: Sequence[Leaf],
   vocabularies: Mapping[int, str],
 ) -> str:
-  """Returns the message about doubtful leaves.
+  """Returns the error message about unclear leaves.
 
   Args:
     leaves: the records of a tree.
-    refused: those that are refused.
+    refused: the records of unclear leaves.
     vocabularies: length of a vocabulary -> path of its embedding.
 
   Returns:
-    The leaves with shapes and doubts, and `rules=` and `matrix_axes=` that
-    are accepted as they are.
+    A list of the leaves with shapes and doubts, and `rules=` and `matrix_axes=`
+    that can be passed unchanged.
   """
   parts = [
     f'  {leaf.path or "(no name)"} {jnp.shape(leaf.leaf)}: {leaf.doubt}'
@@ -155,9 +155,9 @@ def refusal(
 def _patterns(
   leaves: Sequence[Leaf], refused: Sequence[Leaf]
 ) -> list[tuple[str, Leaf]]:
-  """Patterns that match the refused leaves only, each with one of these.
+  """Returns patterns that match only the refused leaves, each with an example.
 
-  Leaves whose paths differ in numbers only have one pattern if all of them are
+  Leaves whose paths differ only in numbers share a pattern if all of them are
   refused for the same reason.
   """
   groups: dict[str, list[Leaf]] = {}
@@ -183,7 +183,7 @@ def _escaped(path: str, numbers: bool) -> str:
 
 
 def _suggestion(leaf: Leaf, vocabularies: Mapping[int, str]) -> tuple[str, Any]:
-  """Role and matrix_axes that are likely."""
+  """The likely role and matrix_axes."""
   shape, (role, axes, _) = jnp.shape(leaf.leaf), leaf.likely
   assert axes is not None
   rows, columns = (

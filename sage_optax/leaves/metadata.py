@@ -1,6 +1,6 @@
 """Paths of leaves, and the names that libraries give to their axes.
 
-Boxes are read by their attributes, so that no library has to be imported:
+Boxes are recognized by their attributes, so that no library must be imported:
 `flax.linen.Partitioned` and `LogicallyPartitioned`, `flax.nnx.Variable`, and
 the named arrays of Haliax and Penzai.
 """
@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-# What an axis is, by its logical name: a stack of layers, experts, the
-# vocabulary, positions, the width of the residual stream, or anything else
-# that a matrix maps from or to.
+# Kinds of axes: a stack of layers, experts, the vocabulary, positions, the
+# width of the residual stream, and anything else that a matrix maps from or to.
 BATCH, EXPERTS = 'batch', 'experts'
 VOCAB, POSITION = 'vocab', 'position'
 WIDTH, INNER = 'width', 'inner'
@@ -49,8 +48,8 @@ class AxisNames(NamedTuple):
 
   Attributes:
     names: one name, or None, per axis.
-    ordered: whether a kernel's axes of fan_in come before those of fan_out,
-      as in Flax; Haliax has both orders.
+    ordered: whether a kernel's axes of fan_in come before those of fan_out, as
+      in Flax; Haliax uses both orders.
   """
 
   names: tuple[str | None, ...]
@@ -58,7 +57,7 @@ class AxisNames(NamedTuple):
 
 
 def leaf_path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
-  """A leaf's path as rules see it, and whether a name occurs in it."""
+  """A leaf's path as rules see it, and whether it contains a name."""
   parts, named = [], False
   for key in key_path:
     if isinstance(key, jax.tree_util.FlattenedIndexKey):
@@ -74,12 +73,12 @@ def leaf_path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
 
 def _is_box(part: str, key: Any, named: bool) -> bool:
   if isinstance(key, jax.tree_util.FlattenedIndexKey):
-    return named and key.key == 0  # A node that names no children.
+    return named and key.key == 0  # A node whose children have no names.
   return part in _BOXED
 
 
 def unique(paths: list[str]) -> list[str]:
-  """The paths, numbered where two leaves have the same one."""
+  """The paths, with numbers added if several leaves have the same one."""
   seen: dict[str, int] = {}
   result = []
   for path in paths:
@@ -89,7 +88,7 @@ def unique(paths: list[str]) -> list[str]:
 
 
 def axis_names(tree: Any) -> dict[str, AxisNames]:
-  """The names of axes in the boxes of a tree, by the leaf's path."""
+  """The names of axes in the boxes of a tree, by path of the leaf."""
   found = {}
   nodes = jax.tree.leaves_with_path(tree, is_leaf=lambda x: _box(x) is not None)
   for key_path, node in nodes:
@@ -100,7 +99,7 @@ def axis_names(tree: Any) -> dict[str, AxisNames]:
 
 
 def _box(node: Any) -> AxisNames | None:
-  """The names of the axes of a box; None if it is none."""
+  """The names of the axes of a box; None if `node` is not a box."""
   if node is None or isinstance(
     node, (jax.Array, Mapping, list, jax.core.Tracer)
   ):

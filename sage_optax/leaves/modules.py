@@ -1,10 +1,10 @@
-"""Roles and axes of weights and biases from modules of Equinox and Haliax.
+"""Infers roles and axes of weights and biases from Equinox and Haliax modules.
 
-Modules are read by their attributes, so that no library has to be imported:
+Modules are recognized by their attributes, so that no library must be imported:
 Haliax's Linear, Conv (In, Out, Spatial) and Embedding (Vocab, Embed), Equinox's
-Embedding, LayerNorm and RMSNorm. Equinox's Linear and Conv are recognized by
-their class too, since a square weight does not show its order. A module whose
-weight does not have the axes that its attributes name is not read.
+Embedding, LayerNorm and RMSNorm. Equinox's Linear and Conv are also recognized
+by their class, since a square weight does not show its order. A module is
+ignored if its weight does not have the axes that its attributes name.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax
 from sage_optax.leaves import metadata, names
 from sage_optax.leaves.axis_names import Axes, Reading
 
-# Attributes of Haliax's modules that have the axes of each side, and the role.
+# Attributes of Haliax modules with the axes of each side, and the role.
 _SIDES = (('In', 'Out', 'matrix'), ('Vocab', 'Embed', 'embedding'))
 
 
@@ -36,7 +36,7 @@ def readings(tree: Any) -> dict[str, Reading]:
 
 
 def _read(node: Any) -> dict[str, Reading]:
-  """Readings of a module's weight and bias; none if it is not known."""
+  """Readings of a module's weight and bias; empty for unknown modules."""
   if not dataclasses.is_dataclass(node) or isinstance(node, type):
     return {}
   found = {}
@@ -52,7 +52,7 @@ def _read(node: Any) -> dict[str, Reading]:
 
 
 def _haliax(node: Any, name: str, given: list[str]) -> Reading | None:
-  """By the names of the leaf's axes, and those that the module has."""
+  """Compares the names of the leaf's axes with those of the module."""
   own = {
     field.name: _axis_names(getattr(node, field.name, None))
     for field in dataclasses.fields(node)
@@ -66,8 +66,8 @@ def _haliax(node: Any, name: str, given: list[str]) -> Reading | None:
     if name == 'bias':
       fan_in = []
     sides = [*fan_in, *fan_out]
-    # An axis of the module that is no side has to be one of experts; those that
-    # the module does not have are of stacks.
+    # An axis of the module that belongs to neither side must be of experts;
+    # axes that the module does not have are of stacks.
     others = [
       axis
       for field, axes in own.items()
@@ -85,7 +85,7 @@ def _haliax(node: Any, name: str, given: list[str]) -> Reading | None:
 
 
 def _axis_names(axes: Any) -> list[str] | None:
-  """The names of an axis or of several; None if it is neither."""
+  """The names of an axis or of several axes; None for anything else."""
   found = []
   for axis in axes if isinstance(axes, tuple) else (axes,):
     name = axis if isinstance(axis, str) else getattr(axis, 'name', None)
@@ -111,7 +111,7 @@ def _role(fan_in: list[str], fan_out: list[str]) -> str:
 
 
 def _equinox(node: Any, name: str, shape: tuple[int, ...]) -> Reading | None:
-  """By the sizes that the module has, or by its class."""
+  """Uses the sizes in the module, or its class."""
   ndim, own = len(shape), getattr(node, 'shape', None)
   if hasattr(node, 'use_weight') and own and shape[-len(own) :] == own:
     return _reading('vector', ndim, (), tuple(range(ndim - len(own), ndim)))

@@ -1,8 +1,9 @@
-"""The names of parameters that libraries give, and what they mean.
+"""Parameter names used by libraries, and their meaning.
 
-A layout spells a leaf's axes in their order: `i` is of fan_in, `o` of fan_out,
-`b` a batch of matrices and `1` an axis of size 1; so `i o o` is Flax's kernel
-[embed, heads, head_dim]. A vector has `o` only. Axes of a stack come on top.
+A layout lists a leaf's axes in order: `i` is of fan_in, `o` of fan_out, `b` a
+batch of matrices and `1` an axis of size 1. For example, `i o o` is Flax's
+kernel [embed, heads, head_dim]. A vector has only `o`. Axes of stacks are not
+included.
 """
 
 import re
@@ -10,18 +11,18 @@ from typing import NamedTuple
 
 
 class Known(NamedTuple):
-  """Leaves that have a name of this form.
+  """A rule for leaves whose path matches a pattern.
 
   Attributes:
-    name: what the rule is called in `explain`.
+    name: name of the rule in `explain`.
     pattern: regular expression, searched in the leaf's path.
     role: 'embedding', 'head', 'matrix' or 'vector'; None: not a parameter.
-    layouts: those that it may have without a stack. Where two fit, a leaf
-      beside it has to show which.
-    doubt: why leaves of this name are refused where no layout fits.
-    guess: whether a role that a user gives is enough to know the axes.
-    alike: whether all of them in a tree have the same layout.
-    single: whether only leaves with at most one axis longer than 1 count.
+    layouts: possible layouts, without stacks. If two fit, a leaf beside it must
+      show which one applies.
+    doubt: why leaves with this name are refused if no layout fits.
+    guess: whether the axes are known once a user gives the role.
+    alike: whether all such leaves in a tree have the same layout.
+    single: whether only leaves with at most one axis longer than 1 match.
   """
 
   name: str
@@ -74,7 +75,7 @@ def named(
   doubt: str = '',
   guess: bool = True,
 ) -> Known:
-  """Leaves whose last names have this form."""
+  """Returns a rule for leaves whose last names match."""
   return Known(name, START + pattern, role, layouts, doubt, guess)
 
 
@@ -89,7 +90,7 @@ GPT2 = named(
   doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias shows which',
 )._replace(alike=True)
 
-# The first one that matches counts: from special names to general ones.
+# The first matching rule is used, so special names come before general ones.
 DEFAULT: tuple[Known, ...] = (
   Known(
     'batch statistics',
@@ -97,8 +98,8 @@ DEFAULT: tuple[Known, ...] = (
     r'|moving_(?:mean|var)\w*)$',
     None,
     (),
-    'statistics of batches are no parameters: leave them out of the tree, or '
-    'mask them',
+    'batch statistics are not parameters: remove them from the tree, or mask '
+    'them',
   ),
   # Vision transformers.
   named(
@@ -108,7 +109,7 @@ DEFAULT: tuple[Known, ...] = (
     'vector',
     *_TOKEN,
   ),
-  # Else it is a table of classes.
+  # Otherwise it is an embedding of classes.
   named('token', r'class_embedding$', 'vector', *_TOKEN)._replace(single=True),
   named(
     'relative positions', r'relpos_bias/rel_embedding$', 'embedding', 'o i'
@@ -134,7 +135,7 @@ DEFAULT: tuple[Known, ...] = (
     r'embedding/kernel$',
     'matrix',
     'i i i o',
-    doubt='a table and a projection can both have this name',
+    doubt='an embedding and a projection can both have this name',
   ),
   # Gemma.
   named('gemma query', r'q_einsum' + _KERNEL, 'matrix', 'o i o'),
@@ -201,7 +202,7 @@ DEFAULT: tuple[Known, ...] = (
     'embedding as kernel',
     r'(?![^/]*(?:patch|proj|mapping))' + EMBED_WORDS + _KERNEL,
     None,
-    doubt='a table and a projection can both have this name',
+    doubt='an embedding and a projection can both have this name',
   ),
   named('embedding', r'(?![^/]*patch)[^/]*embeddings?$', 'embedding', 'i o'),
   named(
@@ -249,18 +250,18 @@ OUT_OF_STREAM = re.compile(
 
 
 def is_general(path: str, known: Known | None) -> bool:
-  """Whether a name means any matrix: of a hidden layer, a head, a table."""
+  """Whether a name fits any matrix: hidden, head or embedding."""
   general = known is not None and known.name in ('kernel', 'weight')
   return general and not OUT_OF_STREAM.search(path)
 
 
 def bias_of(path: str) -> str:
-  """The path of the bias beside a matrix; '' if none can be."""
+  """The path of the bias beside a matrix; '' if it cannot have one."""
   return _beside(path, {'kernel': 'bias', 'w': 'b', 'weight': 'bias'})
 
 
 def kernel_of(path: str) -> str:
-  """The path of the kernel beside a bias; '' if none can be."""
+  """The path of the kernel beside a bias; '' if it cannot have one."""
   return _beside(path, {'bias': 'kernel', 'b': 'w'})
 
 
@@ -276,7 +277,7 @@ def linear_of(path: str) -> str:
 
 
 def query_and_out(path: str) -> tuple[str, str]:
-  """The paths of both, if a path is one of them in Flax's attention."""
+  """The paths of query and out, if `path` is one of them (Flax's attention)."""
   match = re.fullmatch(r'((?:.*/)?)(?:query|out)(/\w+)', path)
   if match is None:
     return '', ''

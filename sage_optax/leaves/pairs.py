@@ -6,31 +6,31 @@ from collections.abc import Callable, Sequence
 from sage_optax.leaves import rules as rules_lib
 from sage_optax.leaves.axis_names import Axes
 
-# (axes of fan_in, axes of fan_out) of a leaf; all others are a batch.
+# (axes of fan_in, axes of fan_out) of a leaf; all other axes are batch axes.
 AxesPair = tuple[tuple[int, ...], tuple[int, ...]]
 
-# (pattern, pair) rules, or a function of the path that returns a pair, or None
-# for leaves that it does not know.
+# (pattern, pair) rules, or a function from the path to a pair, or to None for
+# leaves that it does not cover.
 MatrixAxes = Sequence[tuple[str, AxesPair]] | Callable[[str], AxesPair | None]
 
 
 def axes_function(
   matrix_axes: MatrixAxes, role: str | None = None
 ) -> Callable[[str], AxesPair | None]:
-  """`matrix_axes` as a function of the path.
+  """Returns `matrix_axes` as a function of the path.
 
   Args:
-    matrix_axes: as `with_matrix_axes` takes it.
-    role: of the leaves; those with role 'vector' have no fan_in.
+    matrix_axes: as in `with_matrix_axes`.
+    role: the role of the leaves; leaves with role 'vector' have no fan_in.
 
   Returns:
-    Path -> pair or None, which raises ValueError where there is no one answer.
+    Path -> pair or None; it raises ValueError if rules disagree.
   """
   if matrix_axes is None:
     raise ValueError(
       'matrix_axes must be a function of the path or pairs in a list, got '
       'None. optax.inject_hyperparams calls a function with its step count: '
-      "pass static_args=('matrix_axes',), or a list. Otherwise leave it out."
+      "pass static_args=('matrix_axes',), or a list. Otherwise, omit it."
     )
   find = matrix_axes if callable(matrix_axes) else _search(matrix_axes)
 
@@ -65,9 +65,9 @@ def axes_of_pair(path: str, shape: tuple[int, ...], pair: AxesPair) -> Axes:
   """The axes that a pair names, counted from the start.
 
   Args:
-    path: of the leaf, for the message.
-    shape: of the leaf.
-    pair: given by the user.
+    path: path of the leaf, for the message.
+    shape: shape of the leaf.
+    pair: the pair given by the user.
 
   Returns:
     The `Axes`.

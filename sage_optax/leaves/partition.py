@@ -1,4 +1,4 @@
-"""`optax.partition` by role, on leaves seen as matrices."""
+"""`optax.partition` by role, on leaves viewed as matrices."""
 
 import warnings
 from collections.abc import Mapping
@@ -29,10 +29,11 @@ def by_role(
 
   Returns:
     A transformation whose state is in the layout of the parameters. `init`
-    warns once about what deserves a second look.
+    warns once about leaves that should be checked.
 
   Raises:
-    ValueError: from `init` and `update`, leaves in doubt.
+    ValueError: from `init` and `update`, leaves whose role or axes are not
+      clear.
   """
   known: dict[Any, list[Leaf]] = {}
 
@@ -47,8 +48,8 @@ def by_role(
         if note:
           warnings.warn(
             f'{leaf.path} {jnp.shape(leaf.leaf)} has the role {leaf.role}: '
-            f'{note}. If that is right, filter this warning; else say what it '
-            'is by rules= and matrix_axes= (sage_optax.explain shows them).',
+            f'{note}. If this is correct, filter this warning; if not, correct '
+            'it with rules= and matrix_axes= (see sage_optax.explain).',
             messages.RoutingWarning,
             stacklevel=4,
           )
@@ -85,10 +86,10 @@ def by_role(
 def _partition(
   transforms: Mapping[str, optax.GradientTransformation], labels: Any
 ) -> optax.GradientTransformationExtraArgs:
-  """`optax.partition`, for trees that can be called too.
+  """`optax.partition`, also for trees that are callable.
 
-  A module of Equinox is a tree of parameters and a function; Optax would call
-  a mask that is one.
+  An Equinox module is both a tree of parameters and a function; Optax would
+  call a mask that is such a module.
   """
 
   def only(role):
@@ -122,7 +123,7 @@ def _form(leaf: Any) -> tuple[Any, ...]:
 def _check_flat(
   leaves: list[Leaf], routing: Routing, elementwise: bool
 ) -> None:
-  """Refuses a whole tree that was flattened to one vector."""
+  """Rejects a tree that was flattened to one vector."""
   if elementwise or len(leaves) != 1 or routing.default_role is not None:
     return
   (leaf,) = leaves
@@ -130,7 +131,7 @@ def _check_flat(
     return
   raise ValueError(
     f'The parameters are one vector {jnp.shape(leaf.leaf)} without a name, as '
-    'jax.flatten_util.ravel_pytree and optax.flatten make it, and this recipe '
-    'needs the shapes of matrices: pass the tree as it is. If it is one '
-    "vector, pass default_role='auto'."
+    'jax.flatten_util.ravel_pytree and optax.flatten return it, but this '
+    'recipe needs the shapes of matrices: pass the unflattened tree. If the '
+    "only parameter is a vector, pass default_role='auto'."
   )

@@ -1,7 +1,7 @@
 """Presets: names and layouts of libraries, chosen by the user.
 
-Weights of PyTorch, Equinox and Haliax have the same names and different
-layouts. Without a preset, a bias has to show the layout.
+Weights of PyTorch, Equinox and Haliax have the same names but different
+layouts. Without a preset, a bias must show the layout.
 """
 
 import re
@@ -27,9 +27,9 @@ class Preset(NamedTuple):
   """How a library names and lays out its parameters.
 
   Attributes:
-    name: of the preset, in messages.
-    known: its names, before those that are known anyway.
-    scan_axis: where stacked layers have the axis of layers; None: proved.
+    name: name of the preset, for messages.
+    known: its names, which take precedence over the default ones.
+    scan_axis: the axis of stacked layers; None: it must be proved.
   """
 
   name: str
@@ -48,7 +48,7 @@ _WEIGHTS: tuple[Known, ...] = (
     'adapter',
     r'lora_embedding_[AB](?:/.*)?$',
     None,
-    doubt='an adapter of a table',
+    doubt='an adapter of an embedding',
   ),
   named('adapter', r'lora_[AB](?:/\w+)?' + _WEIGHT, 'matrix', 'o i'),
   named('norm', NORM_WORDS + _WEIGHT, 'vector', 'o'),
@@ -91,7 +91,7 @@ LAYOUT_DOUBT = (
 
 
 def _of_any_layout(doubt: str, *but: str) -> tuple[Known, ...]:
-  """The weights, where the bias has to show the axis of outputs."""
+  """The weights whose axis of outputs must be shown by a bias."""
   return tuple(
     known
     if known.role in ('vector', 'embedding') or known.name in but
@@ -160,7 +160,7 @@ HALIAX = Preset(
 def find(
   path: str, shape: tuple[int, ...], preset: Preset | None
 ) -> Known | None:
-  """Returns the first row that knows the leaf, or None."""
+  """Returns the first row that matches the leaf, or None."""
   bare = re.sub(r'(?<=[a-zA-Z_])(?:/\d+)+$', '', path)
   single = sum(size > 1 for size in shape) <= 1
   for known in (*(preset.known if preset else ()), *DEFAULT, *_UNSURE):

@@ -1,4 +1,4 @@
-"""Options of the user about leaves, and the record of each leaf."""
+"""The user's options about leaves, and the record of each leaf."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,15 +33,16 @@ class Routing:
 
 
 class Role(NamedTuple):
-  """The role of a leaf, and what it is known by.
+  """The role of a leaf, and the evidence for it.
 
   Attributes:
     role: one of `rules.ROLES`; None: it is not clear.
     rule: the evidence: the user's pattern, the axes' names, or the name of the
-      rule that knows the leaf's name.
-    by_name: whether it is the meaning of a name, which other leaves may refute.
-    doubt: why it is not clear; '' if it is.
-    likely: the role to suggest where it is not clear; None: any.
+      rule that matches the leaf's name.
+    by_name: whether the role comes from a name, which other leaves may
+      contradict.
+    doubt: why the role is not clear; '' if it is clear.
+    likely: the role to suggest if it is not clear; None: any.
   """
 
   role: str | None
@@ -57,14 +58,14 @@ class Leaf(NamedTuple):
   Attributes:
     path: names from the root to the leaf, joined by '/'.
     leaf: the array or `ShapeDtypeStruct`.
-    role: one of `rules.ROLES`; None: refused.
-    rule: as of `Role`.
-    axes: which axes are what; None: refused.
-    evidence: for the axes.
-    doubt: why the leaf is refused; '' if it is not.
-    named: whether a name occurs in the path.
-    by_name: as of `Role`.
-    likely: role and axes to suggest where the leaf is refused.
+    role: one of `rules.ROLES`; None: not clear.
+    rule: as in `Role`.
+    axes: the axes by their meaning; None: not clear.
+    evidence: the evidence for the axes.
+    doubt: why the leaf is refused; '' if it is not refused.
+    named: whether the path contains a name.
+    by_name: as in `Role`.
+    likely: role and axes to suggest if the leaf is refused.
   """
 
   path: str

@@ -1,7 +1,7 @@
 """One record for each leaf: its role, its axes and the evidence for both.
 
-Evidence counts in this order: options of the user, modules, names of axes,
-names and shapes that agree. Where there is none, the leaf is refused.
+Evidence is used in this order: the user's options, modules, names of axes,
+names and shapes that agree. A leaf without evidence is refused.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from sage_optax.leaves.records import Leaf, Role, Routing
 
 
 class Resolved(NamedTuple):
-  """The records of a tree, and length of a vocabulary -> its embedding."""
+  """Records of all leaves, and a dict from vocabulary length to embedding."""
 
   leaves: list[Leaf]
   vocabularies: dict[int, str]
@@ -36,13 +36,13 @@ def resolve_tree(
   Args:
     params: tree of arrays or `ShapeDtypeStruct`s, boxed or not.
     routing: options given by the user.
-    roles_only: accept leaves whose axes are in doubt.
+    roles_only: accept leaves whose axes are not clear.
 
   Returns:
     A `Leaf` for each leaf of `params`, and the vocabularies.
 
   Raises:
-    ValueError: leaves that are in doubt, or a malformed routing.
+    ValueError: leaves that are not clear, or malformed options.
   """
   found = records(params, routing)
   refused = [
@@ -58,7 +58,7 @@ def resolve_tree(
 
 
 def records(params: Any, routing: Routing) -> Resolved:
-  """As `resolve_tree`, but leaves that are in doubt are returned too."""
+  """As `resolve_tree`, but also returns leaves that are not clear."""
   routing = _merge_partial(routing)
   given = _given_roles(params, routing.roles)
   tree = evidence.Evidence(params, routing)
@@ -84,7 +84,7 @@ def is_assign(function: Any) -> bool:
 
 
 def _merge_partial(routing: Routing) -> Routing:
-  """Takes over the keyword arguments of a partial of `roles.assign`."""
+  """Merges the keyword arguments of a partial of `roles.assign`."""
   if not is_assign(routing.roles):
     return routing
   said = dataclasses.replace(routing, roles=None)

@@ -11,12 +11,12 @@ from sage_optax.leaves import metadata
 ROLES = ('embedding', 'head', 'matrix', 'vector')
 
 # A pattern is a regular expression, searched in the path, or a tuple of axis
-# names that must equal the leaf's logical axes ('*' stands for any one name).
+# names that must equal the leaf's logical axes ('*' matches any one name).
 Rule = tuple[str | tuple[str, ...], str]
 
 
 def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
-  """Returns the rules as a list, if they are well formed."""
+  """Checks the rules, and returns them as a list."""
   if default_role not in (None, 'auto'):
     check_role(default_role)
   if isinstance(rules, str):
@@ -34,7 +34,7 @@ def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-  """`re.compile`, whose error is a ValueError that shows the pattern."""
+  """As `re.compile`, but raises a ValueError that shows the pattern."""
   try:
     return re.compile(pattern)
   except (re.error, TypeError) as error:
@@ -44,7 +44,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def check_role(role: Any) -> None:
-  """Raises ValueError if there is no such role."""
+  """Raises ValueError if `role` is unknown."""
   if not isinstance(role, str) or role not in ROLES:
     raise ValueError(f'Unknown role {role!r}: use one of {", ".join(ROLES)}.')
 
@@ -52,7 +52,7 @@ def check_role(role: Any) -> None:
 def search(
   path: str, axes: tuple[Any, ...] | None, rules: Sequence[Rule]
 ) -> tuple[str, str] | None:
-  """(role, name of the rule) of the rule that matches, or None."""
+  """Returns (role, name of the rule) of the matching rule, or None."""
   found = [
     (role, str(pattern))
     for pattern, role in rules
@@ -70,8 +70,8 @@ def search(
 def axes_by_path(logical_axes: Any) -> dict[str, tuple[Any, ...]]:
   """The tuples of a tree of axis names, by path.
 
-  By path, not by structure: the parameters may be masked, or Optax's empty
-  placeholder.
+  Paths are used instead of the tree structure, because the parameters may be
+  masked or Optax's empty placeholder.
   """
   leaves = jax.tree.leaves_with_path(
     logical_axes, is_leaf=lambda x: isinstance(x, tuple)

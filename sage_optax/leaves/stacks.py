@@ -1,8 +1,8 @@
 """Proofs of stacks and of outputs from the shapes of neighboring leaves.
 
-One layer's norm scale has one axis. Where it has two, one of them counts the
-layers, and all leaves of the subtree have an axis of that size at that place.
-A bias has the sizes of the outputs of the matrix beside it.
+The norm scale of one layer has one axis. If it has two, one of them counts the
+layers, and all leaves of the subtree have an axis of that size at that place. A
+bias has the sizes of the outputs of the matrix beside it.
 """
 
 import math
@@ -27,8 +27,8 @@ class Proofs:
 
   Args:
     shapes: path -> shape of all leaves.
-    known: path -> the row of `names` that knows the leaf.
-    scan_axis: the only place where the axis may be; None: 0 or 1.
+    known: path -> the row of `names` that matches the leaf.
+    scan_axis: the only possible place of the axis; None: 0 or 1.
   """
 
   def __init__(
@@ -60,7 +60,7 @@ class Proofs:
       return None
     if len(proved) == 1:
       return next(iter(proved))[0]
-    # Both readings fit: layers are in front, and fewer than features.
+    # If both places fit: layers are in front, and fewer than features.
     by_place = dict(proved)
     if len(by_place) == 2 and by_place[0] < by_place[1]:
       return 0
@@ -70,7 +70,7 @@ class Proofs:
     return any(len(self._shapes[p]) >= 3 for p in self._members[folder])
 
   def _of_folder(self, folder: str) -> set[_Axis] | None:
-    """What may count layers in all of a folder; None if nothing is known."""
+    """Axes that may count layers in a whole folder; None if unknown."""
     if folder not in self._candidates:
       members = self._members[folder]
       candidates = self._by_norms(members)
@@ -157,9 +157,9 @@ class Beside(NamedTuple):
   """A leaf whose shape shows the outputs of the matrix beside it.
 
   Attributes:
-    name: what it is.
+    name: its name.
     shape: its shape.
-    sizes: of the axes of fan_out of the matrix that are longer than 1.
+    sizes: sizes above 1 of the matrix's axes of fan_out.
   """
 
   name: str
@@ -173,9 +173,9 @@ def outputs_beside(
   """Returns the leaf that shows the outputs of a matrix, or None.
 
   Args:
-    path: of the matrix.
+    path: path of the matrix.
     shapes: path -> shape of all leaves.
-    batch_of: from a path to the axes of stacks of the leaf.
+    batch_of: path -> axes of stacks of the leaf.
   """
   for other, beside in (
     ('bias', names_lib.bias_of(path)),
@@ -209,7 +209,7 @@ def like_table(
 def heads_doubt(
   path: str, axes: Axes, shapes: _Shapes, batch_of: _BatchOf
 ) -> str:
-  """Why the axes of a leaf of Flax's attention may be others; '' if none."""
+  """Why the axes of a leaf of Flax's attention are unclear, or ''."""
   kernel = names_lib.kernel_of(path)
   if kernel in shapes and len(axes.fan_out) > 1:
     heads = _core(path, shapes, batch_of)
@@ -221,7 +221,7 @@ def heads_doubt(
   inputs, outputs = (
     math.prod(shapes[path][a] for a in side) for side in axes[1:]
   )
-  # Heads are cut from the width, or from a few times as much.
+  # Heads divide the width, or a few times the width.
   wide = (outputs if sides == (1, 2) else inputs) > 16 * min(inputs, outputs)
   if wide and outputs_beside(path, shapes, batch_of) is None:
     return 'it is too wide for heads: an axis may count layers'

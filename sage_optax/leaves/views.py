@@ -1,4 +1,4 @@
-"""Leaves seen as matrices [..., fan_in, fan_out], and back."""
+"""Views of leaves as matrices [..., fan_in, fan_out], and back."""
 
 import contextlib
 import contextvars
@@ -15,14 +15,14 @@ from sage_optax.core import boxes, linalg, placement
 from sage_optax.leaves import metadata
 from sage_optax.leaves.axis_names import Axes
 
-# Paths of leaves that something outside shows as [..., fan_in, fan_out].
+# Paths of leaves that an outer transformation views as [..., fan_in, fan_out].
 matrices: contextvars.ContextVar[frozenset[str]]
 matrices = contextvars.ContextVar('matrices', default=frozenset())
 
 
 @contextlib.contextmanager
 def _as_matrices(views: Any) -> Iterator[None]:
-  """Records which leaves are seen as matrices within this context."""
+  """Records which leaves are viewed as matrices inside the context."""
   leaves = jax.tree.leaves_with_path(views, is_leaf=_is_view)
   paths = {metadata.leaf_path(key)[0] for key, leaf in leaves if _is_view(leaf)}
   token = matrices.set(matrices.get() | paths)
@@ -35,12 +35,12 @@ def _as_matrices(views: Any) -> Iterator[None]:
 def with_views(
   tx: optax.GradientTransformation, views_of: Callable[[Any], Any]
 ) -> optax.GradientTransformationExtraArgs:
-  """Shows `tx` each leaf as matrices.
+  """Presents each leaf to `tx` as matrices.
 
   Args:
     tx: any gradient transformation.
-    views_of: from a tree to a tree of the `View`s of its leaves; None for
-      leaves that stay as they are.
+    views_of: maps a tree to the tree of its leaves' `View`s; None for unchanged
+      leaves.
 
   Returns:
     A transformation for parameters in their own layout.
@@ -66,7 +66,7 @@ def with_views(
     updates = _apply(View.to_matrix, seen, updates)
     if params is not None:
       params = _apply(View.to_matrix, views_of(params), params)
-    # The shapes of the state say which of its arrays were changed by init.
+    # The shapes of the state show which of its arrays init changed.
     like = updates if params is None else params
     with _as_matrices(seen):
       state_seen = _state_views(inner, jax.eval_shape(inner.init, like), seen)
@@ -104,13 +104,13 @@ def _is_view(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """How one parameter, and what belongs to it, is seen as matrices.
+  """How a parameter, and arrays that belong to it, are viewed as matrices.
 
   Attributes:
-    shape: of the parameter.
-    fan_in: its axes that make fan_in.
-    fan_out: its axes that make fan_out.
-    sharding: its explicit sharding, if it has one.
+    shape: shape of the parameter.
+    fan_in: its axes that form fan_in.
+    fan_out: its axes that form fan_out.
+    sharding: its explicit sharding, if any.
   """
 
   shape: tuple[int, ...]
@@ -128,7 +128,7 @@ class View:
     return (*self.batch, *self.fan_in, *self.fan_out)
 
   def merged(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape as matrices of an array in the parameter's layout."""
+    """The shape of an array in the parameter's layout, viewed as matrices."""
     return (
       *(shape[a] for a in self.batch),
       math.prod(shape[a] for a in self.fan_in),
@@ -145,13 +145,13 @@ class View:
     return tuple(sizes)
 
   def takes(self, shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape has a place in the parameter's layout."""
+    """Whether an array of this shape fits the parameter's layout."""
     if len(shape) != len(self.batch) + 2:
       return False
     return len(self.split(shape)) == len(self.shape)
 
   def merged_spec(self, spec: jax.P) -> jax.P:
-    """The spec as matrices of an array that has this spec."""
+    """The spec of an array, viewed as matrices."""
     names = _names(spec, len(self.shape))
     merged = (
       tuple(name for a in axes for name in names[a]) or None
@@ -160,7 +160,7 @@ class View:
     return jax.P(*merged)
 
   def to_matrix(self, x: Any) -> jax.Array:
-    """From the parameter's layout to matrices; axes may be reduced."""
+    """Converts from the parameter's layout to matrices; axes may be reduced."""
     x = jnp.asarray(x)
     sharding = linalg.explicit_sharding(x)
     if sharding is not None:
@@ -172,7 +172,7 @@ class View:
     return jnp.reshape(x, shape, out_sharding=sharding)
 
   def from_matrix(self, x: jax.Array) -> jax.Array:
-    """The inverse; axes of the parameter's size are sharded as it is."""
+    """The inverse; axes of the parameter's size are sharded like it."""
     shape, sharding = self.split(x.shape), None
     if self.sharding is not None:
       names = _names(self.sharding.spec, len(self.shape))
@@ -195,7 +195,7 @@ def _names(spec: jax.P, ndim: int) -> list[tuple[str, ...]]:
 
 
 def _apply(change: Callable[[View, Any], Any], views: Any, tree: Any) -> Any:
-  """`change` of the leaves that have a view; the others stay as they are."""
+  """Applies `change` to leaves that have a view; others are unchanged."""
   return jax.tree.map(
     lambda view, x: x if view is None else change(view, x),
     views,
@@ -205,7 +205,7 @@ def _apply(change: Callable[[View, Any], Any], views: Any, tree: Any) -> Any:
 
 
 def _state_views(tx: Any, state: Any, views: Any) -> Any:
-  """A tree like `state` (of matrices) of the views of its arrays, or None."""
+  """A tree like `state` (of matrices), of the views of its arrays or None."""
 
   def pick(leaf, view):
     if isinstance(leaf, optax.MaskedNode) or view is None:

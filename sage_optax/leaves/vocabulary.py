@@ -1,4 +1,4 @@
-"""What the lengths of vocabularies show about the other leaves of a tree."""
+"""Uses the lengths of vocabularies as evidence about other leaves."""
 
 import math
 from typing import Any
@@ -50,7 +50,7 @@ class Vocabularies:
     return metadata.VOCAB in kinds or bool(by_path)
 
   def check(self, leaf: Leaf) -> Leaf:
-    """Refuses hidden matrices that have an axis of the vocabulary."""
+    """Refuses hidden matrices with an axis as long as the vocabulary."""
     if leaf.axes is None or not leaf.by_name:
       return leaf
     shape, axes = jnp.shape(leaf.leaf), leaf.axes
@@ -67,7 +67,7 @@ class Vocabularies:
     general = names.is_general(leaf.path, self._evidence.known[leaf.path])
     long = max(rows, columns) > 8 * min(rows, columns)
     if self._masked and general and long:
-      doubt = f'it may be a head: {self._masked} is masked, which would tell'
+      doubt = f'it may be a head: {self._masked} is masked, so it is unknown'
       return _refused(leaf, doubt, 'head' if columns > rows else None)
     if last and not first and general and self._is_head(leaf.path, axes, last):
       return leaf._replace(role='head', rule=f'as long as {last}')
@@ -92,7 +92,7 @@ class Vocabularies:
 
 
 def _refused(leaf: Leaf, doubt: str, role: str | None) -> Leaf:
-  """The leaf without a role, and the role to suggest."""
+  """The leaf without a role, with a role to suggest."""
   likely = axis_names.Reading(role, leaf.axes)
   return leaf._replace(role=None, axes=None, doubt=doubt, likely=likely)
 

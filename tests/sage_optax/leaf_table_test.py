@@ -131,7 +131,7 @@ class RefusalTest(parameterized.TestCase):
       self.assertNotIn('TORCH', _refusal(gpt2, preset=preset))
 
   @parameterized.parameters(
-    ({'a': {'z': jnp.ones((4, 4))}}, 'a/z .*: no rule knows the name'),
+    ({'a': {'z': jnp.ones((4, 4))}}, 'a/z .*: no rule matches the name'),
     ({'a': {'kernel': jnp.ones((4, 4), int)}}, 'integers cannot be trained'),
     ({'a': {'kernel': jnp.ones((2, 4, 4))}}, '3 axes and no proof of a stack'),
     ({'a': {'weight': jnp.ones((4, 5))}}, r'preset=sage_optax.layout.TORCH'),
@@ -143,7 +143,7 @@ class RefusalTest(parameterized.TestCase):
       },
       'f/kernel .*: an axis is as long as wte/embedding',
     ),
-    ({'embed': {'kernel': jnp.ones((9, 4))}}, 'a table and a projection'),
+    ({'embed': {'kernel': jnp.ones((9, 4))}}, 'an embedding and a projection'),
     (
       {
         'wte': {'embedding': jnp.ones((9, 4))},
@@ -151,14 +151,14 @@ class RefusalTest(parameterized.TestCase):
       },
       'lm_head/kernel .*: the vocabulary of wte/embedding comes first',
     ),
-    ({'tok': {'kernel': jnp.ones((2000, 8))}}, 'it may be a table'),
+    ({'tok': {'kernel': jnp.ones((2000, 8))}}, 'it may be an embedding'),
     (
       {'emb': {'weight': jnp.ones((9, 4)), 'bias': jnp.ones(9)}},
       r'(?s)emb/weight .*: the bias beside it is \(9,\)'
       r".*'matrix'.*\(\(1,\), \(0,\)\)",
     ),
     ({'Einsum_0': {'kernel': jnp.ones((8, 6))}}, 'einsum can have any order'),
-    ({'patch_embedding': jnp.ones((8, 6))}, 'no rule knows the name'),
+    ({'patch_embedding': jnp.ones((8, 6))}, 'no rule matches the name'),
     (
       # Two layers of a convolution over time, or three experts.
       {
@@ -289,7 +289,7 @@ class RefusalTest(parameterized.TestCase):
     for said in ({'rules': [('kernel', 'matrix')]}, {'default_role': 'auto'}):
       (leaf,) = routing.resolve(params, routing.Routing(**said))
       self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (0,)))
-    with self.assertRaisesRegex(ValueError, 'it may be a table'):
+    with self.assertRaisesRegex(ValueError, 'it may be an embedding'):
       roles.assign(params)
     # A weight without a bias may be one too, of any length.
     with self.assertRaisesRegex(ValueError, 'others as .in, out.'):

@@ -228,7 +228,9 @@ class RulesTest(parameterized.TestCase):
       (('red', '*'), 'vector'),
       (('*', '*', '*', '*'), 'vector'),
     ]
-    with self.assertRaisesRegex(ValueError, 'router .*no rule knows the name'):
+    with self.assertRaisesRegex(
+      ValueError, 'router .*no rule matches the name'
+    ):
       roles.assign(self.params, rules=rules, logical_axes=axes)
     with self.assertRaisesRegex(ValueError, 'no entry for router'):
       roles.assign(self.params, logical_axes={'embed': axes['embed']})
