@@ -17,9 +17,9 @@ import optax
 from sage_optax.core import linalg
 
 _SMALLEST_AXIS = 16
-# Of a second moment above zero: its root is 9 times what code 1 of a first
-# moment stands for, if the largest are alike. Below, the noise of rounding the
-# first moment would be divided by next to nothing.
+# Smallest code of a positive second moment. Its root is 9 times the value of
+# code 1 of a first moment, if the blocks' largest numbers agree. With smaller
+# codes, rounding noise of the first moment would be divided by almost nothing.
 _SMALLEST_CODE = 6
 
 
@@ -39,9 +39,10 @@ class EightBits(NamedTuple):
 def block_size(shape: tuple[int, ...]) -> int | None:
   """Numbers per block: a divisor of the last axis from 32 to 128.
 
-  The largest that also divides a 16th of the axis, so that no block is cut
-  where 16 devices share it, or else an 8th, and so on; an axis without one is
-  one block. None: shorter than 16, so nothing is gained.
+  This is the largest divisor that also divides a 16th of the axis (else an 8th,
+  and so on), so that no block is split over 16 devices. An axis without such a
+  divisor is one block. None: the axis is shorter than 16, so codes would save
+  nothing.
   """
   last = shape[-1] if shape else 0
   if last < _SMALLEST_AXIS:

@@ -48,7 +48,7 @@ def check_static(
 
 
 def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-  """Raises ValueError unless `value` is one of those `allowed`."""
+  """Raises ValueError unless `value` is one of `allowed`."""
   if value not in allowed:
     known = ', '.join(map(repr, allowed))
     raise ValueError(f'{name} must be one of {known}, got {value!r}.')
@@ -123,9 +123,10 @@ def safe_rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def over_peak(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """`x` over its largest entry over `axes`; zeros stay.
+  """`x` divided by its largest entry over `axes`; zeros stay zero.
 
-  So that squares of small numbers are no zeros, and of large ones finite.
+  Then squares of small numbers do not underflow, and those of large ones stay
+  finite.
   """
   peak = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
   return x / jnp.where(peak > 0, peak, 1.0)

@@ -134,7 +134,7 @@ def scale_by_soap(
 
   def init_fn(params):
     linalg.check_matrices(params, 'scale_by_soap')
-    # An array for each field, as the step may be told to donate the state.
+    # Separate arrays for each field, because the step may donate the state.
     mu, nu = moments.zeros(params), moments.zeros(params)
     grams, bases = (
       moments.unzip(jax.tree.map(squares, params), params, 2) for _ in range(2)
