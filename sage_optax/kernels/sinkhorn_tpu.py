@@ -113,7 +113,7 @@ def scales(
   *,
   interpret: Any = False,
 ) -> Scales:
-  """The scales of `x * in_scale * out_scale`, normalised along both axes.
+  """The scales of `x * in_scale * out_scale`, normalized along both axes.
 
   Args:
     x: [..., fan_in, fan_out], float32 or bfloat16; inside `shard_map` (with

@@ -85,7 +85,7 @@ def resident(
     block = blocks.at[lax.rem(step, how.buffers)]
     up[...], flat[...] = jnp.ones_like(up), jnp.ones_like(flat)
 
-    def normalise(axis, target, k):
+    def normalize(axis, target, k):
       scale, sums = ((flat, flat_sums), (up, up_sums))[axis]
       sums[...] = jnp.zeros_like(sums)
       add_squares(block, up, flat, sums, axis, (rows, lanes))
@@ -93,8 +93,8 @@ def resident(
       scale[...] = rescale(scale[...], sums[...], scalars[0], target, floor)
 
     def iterate(k, _):
-      normalise(int(how.turned), targets[0], k)  # over fan_in
-      normalise(1 - how.turned, targets[1], k)  # over fan_out
+      normalize(int(how.turned), targets[0], k)  # over fan_in
+      normalize(1 - how.turned, targets[1], k)  # over fan_out
 
     lax.fori_loop(0, iters[0], iterate, None)
 

@@ -16,7 +16,7 @@ import sage_optax
 
 # The others learn with 1e-3.
 _LEARNING_RATES = {'sinkgd': 1e-2, 'galore': 1e-2}
-# SWAN's centring keeps the mean of a unit where it is, which is not where the
+# SWAN's centering keeps the mean of a unit where it is, which is not where the
 # targets are.
 _ARGUMENTS = {'swan': {'center': False}}
 _IN_BFLOAT16 = ('sage', 'galore', 'stable_spam')

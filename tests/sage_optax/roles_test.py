@@ -316,7 +316,7 @@ class RulesTest(parameterized.TestCase):
       )
 
   def test_placeholder_of_map_params(self):
-    # map_params initialises with an empty tree: labels must not index into it.
+    # map_params initializes with an empty tree: labels must not index into it.
     params = {'embed': {'embedding': jnp.ones((8, 4))}}
     tx = sage_optax.sage_hybrid(1e-3)
     doubled = optax.tree.map_params(tx, lambda x: x + 1, tx.init(params))

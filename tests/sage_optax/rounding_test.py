@@ -20,7 +20,7 @@ def _wide(x):
     return np.asarray(x).astype(np.float64)
 
 
-def _neighbours(x):
+def _neighbors(x):
   """The bfloat16 values at or next to float32 `x`: towards 0, and away."""
   bits = np.float32(x).view(np.uint32) & np.uint32(0xFFFF0000)
   return tuple(
@@ -38,7 +38,7 @@ class StochasticRoundTest(parameterized.TestCase):
     count = 2**17
     x = jnp.full(count, value, jnp.float32)
     rounded = _wide(rounding.stochastic_round(x, _KEY))
-    low, high = _neighbours(value)
+    low, high = _neighbors(value)
     self.assertContainsSubset(np.unique(rounded), {low, high})
     up = (np.float64(np.float32(value)) - low) / (high - low)
     # The binomial's standard deviation, five times.

@@ -114,7 +114,7 @@ class ConfigFilesTest(parameterized.TestCase):
       _NAMES,
     )
 
-  def test_misspelt_assignment_in_a_file_fails(self):
+  def test_misspelled_assignment_in_a_file_fails(self):
     with pytest.raises(AttributeError, match='stesp'):
       config_lib.Config().train.stesp = 3
 

@@ -48,7 +48,7 @@ _SKIPPED_DIRECTORIES = re.compile(
 _SKIPPED_FILES = re.compile(
   r'_sysconfigdata.*|__config__\.py|(site|user)customize\.py'
 )
-_MIN_BYTES = 200  # A shorter document is a licence line or an empty module.
+_MIN_BYTES = 200  # A shorter document is a license line or an empty module.
 _MIN_LETTERS = 0.4  # Tables of numbers have fewer.
 _VALIDATION_FRACTION = 0.02
 _VALIDATION_BYTES = 128 * 1024  # A floor, for a steady estimate on a sample.
@@ -160,10 +160,10 @@ def _take(
     data = read().encode()
     if len(data) < _MIN_BYTES:
       continue
-    normalised = _digest(' '.join(data.decode().split()))
-    if normalised in seen:
+    normalized = _digest(' '.join(data.decode().split()))
+    if normalized in seen:
       continue
-    seen.add(normalised)
+    seen.add(normalized)
     if share is not None:
       if len(data) > share:
         data = data[: data.rfind(b'\n', 0, share) + 1]

@@ -74,7 +74,7 @@ def _signature(name: str, node: _Documented) -> str:
 def _strip(text: str, nodes: _Named) -> str:
   # Not splitlines(): it also cuts at form feeds, which ast does not count.
   lines = text.split('\n')
-  dropped = set(range(_licence(lines)))
+  dropped = set(range(_license(lines)))
   for _, node in nodes:
     if ast.get_docstring(node, clean=False) is None:
       continue
@@ -92,7 +92,7 @@ def _strip(text: str, nodes: _Named) -> str:
   return '\n'.join(kept).strip('\n') + '\n'
 
 
-def _licence(lines: list[str]) -> int:
+def _license(lines: list[str]) -> int:
   """The number of lines at the head that are comments about rights."""
   size = 0
   while size < len(lines) and (not lines[size] or lines[size].startswith('#')):

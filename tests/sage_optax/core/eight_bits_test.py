@@ -101,7 +101,7 @@ class StateTest(parameterized.TestCase):
     self.assertBetween(apart, 1e-4, 0.1)
 
   @parameterized.parameters(0, 1e-3, 1e-4, 1e-6)
-  def test_large_neighbours_do_not_enlarge_updates(self, small):
+  def test_large_neighbors_do_not_enlarge_updates(self, small):
     # Of a block all but one are this small; or the sizes are from 1e-6 to 1.
     size = np.full(64, small) if small else np.geomspace(1e-6, 1, 64)
     size[0] = 1.0

@@ -291,7 +291,7 @@ class MuonTest(parameterized.TestCase):
 
 
 class LowRankTest(parameterized.TestCase):
-  """`ortho_rank`: the part in the span of some units, orthogonalised."""
+  """`ortho_rank`: the part in the span of some units, orthogonalized."""
 
   def _update(self, grads, **kwargs):
     # A factor of 1: nothing but the direction.

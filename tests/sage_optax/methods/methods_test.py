@@ -321,7 +321,7 @@ class SinkgdTest(parameterized.TestCase):
     tx = sage_optax.scale_by_sinkgd(num_iters=50, unit_norm=unit_norm)
     ours, _ = tx.update(grads, tx.init(grads))
     fan_in, fan_out = shape[-2:]
-    # The last normalisation is exact; after 50 iterations the other is too.
+    # The last normalization is exact; after 50 iterations the other is too.
     over_out = 1.0 if unit_norm else fan_out**0.5
     np.testing.assert_allclose(
       np.linalg.norm(ours, axis=-1), over_out, rtol=1e-5

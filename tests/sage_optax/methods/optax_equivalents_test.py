@@ -85,7 +85,7 @@ class MultiNormTest(parameterized.TestCase):
       rtol=1e-5,
     )
 
-  def test_fan_out_then_spectral_is_swan_without_centring(self):
+  def test_fan_out_then_spectral_is_swan_without_centering(self):
     grads = _grads((6, 4))
     ours = sage_optax.scale_by_multi_norm(('fan_out', 'spectral'), 1)
     chex.assert_trees_all_close(

@@ -136,7 +136,7 @@ _CHAT = [
   ('assistant', 'No.'),
   ('user', 'Never answered.'),
 ]
-# By hand: what is read only, what is learnt, ...
+# By hand: what is read only, what is a target, ...
 _PARTS = (
   '### system\nBe brief.\n\n### user\nDocument 1?\n\n### assistant\n',
   'It says café.',

@@ -67,7 +67,7 @@ class OrderTest(parameterized.TestCase):
     parts = [_batches(12, batch_size=8, start=start, rows=s) for s in slices]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
-  def test_rows_need_not_be_neighbours(self):
+  def test_rows_need_not_be_neighbors(self):
     whole = _batches(12, batch_size=8, start=3)
     rows = [1, 2, 6]
     some = _batches(12, batch_size=8, start=3, rows=rows)

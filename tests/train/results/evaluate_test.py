@@ -96,7 +96,7 @@ def test_number_of_windows(data):
   assert _open(data).num_windows == rows
 
 
-def test_bytes_are_scaled_where_the_tokenizer_normalises(data, monkeypatch):
+def test_bytes_are_scaled_where_the_tokenizer_normalizes(data, monkeypatch):
   plain = _open(data).score(_previous_token_costs)
   scales = dict.fromkeys(runs.SUBSETS[:1], 2.0) | {runs.SUBSETS[1]: 1.0}
   monkeypatch.setattr(shards, 'byte_scales', lambda *_: scales)
