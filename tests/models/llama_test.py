@@ -154,7 +154,9 @@ class HuggingFaceTest(parameterized.TestCase):
     config, state, _, _ = _hf_variant('gqa')
     short = dict(state)
     del short['model.norm.weight']
-    with self.assertRaisesRegex(ValueError, r"lacks \['model.norm.weight'\]"):
+    with self.assertRaisesRegex(
+      ValueError, r"missing names \['model.norm.weight'\]"
+    ):
       hf.from_hf(short, config)
     with self.assertRaisesRegex(ValueError, 'unknown.*q_proj.bias'):
       hf.from_hf({**state, 'model.layers.0.self_attn.q_proj.bias': 0}, config)
