@@ -1,8 +1,8 @@
-"""Builds the sdist and the wheel in dist/ and tries them: make release-check.
+"""Builds and checks the sdist and the wheel in dist/: make release-check.
 
-Checks the metadata, what the wheel holds and requires, that the version is the
-one in CHANGELOG.md and CITATION.cff, and that the README's example runs in a
-fresh environment with the wheel and its dependencies only.
+It checks the metadata, the files and requirements of the wheel, that the
+version agrees with CHANGELOG.md and CITATION.cff, and that the README's example
+runs in a fresh environment with only the wheel and its dependencies.
 """
 
 import email
@@ -22,7 +22,7 @@ _DIST = _ROOT / 'dist'
 
 def main() -> None:
   shutil.rmtree(_DIST, ignore_errors=True)
-  # The wheel is built from the sdist, as it is by those who install from it.
+  # The wheel is built from the sdist, as in an installation from the sdist.
   _python('-m', 'build', '--no-isolation', str(_ROOT))
   (wheel,) = _DIST.glob('*.whl')
   (sdist,) = _DIST.glob('*.tar.gz')
