@@ -207,13 +207,16 @@ def parser() -> argparse.ArgumentParser:
     description='Runs the missing trials of studies.',
   )
   add = result.add_argument
-  add('studies', nargs='+', choices=sorted(studies.STUDIES), metavar='STUDY')
+  names = sorted(studies.STUDIES)
+  add(
+    'studies', nargs='+', choices=names, metavar='STUDY', help=', '.join(names)
+  )
   add('--workers', type=int, default=2, help='processes, one thread each')
   add('--minutes', type=float, help='start no trial after this time')
   add('--only', metavar='ARM', help='run only this arm')
   add('--shard', type=_shard, default=(0, 1), help='I/N: the I-th of N parts')
   add('--batch', type=int, default=1, help='trials of an arm under one vmap')
-  add('--results', type=pathlib.Path, default=trial.RESULTS)
+  add('--results', type=pathlib.Path, default=trial.RESULTS, help='folder')
   add('--changed', action='store_true', help='allow uncommitted sources')
   return result
 

@@ -160,7 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     description='Turns text into token shards. With --input, rerun the same '
     'command to resume an interrupted preparation.',
   )
-  parser.add_argument('--source', choices=['bundled', 'files'])
+  parser.add_argument(
+    '--source',
+    choices=['bundled', 'files'],
+    help='text of installed packages, or the files of --input',
+  )
   parser.add_argument('--input', help='glob of ' + ', '.join(readers.SUFFIXES))
   parser.add_argument(
     '--instructions',
@@ -197,11 +201,16 @@ def _parser() -> argparse.ArgumentParser:
     'this process (default: number of CPUs, %(default)s here); does not change '
     'the result',
   )
-  parser.add_argument('--vocab_size', type=int, default=4096)
+  parser.add_argument(
+    '--vocab_size',
+    type=int,
+    default=4096,
+    help='entries of the BPE trained on bundled text (default %(default)s)',
+  )
   parser.add_argument(
     '--max_mb', type=float, help='megabytes of bundled text (default: all)'
   )
-  parser.add_argument('--output', required=True)
+  parser.add_argument('--output', required=True, help='directory to create')
   return parser
 
 

@@ -54,19 +54,33 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(dest='command', required=True)
   importer = commands.add_parser('import', help='start a run from weights')
-  importer.add_argument('source', metavar='DIR', type=pathlib.Path)
-  importer.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
+  path = pathlib.Path
+  importer.add_argument(
+    'source', metavar='DIR', type=path, help='directory of the Llama'
+  )
+  importer.add_argument(
+    'workdir', metavar='WORKDIR', type=path, help='directory of the new run'
+  )
   importer.add_argument(
     '--recipe',
     default='sage_hybrid',
     help='recipe of the optimizer (default: %(default)s)',
   )
   exporter = commands.add_parser('export', help='write weights')
-  exporter.add_argument('workdir', metavar='WORKDIR', type=pathlib.Path)
-  exporter.add_argument('target', metavar='DIR', type=pathlib.Path)
-  exporter.add_argument('--step', type=int, help='default: the last checkpoint')
   exporter.add_argument(
-    '--dtype', choices=('float32', 'bfloat16'), default='float32'
+    'workdir', metavar='WORKDIR', type=path, help='directory of the run'
+  )
+  exporter.add_argument(
+    'target', metavar='DIR', type=path, help='directory to create'
+  )
+  exporter.add_argument(
+    '--step', type=int, help='step of the checkpoint (default: the last one)'
+  )
+  exporter.add_argument(
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32',
+    help='dtype of the weights (default: %(default)s)',
   )
   exporter.add_argument(
     '--tokenizer',

@@ -21,8 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
-    epilog='Fields of the configuration are overridden as for train.main: '
-    '--config.train.microbatch=64',
+    epilog='Override fields of the configuration as for train.main, such as '
+    '--config.train.microbatch=64.',
   )
   add = parser.add_argument
   add('--config', required=True, help='configuration file')
