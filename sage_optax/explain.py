@@ -177,14 +177,14 @@ def explain(
     embed/embedding embedding sage 1056
   """
   tx = recipes.recipe(recipe_name, 0.0, **options)
-  said = routing.Routing(
+  given = routing.Routing(
     **{key: options.pop(key) for key in recipes.ROUTING if key in options}
   )
   by_role = {role: options.pop(role, None) for role in ROLES}
   parts = recipes.resolve(recipe_name, overrides=by_role, **options)
   if mask is not None:
     params = _masked(params, mask)
-  resolved = routing.resolve_tree(params, said)
+  resolved = routing.resolve_tree(params, given)
   notes = messages.notes(resolved.leaves, resolved.vocabularies)
   rows = [
     _row(leaf, parts[leaf.role or ''], replicated, note)

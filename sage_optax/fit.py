@@ -158,8 +158,8 @@ def fit(params: Any, budget_bytes: int, **options: Any) -> Fit:
     raise ValueError(
       f'budget_bytes must be a number of bytes, got {budget_bytes!r}.'
     )
-  said = routing.Routing(**options)
-  leaves = routing.resolve_tree(params, said).leaves
+  given = routing.Routing(**options)
+  leaves = routing.resolve_tree(params, given).leaves
   costs: dict[str, list[int]] = {}
   for role, parts in _ORDER.items():
     mine = [matrices(leaf) for leaf in leaves if leaf.role == role]
@@ -191,4 +191,4 @@ def fit(params: Any, budget_bytes: int, **options: Any) -> Fit:
     for place, size in enumerate(sizes)
   ]
   best = {role: _ORDER[role][place] for role, place in chosen.items()}
-  return Fit(choices, best, total, said)
+  return Fit(choices, best, total, given)

@@ -81,22 +81,22 @@ def recipe(
     ...                  sage_optax.sage_hybrid(2e-3, weight_decay=0.1))
     >>> updates, state = tx.update(params, tx.init(params), params)
   """
-  said = routing.Routing(
+  given = routing.Routing(
     **{key: options.pop(key) for key in ROUTING if key in options}
   )
-  pairs.axes_function(said.matrix_axes)
-  rules.check(said.rules, said.default_role)
+  pairs.axes_function(given.matrix_axes)
+  rules.check(given.rules, given.default_role)
   overrides = {role: options.pop(role, None) for role in ROLES}
   parts = resolve(
     name, weight_decay=weight_decay, overrides=overrides, **options
   )
-  return assemble(parts, learning_rate, said)
+  return assemble(parts, learning_rate, given)
 
 
 def assemble(
   parts: Mapping[str, Part],
   learning_rate: optax.ScalarOrSchedule,
-  said: routing.Routing,
+  given: routing.Routing,
 ) -> optax.GradientTransformation:
   """Returns the optimizer that applies to each role its part."""
   arguments.check_rate('learning_rate', learning_rate)
@@ -114,7 +114,7 @@ def assemble(
     for role, part in parts.items()
   }
   elementwise = all(part.method in ELEMENTWISE for part in parts.values())
-  return partition.by_role(transforms, said, elementwise=elementwise)
+  return partition.by_role(transforms, given, elementwise=elementwise)
 
 
 def build_method(part: Part, role: str) -> optax.GradientTransformation:

@@ -86,5 +86,5 @@ assign.is_assign = True  # type: ignore[attr-defined]
 
 def match(params: Any, **kwargs: Any) -> list[routing.Leaf]:
   """As `assign`, but returns a list with a record for each leaf, in order."""
-  said = routing.Routing(**kwargs)
-  return routing.resolve(params, said, roles_only=True)
+  given = routing.Routing(**kwargs)
+  return routing.resolve(params, given, roles_only=True)

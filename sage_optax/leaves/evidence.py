@@ -68,14 +68,14 @@ class Evidence:
   def reading(self, path: str) -> axis_names.Reading:
     """Role and axes from the names of the axes, or from the module."""
     if path in self.logical:
-      said = metadata.AxisNames(self.logical[path])
+      named_axes = metadata.AxisNames(self.logical[path])
     elif path in self.modules:
       return self.modules[path]
     elif path in self.boxed:
-      said = self.boxed[path]
+      named_axes = self.boxed[path]
     else:
       return axis_names.Reading()
-    return axis_names.read(path, self.shapes[path], said)
+    return axis_names.read(path, self.shapes[path], named_axes)
 
   def batch(self, path: str) -> tuple[tuple[int, ...], str]:
     """The axes of stacks of a leaf, and the evidence."""
@@ -83,9 +83,9 @@ class Evidence:
     for pattern in [stacked] if isinstance(stacked, str) else stacked:
       if rules.compile_pattern(pattern).search(path):
         return (self.scan_axis or 0,), 'stacked='
-    said = self.reading(path).batch
-    if said:
-      return said, 'names of axes'
+    named = self.reading(path).batch
+    if named:
+      return named, 'names of axes'
     axis = self.proofs.axis(path)
     if axis == stacks.AMBIGUOUS:
       return (), 'ambiguous'
@@ -94,9 +94,9 @@ class Evidence:
   def decide(self, path: str, given: Role | None) -> Leaf:
     """Returns the record of a leaf; `given` is its role, if known."""
     leaf, named = self.leaves[path], self.named[path]
-    said = self._role(path, given)
-    role, rule = said.role, said.rule
-    axes, evidence, doubt = None, '', said.doubt
+    decided = self._role(path, given)
+    role, rule = decided.role, decided.rule
+    axes, evidence, doubt = None, '', decided.doubt
     if role not in (None, 'vector') and len(self.shapes[path]) < 2:
       raise ValueError(
         'Roles other than vector need at least 2 axes: '
@@ -107,8 +107,8 @@ class Evidence:
       axes, evidence, doubt = self._axes(path, role)
     found = Leaf(path, leaf, role, rule, axes, evidence, doubt, named)
     if axes is None:
-      found = found._replace(likely=self._likely(path, said))
-    return found._replace(by_name=said.by_name)
+      found = found._replace(likely=self._likely(path, decided))
+    return found._replace(by_name=decided.by_name)
 
   def _role(self, path: str, given: Role | None) -> Role:
     ndim, shape = len(self.shapes[path]), self.shapes[path]
@@ -254,9 +254,9 @@ class Evidence:
     proved = self._layouts[known]
     return {x: fits[x] for x in proved} if len(proved) == 1 else fits
 
-  def _likely(self, path: str, said: Role) -> axis_names.Reading:
+  def _likely(self, path: str, decided: Role) -> axis_names.Reading:
     """The suggestion, from the name and the outputs shown by the bias."""
-    role, known = said.role or said.likely, self.known[path]
+    role, known = decided.role or decided.likely, self.known[path]
     shape, (batch, _) = self.shapes[path], self.batch(path)
     normal = 1 if role == 'vector' else 2
     if not batch and self.scan_axis is not None and len(shape) > normal:

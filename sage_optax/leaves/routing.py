@@ -87,8 +87,8 @@ def _merge_partial(routing: Routing) -> Routing:
   """Merges the keyword arguments of a partial of `roles.assign`."""
   if not is_assign(routing.roles):
     return routing
-  said = dataclasses.replace(routing, roles=None)
-  return dataclasses.replace(said, **routing.roles.keywords)
+  without = dataclasses.replace(routing, roles=None)
+  return dataclasses.replace(without, **routing.roles.keywords)
 
 
 def _given_roles(params: Any, roles: Any) -> list[str | None]:
