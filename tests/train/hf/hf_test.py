@@ -125,7 +125,7 @@ def test_another_model_is_refused_before_the_data(exported, tmp_path, capsys):
     tmp_path / 'none', tmp_path / 'run', f'init.path={directory}'
   )
   assert runs.call(*args) == 2
-  assert 'has kv_heads=1, and config.model has 2' in capsys.readouterr().err
+  assert 'has kv_heads=1, but config.model has 2' in capsys.readouterr().err
 
 
 def test_wrong_tensors_are_refused_at_import(tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_wrong_tensors_are_refused_at_import(tmp_path, capsys):
   files.write_json(broken / 'config.json', fields | {'intermediate_size': 40})
   assert command.main(['import', str(broken), str(tmp_path / 'w')]) == 2
   assert (
-    'down_proj.weight has the shape (32, 44), and config.json asks for (32, 40)'
+    'down_proj.weight has the shape (32, 44), but config.json requires (32, 40)'
     in (capsys.readouterr().err)
   )
 
