@@ -3,8 +3,6 @@
 # Methods without a recorded run, and their references.
 NOT_RECORDED: dict[str, str] = {
   'adafactor': "Optax's scale_by_factored_rms and clipping",
-  'soap': 'its equations in float64',
-  'adam_mini': 'optax.scale_by_adam, for constant slices',
 }
 
 # method: (paper, released code, ours). Sizes are in the tables of the page.
@@ -32,9 +30,15 @@ CHOICES: dict[str, tuple[str, str, str]] = {
   'muon': (
     'Newton-Schulz of the Nesterov momentum; MuonEq divides by norms first',
     'in bfloat16; MuonEq adds 1e-8 to the squared norms of summed gradients; '
-    'low-rank Muon uses a QR of the sampled columns',
+    'low-rank Muon uses a QR of the sampled columns, which of tall matrices it '
+    'takes from the first ones only; NorMuon has Nesterov momentum and keeps '
+    'the norm; symmetry-compatible Muon is per attention head, with Polar '
+    'Express polynomials for 5 steps and a margin of 2 %',
     'bfloat16 on accelerators, float32 or wider on CPU; 1e-8 added to norms; '
-    'polar factor of the sampled columns',
+    'polar factor of columns sampled from all; the recipe `normuon` is that of '
+    'the paper, with rms 0.2 and without Nesterov; whole matrices, and the '
+    'polynomials printed in the Polar Express paper, from which those that its '
+    'code computes differ by about 1 %',
   ),
   'scale': (
     'division by the L2 norm',
@@ -76,14 +80,16 @@ CHOICES: dict[str, tuple[str, str, str]] = {
   ),
   'adam_mini': (
     'one second moment per attention head for queries and keys',
-    'as the paper',
-    'one per fan-out unit there, too; per feature in Coupled Adam',
+    'as the paper; one for each norm scale; one per element for biases',
+    'one per fan-out unit for queries and keys; one per element of vectors; '
+    'per feature in Coupled Adam',
   ),
   'soap': (
     'orthogonal iteration every f steps',
-    'first step without update; directions and second moment re-sorted at each '
-    'iteration',
-    'first step without update; sorted once, by the first eigenvalues',
+    'first step without update and decay, for vectors, too; directions and '
+    'second moment sorted by eigenvalue before each iteration; decay after the '
+    'step',
+    'the code, but AdamW for vectors, and decay as everywhere',
   ),
   'galore': (
     'Adam in the leading subspace of the gradient',

@@ -211,7 +211,7 @@ def scale_by_muon(
       # The norm if all singular values are 1.
       full = min(fan_in, fan_out) ** 0.5
       size = linalg.norm(x, _UNIT) if consistent_rms is None else full
-      x = _with_norm(x / (jnp.sqrt(nu) + 1e-8), size)
+      x = _with_norm(x / (jnp.sqrt(nu) + 1e-10), size)
     if consistent_rms is None:
       factor = max(1.0, fan_out / max(fan_in, 1)) ** 0.5
     else:

@@ -1,6 +1,5 @@
 """SOAP: Adam in the eigenbases of Shampoo's two matrices."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -61,10 +60,13 @@ def scale_by_soap(
 
   The first step computes the eigenvectors of L and R, by decreasing eigenvalue,
   and does not change the parameters; t counts the steps after it. Every
-  `update_proj_gap` steps, the bases become the orthogonal factors of
-  :math:`L Q_L` and :math:`R Q_R`: one step of orthogonal iteration. The
-  released code then also sorts the directions again, and the second moment
-  accordingly.
+  `update_proj_gap` steps, the columns of the bases, and the second moment with
+  them, are sorted by the diagonals of :math:`Q_L^\top L Q_L` and
+  :math:`Q_R^\top R Q_R`. The bases then become the orthogonal factors of
+  :math:`L Q_L` and :math:`R Q_R`: one step of orthogonal iteration. The sorting
+  is from the released code, which also skips the first step of vectors; here
+  vectors have another method. Its options `merge_dims`, `precondition_1d`,
+  `normalize_grads` and `shampoo_beta` are left out.
 
   If L or R is singular, as R is at first for n > m, part of its basis is
   arbitrary, and the update depends on it. `one_sided` avoids that. QR and
@@ -142,20 +144,30 @@ def scale_by_soap(
     count = jnp.zeros([], jnp.int32)
     return ScaleBySoapState(count, mu, nu, *grams, *bases)
 
-  def renew(place, grad, gram, basis, count):
-    """The bases, renewed every `update_proj_gap` steps."""
-    later = jnp.where(count % update_proj_gap == 0, 1, 0)
+  def renew(place, side, count, *arrays):
+    """A basis, renewed every `update_proj_gap` steps, and `nu` in it."""
+
+    def kept(grad, gram, basis, nu):
+      del grad, gram
+      return basis, nu
+
+    def iterated(grad, gram, basis, nu):
+      sizes = placement.whole_matrices(_sizes, place, grad, gram, basis)
+      order = jnp.argsort(sizes, axis=-1, descending=True)
+      basis = jnp.take_along_axis(basis, order, -1)
+      nu = jnp.take_along_axis(nu, order if side else order.mT, side - 2)
+      found = placement.whole_matrices(_iterated, place, grad, gram, basis)
+      return found, nu
+
+    def first(grad, gram, basis, nu):
+      return placement.whole_matrices(_first, place, grad, gram, basis), nu
 
     def choose(due, *arrays):
-      # The gradient only shows how the matrices are sharded.
-      found = (
-        functools.partial(placement.whole_matrices, find, place)
-        for find in (_iterated, _eigenvectors)
-      )
-      return jax.lax.switch(due, [_kept, *found], *arrays)
+      return jax.lax.switch(due, (kept, iterated, first), *arrays)
 
+    later = jnp.where(count % update_proj_gap == 0, 1, 0)
     due = jnp.where(count == 0, 2, later)
-    return linalg.in_auto_axes(choose, basis)(due, grad, gram, basis)
+    return linalg.in_auto_axes(choose, arrays[2:])(due, *arrays)
 
   def update_fn(updates, state, params=None, *, placements=None, **extra_args):
     del params, extra_args
@@ -183,7 +195,9 @@ def scale_by_soap(
       grams, bases = list(grams), list(bases)
       for side in (side for side in (0, 1) if rotated(grad.shape)[side]):
         grams[side] = _averaged(grad.mT if side else grad, grams[side], b2)
-        bases[side] = renew(place, grad, grams[side], bases[side], state.count)
+        bases[side], nu = renew(
+          place, side, state.count, grad, grams[side], bases[side], nu
+        )
       return full, mu, nu, *grams, *bases
 
     grads = jax.tree.map(linalg.as_stat, updates)
@@ -216,9 +230,14 @@ def _averaged(x, gram, decay):
   return linalg.in_auto_axes(average, gram)(decay, x, gram)
 
 
-def _kept(grad, gram, basis):
-  del grad, gram
-  return basis
+# The gradient only shows `placement.whole_matrices` how matrices are sharded.
+
+
+def _sizes(grad, gram, basis):
+  """The diagonal of Q^T L Q, [..., 1, side]: eigenvalues, up to a factor."""
+  del grad
+  product = linalg.matmul(linalg.over_peak(gram, _UNIT), basis)
+  return jnp.sum(basis * product, axis=linalg.FAN_IN, keepdims=True)
 
 
 def _iterated(grad, gram, basis):
@@ -227,7 +246,7 @@ def _iterated(grad, gram, basis):
   return jnp.linalg.qr(linalg.matmul(linalg.over_peak(gram, _UNIT), basis))[0]
 
 
-def _eigenvectors(grad, gram, basis):
-  """By decreasing eigenvalue."""
+def _first(grad, gram, basis):
+  """The eigenvectors, by decreasing eigenvalue."""
   del grad, basis
   return jnp.linalg.eigh(linalg.over_peak(gram, _UNIT))[1][..., ::-1]

@@ -188,7 +188,7 @@ def muon(
     norm = np.linalg.norm(update)
     if unit_decay is not None:
       nu = unit_decay * nu + (1 - unit_decay) * np.mean(update**2, 0)
-      update = update / (np.sqrt(nu) + 1e-8)
+      update = update / (np.sqrt(nu) + 1e-10)
       update *= norm / np.linalg.norm(update)
     if consistent_rms is None:
       update = update * np.sqrt(max(1, fan_out / fan_in))
@@ -444,7 +444,10 @@ def soap(grads, b1=0.95, b2=0.95, eps=1e-8, gap=10, one_sided=False):
       if used and t == 0:
         basis[i] = np.linalg.eigh(gram[i])[1][:, ::-1]
       elif used and t % gap == 0:
-        basis[i] = np.linalg.qr(gram[i] @ basis[i])[0]
+        sizes = np.diag(basis[i].T @ gram[i] @ basis[i])
+        order = np.argsort(-sizes)
+        nu = np.take(nu, order, axis=i)
+        basis[i] = np.linalg.qr(gram[i] @ basis[i][:, order])[0]
   return updates
 
 

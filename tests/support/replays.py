@@ -245,7 +245,7 @@ def _swan(recording):
   )
 
 
-def _muon(recording):
+def _muon(recording, **matrix):
   hyper = recording.hyper
   adam = {}
   if 'aux_adam' in hyper:
@@ -262,8 +262,59 @@ def _muon(recording):
     nesterov=hyper['nesterov'],
     ns_steps=hyper['ns_steps'],
     weight_decay=hyper['weight_decay'],
+    matrix=matrix,
     embedding=adam,
     vector=adam,
+  )
+
+
+def _soap(recording):
+  hyper = recording.hyper
+  return sage_optax.soap(
+    hyper['lr'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    update_proj_gap=hyper['precondition_frequency'],
+    max_side=hyper['max_precond_dim'],
+    **_betas(hyper),
+  )
+
+
+def _adam_mini(recording):
+  hyper = recording.hyper
+  return sage_optax.adam_mini(
+    hyper['lr'],
+    roles=_roles(recording),
+    eps=hyper['eps'],
+    weight_decay=hyper['weight_decay'],
+    **_betas(hyper),
+  )
+
+
+def _normuon(recording):
+  return _muon(recording, unit_decay=recording.hyper['beta2'])
+
+
+def _rmnp(recording):
+  hyper = recording.hyper
+  return sage_optax.rmnp(
+    hyper['lr'],
+    roles=_roles(recording),
+    momentum=hyper['momentum'],
+    weight_decay=hyper['weight_decay'],
+  )
+
+
+def _symmetric(recording):
+  hyper = recording.hyper
+  return sage_optax.symmetric(
+    hyper['lr'],
+    # The square matrix is taken for a head.
+    roles={'w8x8': 'head', 'embed': 'embedding'},
+    eps=hyper['eps'],
+    weight_decay=hyper['weight_decay'],
+    embedding={'lr_scale': 1.0, 'momentum': hyper['beta']},
+    head={'lr_scale': 1.0, 'momentum': hyper['beta']},
   )
 
 
@@ -366,6 +417,10 @@ _STUCK = (
 )
 _UNCLIPPED = (*DENSE, 'vec8')  # each entry has had a gradient before the clip
 
+_TABLES = ('w8x8', 'embed')
+_SKIPPED = 'the code skips the first step of vectors, too'
+_ONE_MOMENT = 'the code gives a norm scale one second moment'
+
 REPLAYS = (
   Replay('adamw/torch_a_std', _adamw, ALL),
   Replay('adamw/torch_b_std', _adamw, ALL),
@@ -429,6 +484,20 @@ REPLAYS = (
   Replay('muon/torch_f64_c_nonesterov_std', _muon, DENSE, tolerance=1e-5),
   Replay('muon/kj_bf16_a_std', _muon, ('embed', 'vec8')),
   Replay('muon/kj_bf16_a_std', _muon, DENSE, deviates=_BFLOAT16),
+  Replay('muon/normuon_f64_std', _normuon, DENSE),
+  Replay('scale/rmnp_std', _rmnp, DENSE),
+  Replay('scale/rmnp_edge', _rmnp, DENSE),
+  Replay('scale/rownorm_std', _symmetric, _TABLES, tolerance=1e-5),
+  Replay('scale/rownorm_edge', _symmetric, _TABLES, tolerance=1e-5),
+  Replay('adam_mini/official_a_std', _adam_mini, (*DENSE, 'embed')),
+  Replay('adam_mini/official_a_edge', _adam_mini, (*DENSE, 'embed')),
+  Replay(
+    'adam_mini/official_a_std', _adam_mini, ('vec8',), deviates=_ONE_MOMENT
+  ),
+  Replay('soap/official_side4_std', _soap, DENSE),
+  Replay('soap/official_side8_std', _soap, ('w8x8',)),
+  Replay('soap/official_side8_long', _soap, ('w8x8',)),
+  Replay('soap/official_side8_long', _soap, ('vec8',), deviates=_SKIPPED),
   Replay('stablespam/official_default_std', _stable_spam, ALL),
   Replay('stablespam/official_totalT30_gap0_long', _stable_spam, ALL),
   Replay('stablespam/patched_reset10_equations_long', _stable_spam, ALL),

@@ -236,7 +236,8 @@ class StateDtypeTest(parameterized.TestCase):
       self.assertLess(np.mean(np.abs(wide - narrow) > 0.05), 0.01)
       return
     apart = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
-    self.assertLess(apart, 0.05)
+    # SOAP's bases are rounded to nearest.
+    self.assertLess(apart, 0.06 if case.square else 0.05)
 
 
 class SageTest(parameterized.TestCase):
