@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import sage_optax
 from models import llama
 from sage_optax import recipe_table
+from sage_optax.core import orthogonal
 from train import config as config_lib
 from train import optimizer, program, state
 from train.config import fields
@@ -227,6 +228,9 @@ class ValidateTest(parameterized.TestCase):
     ('optimizer.momentum', 1.0, 'less than 1'),
     ('optimizer.rank', 0, 'at least 1'),
     ('optimizer.projector', 'qr', 'subspace'),
+    ('optimizer.ns_coeffs', 'quintic', 'polar_express'),
+    ('optimizer.preconditioning', 'spectral', 'schatten8'),
+    ('optimizer.ortho_rank', 0, 'at least 1'),
     ('optimizer.state_dtype', 'float16', 'bfloat16'),
     ('optimizer.matrix.lr_scale', -1.0, 'at least 0'),
     ('optimizer.vector.weight_decay', -0.1, 'at least 0'),
@@ -321,12 +325,46 @@ class ValidateTest(parameterized.TestCase):
     with pytest.raises(UserError, match=r'train\.microbatch=4'):
       config_lib.validate(config, num_devices=8)
 
-  def test_options_that_the_recipe_does_not_take(self):
+  @parameterized.parameters(
+    ('lion', 'num_iters', '3'),
+    ('sage_hybrid', 'ns_coeffs', 'dion'),
+    ('swan', 'preconditioning', 'schatten'),
+    ('galore', 'ortho_rank', '4'),
+  )
+  def test_options_that_the_recipe_does_not_take(self, recipe, name, value):
     config = config_lib.load(
-      _QUICKSTART, 'optimizer.recipe=lion', 'optimizer.num_iters=3'
+      _QUICKSTART, f'optimizer.recipe={recipe}', f'optimizer.{name}={value}'
     )
-    with pytest.raises(UserError, match='num_iters'):
+    with pytest.raises(UserError, match=name):
       _abstract_state(config)
+
+  @parameterized.parameters('muon', 'normuon', 'symmetric')
+  def test_options_of_muon(self, recipe):
+    options = {
+      'ns_steps': 8,
+      'ns_coeffs': 'dion',
+      'preconditioning': 'schatten8',
+      'ortho_rank': 4,
+    }
+    config = config_lib.load(
+      _QUICKSTART,
+      f'optimizer.recipe={recipe}',
+      *(f'optimizer.{name}={value}' for name, value in options.items()),
+    )
+    parts = optimizer.resolved_parts(config)
+    self.assertEqual(
+      {name: parts[f'recipe.matrix.{name}'] for name in options}, options
+    )
+    _abstract_state(config)
+
+  @parameterized.parameters(
+    ('ns_coeffs', tuple(orthogonal.NS_COEFFS)),
+    ('preconditioning', orthogonal.PRECONDITIONINGS),
+  )
+  def test_choices_are_those_of_muon(self, name, words):
+    declared = {x.path: x for x in fields.walk(config_lib.Config())}
+    accepts = declared[f'optimizer.{name}'].declaration.accepts
+    self.assertEqual(accepts.words, words)
 
   def test_evaluation_is_no_longer_than_training(self):
     config = config_lib.load(

@@ -134,6 +134,28 @@ class OptimizerConfig:
     'resolved',
     option=True,
   )
+  ns_coeffs: Optional[str] = field(
+    None,
+    'Polynomials of the Newton-Schulz steps of Muon.',
+    Choices('standard', 'dion', 'polar_express'),
+    'resolved',
+    option=True,
+  )
+  preconditioning: Optional[str] = field(
+    None,
+    'Norm that Muon divides by before the Newton-Schulz steps: Frobenius, or '
+    'Schatten of order 4 or 8.',
+    Choices('frobenius', 'schatten', 'schatten8'),
+    'resolved',
+    option=True,
+  )
+  ortho_rank: Optional[int] = field(
+    None,
+    'Units that low-rank Muon samples in each step; none: the whole matrix.',
+    COUNT,
+    'resolved',
+    option=True,
+  )
   rank: Optional[int] = field(
     None, 'Rank of APOLLO, GaLore and Fira.', COUNT, 'resolved', option=True
   )
