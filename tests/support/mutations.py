@@ -24,6 +24,9 @@ class Mutation(NamedTuple):
 
 
 _METHODS = 'tests/sage_optax/methods/methods_test.py'
+_SOAP = f'{_METHODS} tests/sage_optax/methods/soap_test.py'
+_SCALE = f'{_METHODS} tests/sage_optax/methods/scale_test.py'
+_OTHERS = 'tests/sage_optax/methods/optax_equivalents_test.py'
 _ORACLE = 'OracleTest and '
 
 MUTATIONS = (
@@ -172,6 +175,138 @@ MUTATIONS = (
     '+ jnp.max(grad)',
     f'{_METHODS} tests/sage_optax/methods/spam_test.py',
     _ORACLE + 'stable_spam or units_do_not',
+  ),
+  Mutation(
+    'soap_sorts_by_increasing_size',
+    'sage_optax/methods/soap.py',
+    'jnp.argsort(sizes, axis=-1, descending=True)',
+    'jnp.argsort(sizes, axis=-1)',
+    _SOAP,
+    _ORACLE + 'soap or SoapTest and equations',
+  ),
+  Mutation(
+    'soap_bases_move_in_every_step',
+    'sage_optax/methods/soap.py',
+    'jnp.where(count % update_proj_gap == 0, 1, 0)',
+    'jnp.where(count % 1 == 0, 1, 0)',
+    _SOAP,
+    _ORACLE + 'soap or SoapTest and equations',
+  ),
+  Mutation(
+    'soap_counts_the_skipped_step',
+    'sage_optax/methods/soap.py',
+    'steps = jnp.maximum(state.count, 1)',
+    'steps = state.count + 1',
+    _SOAP,
+    _ORACLE + 'soap or SoapTest and without_rotation',
+  ),
+  Mutation(
+    'normuon_without_root',
+    'sage_optax/methods/muon.py',
+    'x = _with_norm(x / (jnp.sqrt(nu) + 1e-10), size)',
+    'x = _with_norm(x / (nu + 1e-10), size)',
+    _METHODS,
+    _ORACLE + 'normuon',
+  ),
+  Mutation(
+    'low_rank_muon_repeats_its_units',
+    'sage_optax/methods/muon.py',
+    'keys = jax.random.fold_in(typed, state.count)',
+    'keys = typed',
+    'tests/sage_optax/core/orthogonal_test.py',
+    'LowRankTest and (equations or other_units)',
+  ),
+  Mutation(
+    'schatten_norm_of_order_two_for_eight',
+    'sage_optax/core/orthogonal.py',
+    'linalg.norm(linalg.matmul(gram, gram), _UNIT) ** 0.25',
+    'linalg.norm(linalg.matmul(gram, gram), _UNIT) ** 0.5',
+    _METHODS,
+    _ORACLE + 'normuon',
+  ),
+  Mutation(
+    'rows_are_divided_as_columns',
+    'sage_optax/methods/scale.py',
+    'update = divided(place, x, axis)',
+    'update = divided(place, x, linalg.FAN_IN)',
+    _SCALE,
+    _ORACLE + 'scale_rows or row_norm',
+  ),
+  Mutation(
+    'symmetric_head_is_centered_once',
+    'sage_optax/methods/scale.py',
+    'update = _centered(divided(place, _centered(x, axis), axis), axis)',
+    'update = divided(place, _centered(x, axis), axis)',
+    _SCALE,
+    _ORACLE + 'symmetric_head or symmetric_head_ignores',
+  ),
+  Mutation(
+    'adam_mini_always_averages_over_fan_in',
+    'sage_optax/methods/adam_mini.py',
+    'return blocks.mean(jnp.square, grad, axis, place)',
+    'return blocks.mean(jnp.square, grad, linalg.FAN_IN, place)',
+    f'{_METHODS} {_OTHERS}',
+    _ORACLE + 'adam_mini or AdamMiniTest',
+  ),
+  Mutation(
+    'coupled_adam_averages_over_features',
+    'sage_optax/recipe_table.py',
+    """    Part('adam_mini', {'axis': -2}),
+    Part('adam_mini', {'axis': -1}),
+""",
+    """    Part('adam_mini', {'axis': -1}),
+    Part('adam_mini', {'axis': -2}),
+""",
+    'tests/sage_optax/recipes_test.py',
+    'test_table',
+  ),
+  Mutation(
+    'hyperball_does_not_return',
+    'sage_optax/hyperball.py',
+    '    on_units(retract),\n',
+    '',
+    _OTHERS,
+    'HyperballTest',
+  ),
+  Mutation(
+    'multi_norm_makes_one_round',
+    'sage_optax/methods/sinkgd.py',
+    'for name in tuple(norms) * num_iters:',
+    'for name in tuple(norms):',
+    _OTHERS,
+    'MultiNormTest',
+  ),
+  Mutation(
+    'second_moments_have_all_codes',
+    'sage_optax/core/eight_bits.py',
+    '_SMALLEST_CODE = 6',
+    '_SMALLEST_CODE = 1',
+    'tests/sage_optax/core/eight_bits_test.py',
+    'large_neighbors or never_becomes_zero',
+  ),
+  Mutation(
+    'blocks_are_split_over_devices',
+    'sage_optax/core/eight_bits.py',
+    'for parts in (16, 8, 4, 2, 1):',
+    'for parts in (1,):',
+    'tests/sage_optax/core/eight_bits_test.py',
+    'test_block',
+  ),
+  Mutation(
+    'fit_exceeds_its_budget',
+    'sage_optax/fit.py',
+    'if c[0] <= budget_bytes]',
+    'if c[0] <= 2 * budget_bytes]',
+    'tests/sage_optax/fit_test.py',
+    'budget or never_worse',
+  ),
+  Mutation(
+    'fit_takes_any_of_the_equal_choices',
+    'sage_optax/fit.py',
+    'key=lambda c: (sum(c[1]), c[0])',
+    'key=lambda c: sum(c[1])',
+    'tests/sage_optax/fit_test.py',
+    'FitTest',
   ),
   # Recipes, roles and layout.
   Mutation(

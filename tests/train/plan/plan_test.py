@@ -104,7 +104,7 @@ class LoweringTest(parameterized.TestCase):
     batch = ['train.microbatch=8'] if name == 'quickstart' else []
     self._check(_config(name, *batch))
 
-  @parameterized.parameters(*sage_optax.recipe_names())
+  @parameterized.named_parameters((n, n) for n in sage_optax.recipe_names())
   @pytest.mark.nightly
   def test_every_recipe(self, name):
     program = self._check(_config('llama_60m', f'optimizer.recipe={name}'))
