@@ -37,21 +37,22 @@ class EightBits(NamedTuple):
 
 
 def block_size(shape: tuple[int, ...]) -> int | None:
-  """Numbers per block: a divisor of the last axis from 32 to 128.
+  """Numbers per block: a divisor of the last axis from 16 to 128.
 
   This is the largest divisor that also divides a 16th of the axis (else an 8th,
-  and so on), so that no block is split over 16 devices. An axis without such a
-  divisor is one block. None: the axis is shorter than 16, so codes would save
-  nothing.
+  and so on), so that no block is split over 16 devices. It is below 32 only if
+  the axis has no divisor from 32 to 128. An axis without any is one block.
+  None: the axis is shorter than 16, so codes would save nothing.
   """
   last = shape[-1] if shape else 0
   if last < _SMALLEST_AXIS:
     return None
-  for parts in (16, 8, 4, 2, 1):
-    share = last // math.gcd(last, parts)
-    for size in range(128, 31, -1):
-      if share % size == 0:
-        return size
+  for sizes in (range(128, 31, -1), range(31, 15, -1)):
+    for parts in (16, 8, 4, 2, 1):
+      share = last // math.gcd(last, parts)
+      for size in sizes:
+        if share % size == 0:
+          return size
   return last
 
 

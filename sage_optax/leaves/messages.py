@@ -7,10 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from sage_optax.leaves import presets
+from sage_optax.leaves import names, presets
 from sage_optax.leaves.records import Leaf
 
-_NOT_TRAINED = ('integers', 'statistics')
 _SHOWN = 12
 
 
@@ -162,7 +161,8 @@ def _patterns(
   """
   groups: dict[str, list[Leaf]] = {}
   for leaf in refused:
-    if not leaf.doubt.startswith(_NOT_TRAINED):
+    trained = jnp.issubdtype(jnp.result_type(leaf.leaf), jnp.inexact)
+    if trained and leaf.rule != names.STATISTICS:
       groups.setdefault(_escaped(leaf.path, True), []).append(leaf)
   found = []
   for pattern, group in groups.items():

@@ -113,6 +113,8 @@ def _role(fan_in: list[str], fan_out: list[str]) -> str:
 def _equinox(node: Any, name: str, shape: tuple[int, ...]) -> Reading | None:
   """Uses the sizes in the module, or its class."""
   ndim, own = len(shape), getattr(node, 'shape', None)
+  if not isinstance(own, tuple):
+    own = ()
   if hasattr(node, 'use_weight') and own and shape[-len(own) :] == own:
     return _reading('vector', ndim, (), tuple(range(ndim - len(own), ndim)))
   rows = getattr(node, 'num_embeddings', None)

@@ -41,8 +41,8 @@ HEAD_WORDS = (
   r'|vocab_proj(?:ector)?)'
 )
 NORM_WORDS = (
-  r'(?:[^/]*[nN]orm(?:_(?:\d+|global|local))?|[^/]*layer_?norm\w*|[^/]*_ln'
-  r'|(?:ln|bn)(?:f|\d*)(?:_\w*)?)'
+  r'(?:[^/]*[nN]orm(?:\d+|_(?:\d+|global|local))?|[^/]*layer_?norm\w*|[^/]*_ln'
+  r'|(?:ln|bn)(?:[a-z]|pre|post|\d*)(?:_\w*)?)'
 )
 EMBED_WORDS = (
   r'(?:[^/]*embed[^/]*|(?:[^/]*_)?embs?(?:_[^/]*)?|wte|wpe|shared'
@@ -90,10 +90,12 @@ GPT2 = named(
   doubt='GPT-2 is kept as [in, out] or as [out, in], and no bias shows which',
 )._replace(alike=True)
 
+STATISTICS = 'batch statistics'  # The name of their rule.
+
 # The first matching rule is used, so special names come before general ones.
 DEFAULT: tuple[Known, ...] = (
   Known(
-    'batch statistics',
+    STATISTICS,
     r'(?:^|/)(?:batch_stats/.*|running_(?:mean|var)|num_batches_tracked'
     r'|moving_(?:mean|var)\w*)$',
     None,
@@ -224,6 +226,8 @@ DEFAULT: tuple[Known, ...] = (
   ),
 )
 
+# Kernels that may have an axis of heads.
+HEADS = re.compile(START + f'(?:{_QKV}|{_OUT})' + _KERNEL)
 HEAD = re.compile(START + HEAD_WORDS + r'(?:/\w+)?$')
 PROJECTION = re.compile(START + HIDDEN_WORDS + r'/\w+$')
 # Folders of kernels with an axis of experts or layers, unless it is a list.

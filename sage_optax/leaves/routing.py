@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sage_optax.leaves import evidence, messages, rules, vocabulary
+from sage_optax.leaves import evidence, messages, names, rules, vocabulary
 from sage_optax.leaves.records import Leaf, Role, Routing
 
 
@@ -68,7 +68,8 @@ def records(params: Any, routing: Routing) -> Resolved:
     leaf = tree.decide(path, None if role is None else Role(role, 'given'))
     leaf = vocabularies.check(leaf)
     default = routing.default_role
-    if leaf.role is None and default is not None:
+    unknown = leaf.role is None and leaf.rule != names.STATISTICS
+    if unknown and default is not None:
       if default == 'auto':
         default = evidence.auto_role(tree.shapes[path])
       leaf = tree.decide(path, Role(default, 'default_role'))

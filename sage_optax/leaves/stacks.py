@@ -223,7 +223,8 @@ def heads_doubt(
   )
   # Heads divide the width, or a few times the width.
   wide = (outputs if sides == (1, 2) else inputs) > 16 * min(inputs, outputs)
-  if wide and outputs_beside(path, shapes, batch_of) is None:
+  attends = names_lib.HEADS.search(path) is not None
+  if attends and wide and outputs_beside(path, shapes, batch_of) is None:
     return 'it is too wide for heads: an axis may count layers'
   query, out = names_lib.query_and_out(path)
   if query not in shapes or out not in shapes:

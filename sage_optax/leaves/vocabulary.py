@@ -84,7 +84,11 @@ class Vocabularies:
       other
       for other, known in tree.known.items()
       if tree.shapes[other] == shape
-      and names.is_general(other, known)
+      and (
+        tree.reading(other).role == 'head'
+        or (known is not None and known.role == 'head')
+        or names.is_general(other, known)
+      )
       and tree.reading(other).role != 'embedding'
     ]
     sizes = sorted(shape) == sorted(tree.shapes[table])

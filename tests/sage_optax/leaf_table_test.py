@@ -103,7 +103,9 @@ class RefusalTest(parameterized.TestCase):
       for preset in {None, _PROJECTS[name].preset}:
         message = _refusal(alone, preset=preset)
         again = _refusal(alone, preset=preset, **_pasted(message))
-        if 'statistics' not in message:
+        if 'batch statistics' in message:  # Nothing to paste.
+          self.assertEqual(_pasted(message), {})
+        else:
           self.assertEqual(again, '', path)
 
   def test_patterns_match_the_refused_leaves_only(self):
@@ -393,6 +395,33 @@ class NamesTest(parameterized.TestCase):
     self.assertEqual(
       _axes(params, layout.TORCH)[f'{name}/weight'][:2], (role, fan_in)
     )
+
+  @parameterized.parameters('lnq', 'ln_f', 'lnpre', 'bna', 'bnorm1', 'norm1')
+  def test_stacked_norms(self, name):
+    params = {'blocks': {name: {'weight': jnp.ones((12, 64))}}}
+    message = _refusal(params, preset=layout.TORCH)
+    self.assertIn('where a vector has one axis', message)
+
+  def test_a_wide_convolution_has_no_heads(self):
+    params = {'Conv_0': {'kernel': jnp.ones((7, 512, 1))}}
+    self.assertEqual(
+      _axes(params, None)['Conv_0/kernel'][:2], ('matrix', (0, 1))
+    )
+
+  def test_a_named_head_is_the_head(self):
+    params = {
+      'wte': {'weight': jnp.ones((256, 64))},
+      'h': {'x': {'weight': jnp.ones((256, 64))}},
+      'lm_head': {'weight': jnp.ones((256, 64))},
+    }
+    message = _refusal(params, preset=layout.TORCH)
+    self.assertIn('h/x/weight (256, 64): an axis is as long as', message)
+
+  def test_batch_statistics_are_never_trained(self):
+    params = {'batch_stats': {'bn': {'mean': jnp.ones(8), 'var': jnp.ones(8)}}}
+    message = _refusal(params, default_role='auto')
+    self.assertIn('remove them from the tree', message)
+    self.assertEqual(_pasted(message), {})
 
   def test_dense_is_a_projection(self):
     params = {'Dense_0': {'kernel': jnp.ones((3072, 256))}}

@@ -40,6 +40,7 @@ class CodesTest(parameterized.TestCase):
     ((32000,), 125),
     ((4096,), 128),
     ((5461,), 127),  # 43 * 127, SAGE's hidden size
+    ((50257,), 29),  # 29 * 1733, GPT-2's vocabulary
     ((131,), 131),  # a prime
   )
   def test_block(self, shape, size):
