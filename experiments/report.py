@@ -218,7 +218,7 @@ def _tuning(summary: Summary) -> str:
     f'{options["weight_decay"]:g}',
     '' if beta is None else f'{analysis.beta_name(summary.arm)} {beta:g}',
     f'{len(summary.tuning)}, {len(summary.final)}',
-    str(sum(line['spikes'] for line in lines)),
+    f'{sum(line["spikes"] for line in lines) / len(lines):.3g}',
     f'{1000 * steps[len(steps) // 2]:.0f}',
   ]
   return '| ' + ' | '.join(cells) + ' |'

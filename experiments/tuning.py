@@ -14,7 +14,7 @@ from experiments.trial import Point, point_of
 
 RATES = ('embedding_rate', 'matrix_rate')
 WEIGHT_DECAYS = (0.0, 0.1, 0.3, 1.0)
-# Longer searches are a sign of noise; the report lists them.
+# After this many points, no search starts another round or moves a rate.
 LONGEST = 40
 
 

@@ -37,7 +37,8 @@ HOW = f"""## How to read it
 - **State** is the memory that the optimizer keeps from step to step.
 - **Options.** *Good rates* are those whose lowest loss of seed 0 is within
   {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
-  above the mean of the 20 before. *Core-ms* are milliseconds of one core.
+  above the mean of the 20 before, in a run. *Core-ms* are milliseconds of one
+  core.
 """
 
 _QUESTIONS = """## The four questions
@@ -160,7 +161,8 @@ def _overlooked(summary: Summary) -> str | None:
   cells = [f'`{summary.cell}`', f'`{summary.arm}`']
   losses = {trial.point_of(s['options']): s['loss'] for s in summary.tuning}
   for at in (chosen, point):
-    fresh = [line['loss'] for line in summary.fresh.get(at, {}).values()]
+    lines = summary.fresh.get(at, {}).values()
+    fresh = [np.inf if x['loss'] is None else x['loss'] for x in lines]
     cells += [
       f'{dict(at)["weight_decay"]:g}',
       f'{losses[at]:.4f}',

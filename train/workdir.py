@@ -26,7 +26,7 @@ _DESCRIPTION = ('run', 'metadata')  # Where Orbax writes the item `run`.
 _DIRECTORIES = (CHECKPOINTS, DAMAGED, 'tensorboard', 'profile')
 _FILES = (
   *(LOCK, RUN_FILE, 'results.json', 'metrics.jsonl', 'optimizer.txt'),
-  *('optimizer.json', 'sample.txt', 'loss.png'),
+  *('optimizer.json', 'sample.txt', 'loss.png', 'wandb_id'),
 )
 CONFIG_FILE = 'config.py'
 # Left by a start that was rejected or killed early, or written by

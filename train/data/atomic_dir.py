@@ -112,8 +112,8 @@ def cannot_resume(partial: pathlib.Path, reason: str) -> UserError:
   """An error for an unfinished preparation that cannot be resumed."""
   return UserError(
     f'{partial} is an unfinished preparation that cannot be resumed: {reason}. '
-    'Use the inputs and options it was started with, delete it to start from '
-    'scratch, or choose another --output.'
+    'Use the inputs, options and version of sage-optax that it was started '
+    'with, delete it to start from scratch, or choose another --output.'
   )
 
 

@@ -86,12 +86,14 @@ def parse(content: Content, instructions: bool = False) -> Parsed:
 
 
 def characters(value: Any) -> int:
-  """The size of a record: characters of its strings, 1 for other values."""
-  if isinstance(value, str):
+  """The size of a record: lengths of strings and bytes, 1 for other values."""
+  if isinstance(value, str | bytes):
     return len(value)
   if isinstance(value, dict):
-    return sum(map(characters, value.values()))
-  return sum(map(characters, value)) if isinstance(value, list) else 1
+    value = list(value.values())
+  if isinstance(value, list | tuple):
+    return sum(map(characters, value))
+  return 1
 
 
 def _lines(content: bytes) -> list[bytes]:
@@ -122,12 +124,10 @@ def _text(record: dict[str, Any], instructions: bool) -> Text:
   if instructions:
     if record.get(MESSAGES) is not None:
       return _chat(record[MESSAGES])
+    prompt = record.get(PROMPT)
     found = [record[name] for name in RESPONSES if record.get(name) is not None]
-    if found:
-      prompt, response = record.get(PROMPT), found[0]
-      if not (isinstance(prompt, str) and isinstance(response, str)):
-        raise ValueError(_NO_RESPONSE)
-      return prompt, response
+    if found and isinstance(prompt, str) and isinstance(found[0], str):
+      return prompt, found[0]
   if not isinstance(record.get('text'), str):
     raise ValueError(_NO_RESPONSE if instructions else _NO_TEXT)
   return record['text']

@@ -239,14 +239,20 @@ def _parquet_columns(
     columns += [documents.PROMPT, *documents.RESPONSES, documents.MESSAGES]
   columns = [name for name in columns if name in names]
   for name in columns:
+    if len(schema.get_all_field_indices(name)) > 1:
+      raise UserError(
+        f'{path} has several columns "{name}": rename all but one.'
+      )
     kind = schema.field(name).type
     expected = 'strings'
     right = kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.null())
     if name == documents.MESSAGES:
       expected = 'lists of structs with "role" and "content"'
-      right = isinstance(
-        kind, pyarrow.ListType | pyarrow.LargeListType
-      ) and isinstance(kind.value_type, pyarrow.StructType)
+      lists = pyarrow.ListType | pyarrow.LargeListType
+      right = kind == pyarrow.null() or (
+        isinstance(kind, lists)
+        and isinstance(kind.value_type, pyarrow.StructType)
+      )
     if not right:
       raise UserError(
         f'{path} has a column "{name}" of type {kind}, but {expected} are '

@@ -152,7 +152,8 @@ class Stream:
     for was, now in zip(done, self._identities, strict=False):
       if was != now:
         raise atomic_dir.cannot_resume(
-          self._partial, f'the next file was {was[1]} and is another now'
+          self._partial,
+          f'{was[1]} has been read, and the file in its place differs',
         )
     if len(done) >= len(self._files):
       raise atomic_dir.cannot_resume(self._partial, 'files are missing')

@@ -180,13 +180,13 @@ class WeightsAndBiases:
     import wandb  # Slow to import, and optional.
 
     identifier = workdir / 'wandb_id'
-    if not identifier.exists():
+    if not (identifier.exists() and files.read_text(identifier).strip()):
       files.write_text(identifier, uuid.uuid4().hex)
     try:
       self._run = wandb.init(
         project=project,
         name=name,
-        id=files.read_text(identifier),
+        id=files.read_text(identifier).strip(),
         resume='allow',
         dir=str(workdir),
         config=dict(identity),

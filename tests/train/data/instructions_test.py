@@ -121,10 +121,16 @@ def test_null_is_the_same_as_absent():
     {'text': None, 'prompt': 'x', 'completion': 'y'},
     {'prompt': 'x', 'completion': None, 'response': 'y', 'messages': None},
     {'text': 'z', 'prompt': 'x', 'completion': None},
+    {'text': 'z', 'response': 'y'},
   ]
   parsed = documents.parse(corpora.lines(lines), instructions=True)
   assert not parsed.bad
-  assert [text for _, text in parsed.texts] == [('x', 'y'), ('x', 'y'), 'z']
+  assert [text for _, text in parsed.texts] == [
+    ('x', 'y'),
+    ('x', 'y'),
+    'z',
+    'z',
+  ]
 
 
 _CHAT = [
@@ -242,6 +248,14 @@ def test_columns_of_parquet(columns, instructions, fragment, tmp_path):
   with pytest.raises(UserError) as error:
     list(readers.blocks(path, instructions))
   assert fragment in str(error.value)
+
+
+def test_a_column_of_nulls_counts_as_absent(tmp_path):
+  path = tmp_path / 'a.parquet'
+  columns = {'messages': [None], 'prompt': [None], 'text': ['x']}
+  pyarrow.parquet.write_table(pyarrow.table(columns), path)
+  ((content, _),) = readers.blocks(path, True)
+  assert documents.parse(content, instructions=True).texts == [('text', 'x')]
 
 
 def test_workers_make_the_table_of_token_bytes(tmp_path):
