@@ -17,8 +17,6 @@ _FILES = sorted(
   for path in (runs.ROOT / 'examples').glob('*.py')
   if path.stem != '__init__'
 )
-# One for each kind of tree: of Linen and NNX, sharded, of a real checkpoint.
-_EACH_TIME = ('linen_train_state', 'nnx', 'sharded_step', 'hf_import')
 _LLAMA3 = pathlib.Path(__file__).parents[1] / 'fixtures' / 'hf_llama3'
 # The others train for a few steps on sequences that count.
 _OPTIONS = {'maxtext_factory': {'steps': 5}, 'vit': {'steps': 5}}
@@ -31,15 +29,7 @@ def _main(name, *args, **kwargs):
     return scope['main'](*args, **kwargs)
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    path.stem
-    if path.stem in _EACH_TIME
-    else pytest.param(path.stem, marks=pytest.mark.nightly)
-    for path in _FILES
-  ],
-)
+@pytest.mark.parametrize('name', [path.stem for path in _FILES])
 def test_runs(name, tmp_path, capsys):
   args = []
   if name == 'hf_import':

@@ -36,7 +36,6 @@ def test_every_image_is_in_one_split():
     assert set(labels) == set(range(10))
 
 
-@pytest.mark.nightly
 def test_a_trial_depends_on_its_options_and_seed():
   cell = dataclasses.replace(CELLS['digits'], steps=10)
   runners = {name: runner.VitRunner(cell, arm) for name, arm in _ARMS.items()}
