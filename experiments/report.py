@@ -190,8 +190,11 @@ def _result(summary: Summary, gap: Difference | None, baseline: Summary) -> str:
   difference = 'baseline' if summary is baseline else ''
   if gap is not None and gap.half_width is not None:
     difference = f'{gap.mean:+.4f} ± {gap.half_width:.4f}'
+  state = '' if summary.progress.tuned else ' (still tuning)'
+  if summary.final and not summary.complete:
+    state = f' ({len(summary.final)} seeds so far)'
   cells = [
-    f'`{summary.arm}`' + ('' if summary.progress.tuned else ' (still tuning)'),
+    f'`{summary.arm}`' + state,
     f'{mark}{shown:.4f}{mark}',
     f'{mark}{math.exp(shown):.2f}{mark}',
     difference,

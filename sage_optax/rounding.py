@@ -232,7 +232,7 @@ def stochastic_round_updates(
   rounding to nearest would lose entirely in bfloat16, act on average as in
   float32.
 
-  This must be the outermost transformation: later ones in a chain would change
+  This must be the last transformation: later ones in a chain would change
   updates that are already whole units of bfloat16, and wrappers that choose
   between the updates and zeros of the gradients' dtype
   (`optax.apply_if_finite`) belong inside it. `optax.MultiSteps` may be around

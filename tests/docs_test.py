@@ -27,9 +27,9 @@ class PagesTest(parameterized.TestCase):
     configuration = (_DOCS / 'configuration.md').read_text()
     self.assertEqual(configuration, config_help.markdown(), _AGAIN)
 
-  @parameterized.parameters(*recipes.METHODS)
+  @parameterized.parameters(*pages.FUNCTIONS)
   def test_are_whole(self, name):
-    text = pages.page(name, recipes.METHODS[name])
+    text = pages.page(name, pages.FUNCTIONS[name])
     for part in (
       '```math',
       '## Learning rates',
@@ -44,7 +44,7 @@ class PagesTest(parameterized.TestCase):
     self.assertNotIn(':math:', text)
 
   def test_arguments_are_all_told(self):
-    for name, function in recipes.METHODS.items():
+    for name, function in pages.FUNCTIONS.items():
       told = re.findall(
         r'^\| `(\w+)` \|', pages.page(name, function), re.MULTILINE
       )

@@ -187,7 +187,9 @@ class Evidence:
         return None, '', doubt
       if fits:
         evidence = ' in a '.join(filter(None, ('name', evidence)))
-    clear = known is None or known.guess or role == 'embedding' or core == 1
+    either = presets.either_order(known, role, self.routing.preset)
+    clear = not either if known is None else known.guess
+    clear = clear or role == 'embedding' or core == 1
     if fits is None and clear:
       layout = 'o' if role == 'vector' else 'i o'
       fits = axis_names.fits((layout,), shape, batch).get(layout)
@@ -197,6 +199,8 @@ class Evidence:
     if fits is not None:
       return fits, evidence, ''
     doubt = known.doubt if known is not None and known.doubt else ''
+    if either and core == 2:
+      doubt = presets.EITHER_DOUBT
     return None, '', doubt or _doubt(role, core, evidence)
 
   def _fit(self, path: str, known: names.Known) -> tuple[Axes | None, str]:
@@ -262,6 +266,8 @@ class Evidence:
     if not batch and self.scan_axis is not None and len(shape) > normal:
       batch = (self.scan_axis,)
     layouts = known.layouts if known is not None else ()
+    if presets.either_order(known, role, self.routing.preset):
+      layouts = ('o i',)
     if role == 'embedding' and known is not None and known.role != role:
       layouts = ('i o',)
     if stacks.outputs_beside(path, self.shapes, self.batch) is not None:

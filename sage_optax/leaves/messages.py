@@ -127,8 +127,8 @@ def refusal(
     shape = jnp.shape(leaf.leaf)
     if leaf.role is None or leaf.by_name:
       rules.append(f"  (r'{pattern}', '{role}'),")
-    normal = 1 if role == 'vector' else 2
-    if len(shape) > normal or (leaf.rule and len(shape) == 2):
+    plain = ((), (0,)) if role == 'vector' else ((0,), (1,))
+    if shape and (pair != plain or (leaf.rule and len(shape) == 2)):
       axes.append(f"  (r'{pattern}', {pair}),  # of {shape}")
   if any(leaf.doubt == presets.LAYOUT_DOUBT for leaf in refused):
     parts.append(

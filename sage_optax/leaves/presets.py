@@ -30,11 +30,14 @@ class Preset(NamedTuple):
     name: name of the preset, for messages.
     known: its names, which take precedence over the default ones.
     scan_axis: the axis of stacked layers; None: it must be proved.
+    outputs_first: whether weights are [out, in]. Matrices of unknown names may
+      then have either order.
   """
 
   name: str
   known: tuple[Known, ...] = ()
   scan_axis: int | None = None
+  outputs_first: bool = False
 
 
 _TRANSPOSED = 'transposed convolution'
@@ -119,7 +122,7 @@ _UNSURE = _of_any_layout(LAYOUT_DOUBT)
 
 FLAX = Preset('FLAX')
 MAXTEXT = Preset('MAXTEXT', scan_axis=1)
-TORCH = Preset('TORCH', _WEIGHTS)
+TORCH = Preset('TORCH', _WEIGHTS, outputs_first=True)
 EQUINOX = Preset(
   'EQUINOX',
   (
@@ -135,6 +138,7 @@ EQUINOX = Preset(
     named(_TRANSPOSED, TRANSPOSED + _WEIGHT, 'matrix', *_TORCH_CONV),
     *_WEIGHTS,
   ),
+  outputs_first=True,
 )
 HAIKU = Preset(
   'HAIKU',
@@ -155,6 +159,17 @@ HALIAX = Preset(
     'convolution',
   ),
 )
+
+
+EITHER_DOUBT = 'it may be [out, in], as weights of the preset, or [in, out]'
+
+
+def either_order(
+  known: Known | None, role: str | None, preset: Preset | None
+) -> bool:
+  """Whether a matrix of unknown name may be [out, in]."""
+  first = preset is not None and preset.outputs_first
+  return first and known is None and role not in ('embedding', 'vector')
 
 
 def find(

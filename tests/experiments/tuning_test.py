@@ -1,7 +1,7 @@
 """The search: finds the optimum, is interior, resumes, keeps its budget."""
 
-import itertools
 import math
+import random
 
 import pytest
 
@@ -35,9 +35,9 @@ def _loss(point, best=(8e-3, 2e-3), decay=0.0, beta=0.99):
   return 3.0 + 0.1 * (x * x + y * y + 0.5 * x * y) + 0.05 * off
 
 
-def _finish(loss, budget=14, arm=_ARM):
+def _finish(loss, budget=14, arm=_ARM, known=None):
   """Runs what the search asks for until it ends."""
-  losses = {}
+  losses = dict(known or {})
   for _ in range(100):
     try:
       return tuning.search(arm, arm.start, losses.get, budget), losses
@@ -113,11 +113,11 @@ def test_a_search_that_never_ends_is_cut():
   assert not tuned.interior
 
 
-def test_depends_on_the_losses_only():
-  """Losses may arrive in any order: the search asks for the same points."""
-  _, losses = _finish(_loss)
-  for known in itertools.islice(itertools.permutations(list(losses), 6), 20):
-    part = {point: losses[point] for point in known}
-    with pytest.raises(tuning.Missing) as missing:
-      tuning.search(_ARM, _ARM.start, part.get, 14)
-    assert set(missing.value.points) <= set(losses) - set(part)
+@pytest.mark.parametrize('seed', range(5))
+def test_depends_on_the_losses_only(seed):
+  """With any part of the losses, the search ends at the same point."""
+  whole, losses = _finish(_loss)
+  part = random.Random(seed).sample(list(losses), len(losses) // 2)
+  again, found = _finish(_loss, known={point: losses[point] for point in part})
+  assert again == whole
+  assert found == losses

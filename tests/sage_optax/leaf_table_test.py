@@ -402,6 +402,21 @@ class NamesTest(parameterized.TestCase):
     message = _refusal(params, preset=layout.TORCH)
     self.assertIn('where a vector has one axis', message)
 
+  def test_unknown_names_have_no_order_in_torch(self):
+    params = {'attn': {'in_proj_weight': jnp.ones((24, 8))}}
+    for given in ({}, {'rules': [('in_proj', 'matrix')]}):
+      message = _refusal(params, preset=layout.TORCH, **given)
+      pasted = given | _pasted(message)
+      (leaf,) = routing.resolve(
+        params, routing.Routing(preset=layout.TORCH, **pasted)
+      )
+      self.assertEqual((leaf.role, leaf.axes.fan_in), ('matrix', (1,)))
+    table = routing.Routing(
+      preset=layout.TORCH, rules=[('in_proj', 'embedding')]
+    )
+    (leaf,) = routing.resolve(params, table)
+    self.assertEqual(leaf.axes.fan_in, (0,))
+
   def test_a_wide_convolution_has_no_heads(self):
     params = {'Conv_0': {'kernel': jnp.ones((7, 512, 1))}}
     self.assertEqual(

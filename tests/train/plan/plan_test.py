@@ -301,6 +301,15 @@ _G = targets.GIB
 
 
 @tpu
+def test_all_recipes_leave_out_soap_on_tpus():
+  parse = plan._parser().parse_args
+  args = ['--config', str(_TINY), '--recipes', 'all', '--topology']
+  names = list(sage_optax.recipe_names())
+  assert plan._recipes(parse([*args, 'cpu:2']), []) == names
+  names.remove('soap')
+  assert plan._recipes(parse([*args, 'v5e:2x2']), []) == names
+
+
 @needs_libtpu
 @pytest.mark.nightly
 class TpuTest(parameterized.TestCase):
