@@ -174,19 +174,29 @@ def fits(
   return found
 
 
-def guess(path: str, shape: tuple[int, ...], batch: tuple[int, ...]) -> Axes:
+def guess(
+  path: str,
+  shape: tuple[int, ...],
+  batch: tuple[int, ...],
+  outputs: tuple[int, ...] = (),
+) -> Axes:
   """The axes to suggest for a matrix of an unknown layout.
 
   Args:
     path: path of the leaf.
     shape: shape of the leaf.
     batch: the known axes of stacks.
+    outputs: the sizes that a bias shows, if any.
 
   Returns:
-    The `Axes` of attention heads, a convolution, or a stack.
+    The `Axes`, with the outputs last if their sizes agree; else those of
+    attention heads, a convolution, or a stack.
   """
   core = tuple(a for a in range(len(shape)) if a not in batch)
   sizes, last = [shape[a] for a in core], core[-1:]
+  count = len(outputs)
+  if 0 < count < len(core) and tuple(sizes[-count:]) == outputs:
+    return Axes(batch, core[:-count], core[-count:])
   # There are fewer heads and layers than features.
   attention = len(core) == 3 and (
     (names.OUT_OF_STREAM.search(path) and sizes[0] > sizes[1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from sage_optax.leaves import (
   axis_names,
+  messages,
   metadata,
   modules,
   names,
@@ -201,7 +202,7 @@ class Evidence:
     doubt = known.doubt if known is not None and known.doubt else ''
     if either and core == 2:
       doubt = presets.EITHER_DOUBT
-    return None, '', doubt or _doubt(role, core, evidence)
+    return None, '', doubt or messages.no_stack(role, core, evidence)
 
   def _fit(self, path: str, known: names.Known) -> tuple[Axes | None, str]:
     """The axes from the leaf's name and the leaves beside it, or the doubt."""
@@ -270,13 +271,16 @@ class Evidence:
       layouts = ('o i',)
     if role == 'embedding' and known is not None and known.role != role:
       layouts = ('i o',)
-    if stacks.outputs_beside(path, self.shapes, self.batch) is not None:
+    beside = stacks.outputs_beside(path, self.shapes, self.batch)
+    if beside:
       layouts += tuple(' '.join(reversed(x.split())) for x in layouts)
     for axes in self._proved(path, layouts, batch).values():
       same = (role == 'vector') == (not axes.fan_in)
       if same and not self._heads_doubt(path, axes):
         return axis_names.Reading(role, axes)
-    return axis_names.Reading(role, axis_names.guess(path, shape, batch))
+    outputs = beside.sizes if beside else ()
+    likely = axis_names.guess(path, shape, batch, outputs)
+    return axis_names.Reading(role, likely)
 
   def _reader(self, path: str) -> str:
     return 'module' if path in self.modules else 'names of axes'
@@ -290,9 +294,3 @@ def auto_role(shape: tuple[int, ...]) -> str:
 def _same_kind(known: str | None, role: str) -> bool:
   """Whether leaves of this role have the layout of the name's role."""
   return known == role or (known is not None and 'vector' not in (known, role))
-
-
-def _doubt(role: str, core: int, evidence: str) -> str:
-  stack = 'beside the stack' if evidence else 'and no proof of a stack'
-  unit = 'a vector has one axis' if role == 'vector' else 'a matrix has two'
-  return f'{core} axes {stack}, where {unit}'

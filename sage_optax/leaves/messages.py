@@ -96,6 +96,13 @@ def _recurring(leaf: Leaf, stacks: set[tuple[str, int, int]]) -> str:
   return ''
 
 
+def no_stack(role: str, core: int, evidence: str) -> str:
+  """The doubt about a leaf with more axes than its role has."""
+  stack = 'beside the stack' if evidence else 'and no proof of a stack'
+  unit = 'a vector has one axis' if role == 'vector' else 'a matrix has two'
+  return f'{core} axes {stack}, where {unit}'
+
+
 def refusal(
   leaves: Sequence[Leaf],
   refused: Sequence[Leaf],

@@ -417,6 +417,14 @@ class NamesTest(parameterized.TestCase):
     (leaf,) = routing.resolve(params, table)
     self.assertEqual(leaf.axes.fan_in, (0,))
 
+  def test_a_bias_shows_the_outputs_of_an_einsum(self):
+    einsum = {'kernel': jnp.ones((64, 4, 16)), 'bias': jnp.ones((4, 16))}
+    params = {'EinsumDense_0': einsum}
+    pasted = _pasted(_refusal(params))
+    leaves = routing.resolve(params, routing.Routing(**pasted))
+    axes = {leaf.path.rpartition('/')[2]: leaf.axes for leaf in leaves}
+    self.assertEqual(axes['kernel'][1:], ((0,), (1, 2)))
+
   def test_a_wide_convolution_has_no_heads(self):
     params = {'Conv_0': {'kernel': jnp.ones((7, 512, 1))}}
     self.assertEqual(
