@@ -20,13 +20,14 @@ import sage_optax
 from experiments import arms, outcome
 from experiments.cells import Cell, config_of
 from experiments.trial import Trial
+from models import cross_entropy
 from train import inputs
 from train.distributed import signals
 from train.optimizer import schedule
 
 # Axis names as in models.llama: 'layers' is a stack of one matrix.
 _AXES = {'embed': ('vocab', 'embed'), 'mix': ('layers', 'embed', 'embed')}
-_ROWS = 512  # rows of the table whose logits an evaluation computes at a time
+_ROWS = 256  # rows whose logits are computed at a time
 
 
 class Pairs(NamedTuple):
@@ -71,15 +72,17 @@ def init(seed: Any, vocab_size: int, width: int) -> Any:
   }
 
 
-def _logits(params, before):
-  return (params['embed'][before] @ params['mix'][0]) @ params['embed'].T
+def _hidden(params, before):
+  return params['embed'][before] @ params['mix'][0]
 
 
 def _loss(params, before, after):
-  return jnp.mean(
-    optax.softmax_cross_entropy_with_integer_labels(
-      _logits(params, before), after
-    )
+  """The mean loss of pairs, by the Llama's cross-entropy: one row of pairs."""
+  head = cross_entropy.Head(tied=True, chunk=_ROWS, constrain=lambda x, _: x)
+  hidden = _hidden(params, before)[None]
+  weights = jnp.full((1, len(after)), 1 / len(after))
+  return cross_entropy.weighted_loss(
+    head, hidden, params['embed'], after[None], weights
   )
 
 
@@ -133,7 +136,7 @@ class BigramRunner:
 
     def rows(first):
       ids = jnp.minimum(first + jnp.arange(_ROWS), size - 1)
-      return jax.nn.logsumexp(_logits(params, ids), axis=-1)
+      return jax.nn.logsumexp(_hidden(params, ids) @ params['embed'].T, -1)
 
     normalizers = jax.lax.map(rows, jnp.arange(0, size, _ROWS)).reshape(-1)
     mixed = params['embed'] @ params['mix'][0]
