@@ -77,7 +77,7 @@ def summarize(
   study: studies.Study, root: pathlib.Path = trial.RESULTS
 ) -> list[Summary]:
   """Summarizes all arms and cells of a study, in its order."""
-  lines = trial.read(trial.path_of(study.name, root))
+  lines = studies.read(study, root)
   return [
     summary(study, cell, arm, list(lines.values()))
     for cell, arm in studies.arms_of(study)
@@ -87,11 +87,11 @@ def summarize(
 def summary(
   study: studies.Study, cell: str, arm: Arm, lines: Sequence[Line]
 ) -> Summary:
-  """Summarizes one arm in one cell, given all lines of a study."""
+  """Summarizes one arm in one cell, given all lines that a study reads."""
   mine = [
     line for line in lines if (line['cell'], line['arm']) == (cell, arm.name)
   ]
-  progress = studies.progress(study, cell, arm, trial.losses(mine))
+  progress = studies.progress(study, cell, arm, trial.losses(lines))
   tries = [line for line in mine if line['seed'] == 0]
   fresh: dict[trial.Point, dict[int, Line]] = {}
   for line in sorted(mine, key=lambda line: line['seed']):

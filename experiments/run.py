@@ -107,7 +107,7 @@ class StudyRunner:
   def run(self, study: studies.Study, pool: WorkerPool) -> bool:
     """Runs a study; returns whether it is complete."""
     path = trial.path_of(study.name, self._args.results)
-    losses = trial.losses(trial.read(path).values())
+    losses = trial.losses(studies.read(study, self._args.results).values())
     while True:
       self._fill(study, pool, losses)
       if not pool.running:

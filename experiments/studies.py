@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ class Study:
     budget: smallest number of tuning trials per arm.
     start: options that replace those of `Arm.start`.
     tunes_beta: whether the arms' betas are tuned; if not, defaults are used.
+    after: studies whose tuned options start the search. Only the rates are
+      tuned then.
   """
 
   name: str
@@ -43,6 +46,7 @@ class Study:
   budget: int = 14
   start: Mapping[str, float] = dataclasses.field(default_factory=dict)
   tunes_beta: bool = True
+  after: tuple[str, ...] = ()
 
   def arm(self, name: str) -> Arm:
     """An arm as this study tunes it."""
@@ -125,15 +129,20 @@ def progress(
 ) -> ArmProgress:
   """Returns which trials of an arm are done, given the losses by key."""
   make = functools.partial(trial.make, cell, arm.name)
+  start = _start(study, arm, losses)
+  if start is None:
+    return ArmProgress(None, [], 0, study.budget + len(study.seeds))
+  lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
 
   def loss_of(point: trial.Point) -> float | None:
     return losses.get(make(dict(point), 0).key)
 
   mine = f'["{cell}", "{arm.name}", '
   done = sum(key.startswith(mine) for key in losses)
-  start = {**arm.start, **study.start}
   try:
-    tuned = tuning.search(arm, start, loss_of, study.budget)
+    tuned = tuning.search(
+      start, {} if study.after else lists, loss_of, study.budget
+    )
   except tuning.Missing as missing:
     trials = [make(dict(point), 0) for point in missing.points]
     left = max(study.budget - done, len(trials)) + len(study.seeds)
@@ -141,6 +150,30 @@ def progress(
   fresh = [make(tuned.options, seed) for seed in study.seeds]
   trials = [t for t in fresh if t.key not in losses]
   return ArmProgress(tuned, trials, done, len(trials))
+
+
+def _start(
+  study: Study, arm: Arm, losses: Mapping[str, float]
+) -> Mapping[str, float] | None:
+  """Where a search starts; None while an earlier study is not finished."""
+  if not study.after:
+    return {**arm.start, **study.start}
+  for earlier in (STUDIES[name] for name in study.after):
+    for cell, names in earlier.blocks:
+      if arm.name in names:
+        found = progress(earlier, cell, earlier.arm(arm.name), losses)
+        return found.tuned.options if found.tuned and not found.left else None
+  raise ValueError(f'{arm.name} is in none of {study.after}.')
+
+
+def read(study: Study, root: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """The lines of a study, and of those that it starts from, by key."""
+  names = (study.name, *study.after)
+  return {
+    key: line
+    for name in names
+    for key, line in trial.read(trial.path_of(name, root)).items()
+  }
 
 
 def arms_of(

@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from experiments.arms import Arm
 from experiments.trial import Point, point_of
 
 RATES = ('embedding_rate', 'matrix_rate')
@@ -42,18 +41,18 @@ class Tuned:
 
 
 def search(
-  arm: Arm,
   start: Mapping[str, float],
+  lists: Mapping[str, Sequence[float]],
   loss_of: Callable[[Point], float | None],
   budget: int,
 ) -> Tuned:
-  """Coordinate descent over the rates, weight decay and beta until none moves.
+  """Coordinate descent over the rates and other options until none moves.
 
   The rates move by factors of 2, the others along their lists.
 
   Args:
-    arm: The arm.
     start: The point where the search starts.
+    lists: Values of each other option that moves, in order.
     loss_of: Losses so far; None for points without one.
     budget: The smallest number of points to visit. A search that ends earlier
       also tries the diagonal neighbors of its best point, then half steps.
@@ -76,10 +75,7 @@ def search(
     """Searches along one option after another until none moves."""
     while True:
       before = point = _descend(point, best, visited)
-      for name, values in (
-        ('weight_decay', WEIGHT_DECAYS),
-        ('beta', arm.betas),
-      ):
+      for name, values in lists.items():
         point = _climb(point, name, values, best)
       if point == before or len(visited) >= LONGEST:
         return point

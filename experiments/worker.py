@@ -17,10 +17,12 @@ ENVIRONMENT = {
 }
 # Kind of cell -> module and class.
 _RUNNERS = {
-  'bigram': ('experiments.bigram', 'BigramRunner'),
-  'llama': ('experiments.llama', 'LlamaRunner'),
+  'bigram': ('experiments.text.bigram', 'BigramRunner'),
+  'llama': ('experiments.text.llama', 'LlamaRunner'),
   'vit': ('experiments.vision.runner', 'VitRunner'),
 }
+# Compiled steps, also of other processes.
+CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'experiments'
 # Number of compiled steps that a worker keeps; arms run one after the other.
 _KEPT = 4
 
@@ -31,8 +33,7 @@ def one_thread() -> None:
   os.sched_setaffinity(0, {min(cores)})
   import jax
 
-  cache = pathlib.Path(__file__).parent.parent / '.cache' / 'experiments'
-  jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_compilation_cache_dir', str(CACHE))
   jax.devices()
   for thread in os.listdir('/proc/self/task'):
     os.sched_setaffinity(int(thread), cores)

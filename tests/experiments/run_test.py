@@ -85,6 +85,31 @@ def test_a_study_is_run_to_its_end_without_repetition():
   assert [t.arm for t in order] == ['sage'] * 34 + ['sinkgd'] * 34
 
 
+def test_a_later_study_starts_from_tuned_options_and_moves_the_rates():
+  later = studies.Study(
+    'later', (('medium_tied', ('sage',)),), (1, 2), 5, after=('small_tied',)
+  )
+  losses = {}
+  before = dataclasses.replace(
+    studies.STUDIES['small_tied'], blocks=(('small_tied', ('sage',)),)
+  )
+  while ready := studies.missing_trials(before, losses):
+    assert not studies.missing_trials(later, losses)
+    losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
+  (pair,) = studies.arms_of(before)
+  start = studies.progress(before, *pair, losses).tuned.options
+  assert start['weight_decay'] == tuning.WEIGHT_DECAYS[-1]
+  found = []
+  while ready := studies.missing_trials(later, losses):
+    found += ready
+    losses |= {t.key: _bowl(t) for t in ready}
+  # The best point, its four neighbors, and two fresh seeds of it.
+  assert len(found) == 5 + 2
+  assert dict(found[-1].options) == start
+  assert {dict(t.options)['weight_decay'] for t in found} == {1.0}
+  assert {dict(t.options)['beta'] for t in found} == {start['beta']}
+
+
 def test_shards_are_a_partition():
   parts = [
     list(studies.arms_of(_STUDY, shard=(index, 3))) for index in range(3)

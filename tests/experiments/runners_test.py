@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bigram, llama, trial
+from experiments import trial
 from experiments.arms import ARMS
 from experiments.cells import CELLS
+from experiments.text import bigram, llama
 from tests.support import runs
 
 _KINDS = {'bigram': bigram.BigramRunner, 'llama': llama.LlamaRunner}

@@ -40,7 +40,8 @@ def _finish(loss, budget=14, arm=_ARM, known=None):
   losses = dict(known or {})
   for _ in range(100):
     try:
-      return tuning.search(arm, arm.start, losses.get, budget), losses
+      lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
+      return tuning.search(arm.start, lists, losses.get, budget), losses
     except tuning.Missing as missing:
       for point in missing.points:
         assert point not in losses  # Nothing is repeated.

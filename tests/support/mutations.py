@@ -443,7 +443,7 @@ MUTATIONS = (
     'jax.tree.map(lambda g: g / weight, grads)',
     'grads',
     'tests/train/step_test.py',
-    'equals_no_accumulation or moves_every or clipped',
+    'MaskTest',
   ),
   Mutation(
     'the_step_is_not_counted',
@@ -495,10 +495,10 @@ MUTATIONS = (
     'counts_once or fewer_tokens',
   ),
   Mutation(
-    'shards_are_read_past_their_end',
+    'one_token_too_many_is_read',
     'train/data/shards.py',
-    "np.searchsorted(self._ends, start, side='right')",
-    "np.searchsorted(self._ends, start, side='left')",
+    'self._arrays[i][start - base : stop - base]',
+    'self._arrays[i][start - base : stop - base + 1]',
     'tests/train/data/loader_test.py tests/train/data/shards_test.py',
     'cross_shards or stream',
   ),
@@ -528,7 +528,7 @@ MUTATIONS = (
     'LatestN(n=keep)',
     'LatestN(n=1)',
     'tests/train/checkpoint_test.py tests/train/main_test.py',
-    'CheckpointTest or checkpoint or files',
+    'checkpoint or files',
   ),
   Mutation(
     'position_in_the_data_is_forgotten',

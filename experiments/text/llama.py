@@ -12,13 +12,13 @@ import numpy as np
 import sage_optax
 from experiments import arms, outcome
 from experiments.cells import Cell, config_of
+from experiments.text.data import open_text
 from experiments.trial import Trial
 from models import llama
 from train import inputs, step
 from train import optimizer as optimizer_lib
 from train.config import model_config
 from train.data import loader
-from train.distributed import signals
 from train.mesh import resolve_platform
 from train.results.evaluate import Score
 from train.state import TrainState
@@ -30,7 +30,7 @@ _CURVE_WINDOWS = 128  # For points of the curve; the last one uses all windows.
 @functools.lru_cache(maxsize=1)
 def data_of(cell: Cell) -> tuple[inputs.Inputs, np.ndarray]:
   """The data of a cell, and each token's decile of frequency."""
-  opened = inputs.open_inputs(config_of(cell), signals.Stop(), lambda _: None)
+  opened = open_text(cell)
   tokens = opened.train.read(0, opened.train.num_tokens)
   counts = np.bincount(tokens, minlength=cell.vocab_size)
   return opened, outcome.deciles(counts)

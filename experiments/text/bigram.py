@@ -19,10 +19,9 @@ import optax
 import sage_optax
 from experiments import arms, outcome
 from experiments.cells import Cell, config_of
+from experiments.text.data import open_text
 from experiments.trial import Trial
 from models import cross_entropy
-from train import inputs
-from train.distributed import signals
 from train.optimizer import schedule
 
 # Axis names as in models.llama: 'layers' is a stack of one matrix.
@@ -49,7 +48,7 @@ class Pairs(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def pairs_of(vocab_size: int, cell: Cell) -> Pairs:
   """Counts the pairs of the training text."""
-  opened = inputs.open_inputs(config_of(cell), signals.Stop(), lambda _: None)
+  opened = open_text(cell)
   stream = opened.train.read(0, opened.train.num_tokens)
   joint = stream[:-1].astype(np.int64) * vocab_size + stream[1:]
   keys, counts = np.unique(joint, return_counts=True)
