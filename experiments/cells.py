@@ -110,10 +110,10 @@ _MEDIUM = Cell(
   vocab_size=8192,
   width=128,
   tokens=4096,
-  steps=1500,
+  steps=1000,
   layers=4,
   seq_len=256,
-  microbatch=2,
+  microbatch=4,
 )
 
 CELLS = {
@@ -126,6 +126,8 @@ CELLS = {
     ),
     _SMALL,
     dataclasses.replace(_SMALL, name='small_untied', tied=False),
+    dataclasses.replace(_SMALL, name='small_tied_x0.5', steps=500),
+    dataclasses.replace(_SMALL, name='small_tied_x2', steps=2000),
     _MEDIUM,
     Cell('digits', kind='vit', vocab_size=10, width=32, tokens=64, steps=400),
   )

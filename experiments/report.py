@@ -22,6 +22,7 @@ _PARTS = (
   ('small_recipes', 'Recipes on a small Llama, tied', 'recipe_adamw'),
   ('small_tied', 'Rules of the table on a small Llama, tied', 'adamw'),
   ('small_untied', 'Rules of the table on a small Llama, untied', 'adamw'),
+  ('medium', 'Recipes on a medium Llama, tied', 'recipe_adamw'),
 )
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
@@ -56,6 +57,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     verdicts.HOW,
     _progress(found),
     verdicts.text(found),
+    *verdicts.worth(found),
     verdicts.limits(found),
     verdicts.RULES,
   ]
@@ -122,8 +124,7 @@ def _progress(found: Mapping[str, Sequence[Summary]]) -> str:
       f'{sum(s.progress.done for s in summaries)} | {_left(summaries)} |'
     )
   rows.append(
-    '\nThe larger Llama of the protocol, `medium_tied`, has no runs yet. A '
-    'study of a vision transformer has [its own page](vision.md).\n'
+    '\nA study of a vision transformer has [its own page](vision.md).\n'
   )
   return '\n'.join(rows)
 

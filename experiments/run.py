@@ -1,7 +1,7 @@
 """Runs the missing trials of studies.
 
   python -m experiments.run STUDY [STUDY ...] [--workers 2] [--minutes N]
-    [--only ARM] [--shard I/N] [--batch N]
+    [--only ARM ...] [--shard I/N] [--batch N]
 
 Every finished trial is one line of results/STUDY.jsonl. The command can be
 stopped at any time; rerun it to resume. Unfinished trials are run again.
@@ -213,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
   )
   add('--workers', type=int, default=2, help='processes, one thread each')
   add('--minutes', type=float, help='start no trial after this time')
-  add('--only', metavar='ARM', help='run only this arm')
+  add('--only', nargs='+', metavar='ARM', help='run only these arms')
   add('--shard', type=_shard, default=(0, 1), help='I/N: the I-th of N parts')
   add('--batch', type=int, default=1, help='trials of an arm under one vmap')
   add('--results', type=pathlib.Path, default=trial.RESULTS, help='folder')

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import trial, tuning
@@ -22,6 +22,12 @@ _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
 _RECIPES_FIRST = tuple(
   f'recipe_{name}'
   for name in ('adamw', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon')
+)
+# In this order; the arm that leads `small_tied` with at most 1 % of AdamW's
+# state comes after the first.
+_MEDIUM = tuple(
+  f'recipe_{name}'
+  for name in ('adamw', 'sage_hybrid', 'sinkgd', 'lion_hybrid', 'muon')
 )
 
 
@@ -68,6 +74,7 @@ def _by_importance(
 _TOY_START = {'embedding_rate': 16e-3, 'matrix_rate': 4e-3}
 _TWENTY = tuple(range(1, 21))
 _FIVE = tuple(range(1, 6))
+_THREE = tuple(range(1, 4))
 
 STUDIES = {
   study.name: study
@@ -96,6 +103,21 @@ STUDIES = {
       'small_recipes',
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
       _FIVE,
+    ),
+    # The baseline with half and twice the tokens: what a difference is worth.
+    Study(
+      'small_tokens',
+      tuple((f'small_tied_x{x}', ('recipe_adamw',)) for x in ('0.5', '2')),
+      _THREE,
+      budget=5,
+      after=('small_recipes',),
+    ),
+    Study(
+      'medium',
+      (('medium_tied', _MEDIUM),),
+      _THREE,
+      budget=5,
+      after=('small_recipes', 'small_tied'),
     ),
     Study(
       'vit',
@@ -177,20 +199,22 @@ def read(study: Study, root: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def arms_of(
-  study: Study, only: str | None = None, shard: tuple[int, int] = (0, 1)
+  study: Study,
+  only: Sequence[str] | None = None,
+  shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[str, Arm]]:
   """The cells and arms of a study, or of a part of it.
 
   Args:
     study: The study.
-    only: The name of a single arm, or None for all.
+    only: Names of arms, or None for all.
     shard: (i, n): every n-th pair, starting with the i-th.
   """
   pairs = [
     (cell, study.arm(name)) for cell, names in study.blocks for name in names
   ]
   for index, (cell, arm) in enumerate(pairs):
-    if index % shard[1] == shard[0] and only in (None, arm.name):
+    if index % shard[1] == shard[0] and (only is None or arm.name in only):
       yield cell, arm
 
 

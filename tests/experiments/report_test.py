@@ -103,6 +103,63 @@ def test_paired_differences_agree_with_scipy(results):
   assert 0 not in a.losses
 
 
+def _finished(cell, arm, losses, state_bytes=0):
+  lines = {i + 1: {'loss': x, 'diverged': False} for i, x in enumerate(losses)}
+  progress = studies.ArmProgress(None, [], len(lines), 0)
+  best = {'state_bytes': state_bytes}
+  return analysis.Summary(cell, arm, progress, [], {}, lines, best)
+
+
+def test_answers_about_recipes_by_cell():
+  def answers(*medium):
+    found = [
+      _finished(cell, 'recipe_adamw', (3.0, 3.1, 3.2), 1000)
+      for cell in ('small_tied', 'medium_tied')
+    ]
+    found += [
+      _finished('small_tied', 'row_rms', (2.99, 3.092, 3.191), 10),
+      _finished('small_tied', 'lion', (2.9, 3.0, 3.1), 500),
+      _finished('small_tied', 'sinkgd', (3.3, 3.4, 3.5), 0),
+      _finished('small_tied', 'recipe_sage_hybrid', (2.9, 2.999, 3.1), 500),
+      *medium,
+    ]
+    return verdicts._prize(found), verdicts._hybrid(found)
+
+  prize, hybrid = answers()
+  # `lion` has too much state. sd 0.001, t(0.975, 2) 4.303, 3 pairs.
+  half = 4.303 * 0.001 / 3**0.5
+  assert prize == (
+    'Yes in `small_tied`: the best of 2 is `row_rms`, with -0.0090 ± '
+    f'{half:.4f} to AdamW.'
+  )
+  assert hybrid.startswith('Its loss in `small_tied` is lower (-0.1003 ± ')
+  prize, hybrid = answers(
+    _finished('medium_tied', 'row_rms', (3.02, 3.121, 3.219), 10),
+    _finished('medium_tied', 'recipe_sage_hybrid', (3.1, 3.0, 3.2), 500),
+  )
+  assert 'Yes in `small_tied`' in prize
+  assert 'No in `medium_tied`: the best of 1 is `row_rms`' in prize
+  assert '`medium_tied` is no difference seen' in hybrid
+
+
+def test_a_difference_is_worth_tokens():
+  arm = 'recipe_adamw'
+  cells = {'small_recipes': ['small_tied']}
+  cells['small_tokens'] = ['small_tied_x0.5', 'small_tied_x2']
+  losses = {'small_tied_x0.5': (4.2, 4.4), 'small_tied_x2': (4.0, 4.2)}
+  losses['small_tied'] = (4.1, 4.3, 9.9)  # Only two seeds are common.
+  found = {
+    study: [_finished(cell, arm, losses[cell]) for cell in names]
+    for study, names in cells.items()
+  }
+  (text,) = verdicts.worth(found)
+  assert '4.3000, 4.2000 and 4.1000' in text
+  # 0.1 nats a doubling: 0.01 nats are 2 ** 0.1 - 1 = 7 % of the tokens.
+  assert 'A doubling lowers it by 0.1000 nats' in text
+  assert 'about 7% of the tokens' in text
+  assert not verdicts.worth({**found, 'small_tokens': []})
+
+
 def test_holm():
   # p times the number of larger or equal ones, never less than one before.
   assert analysis.holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx(
