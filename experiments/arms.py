@@ -257,6 +257,8 @@ RECIPE_ARMS: tuple[Arm, ...] = (
   _recipe('lion_hybrid', 4e-3, 2e-3, _B2),
   _recipe('sinkgd', 8e-3, 2e-3, _B2),
   _recipe('muon', 8e-3, 16e-3, _B2),
+  # A candidate for the prize; rates from trials of its parts.
+  _recipe('rms_muon', 32e-3, 32e-3, _B2),
   _recipe('sinkgd_pure', 4e-3, 2e-3),
   _recipe('scale', 4e-3, 2e-3),
   _recipe('lion', 1e-3, 1e-3, _B2),

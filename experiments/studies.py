@@ -21,14 +21,10 @@ _FIRST = (
 _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
 _RECIPES_FIRST = tuple(
   f'recipe_{name}'
-  for name in ('adamw', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon')
-)
-# In this order; the arm that leads `small_tied` with at most 1 % of AdamW's
-# state comes after the first.
-_MEDIUM = tuple(
-  f'recipe_{name}'
-  for name in ('adamw', 'sage_hybrid', 'sinkgd', 'lion_hybrid', 'muon')
-)
+  for name in (
+    'adamw', 'rms_muon', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon',
+  )
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +110,7 @@ STUDIES = {
     ),
     Study(
       'medium',
-      (('medium_tied', _MEDIUM),),
+      (('medium_tied', _RECIPES_FIRST),),
       _THREE,
       budget=5,
       after=('small_recipes', 'small_tied'),

@@ -2,7 +2,12 @@
 
 from sage_optax import layout, memory, roles, rounding, sharding
 from sage_optax.explain import Explanation, explain
-from sage_optax.fewer_moments import adafactor, adam_mini, coupled_adam
+from sage_optax.fewer_moments import (
+  adafactor,
+  adam_mini,
+  coupled_adam,
+  rms_muon,
+)
 from sage_optax.fit import Fit, fit
 from sage_optax.hybrids import (
   lion_hybrid,
@@ -95,6 +100,7 @@ __all__ = [
   'recipe',
   'recipe_names',
   'rmnp',
+  'rms_muon',
   'roles',
   'rounding',
   'sage',

@@ -217,6 +217,14 @@ RECIPES: dict[str, Recipe] = {
     ),
     _ADAMW,
   ),
+  'rms_muon': Recipe(
+    'A second moment per token on embedding and head, Muon without momentum on '
+    'matrices, AdamW on vectors: ours.',
+    Part('adam_mini', {'b1': None, 'axis': -1}),
+    Part('adam_mini', {'b1': None, 'axis': -2}),
+    Part('muon', {'momentum': None, 'consistent_rms': 0.2}),
+    _ADAMW,
+  ),
   # Factors from the rates at Qwen3 0.6B: 0.5, 5e-3, 0.02 (matrices) and 0.05.
   'symmetric': Recipe(
     'Unit norm per token, Muon on matrices, AdamW on vectors.',

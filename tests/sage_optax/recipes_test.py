@@ -178,6 +178,7 @@ class PartsTest(parameterized.TestCase):
     ('adam_mini', 'adam_mini -1', 'adam_mini -2', 'adam_mini -2', 'adamw'),
     ('coupled_adam', 'adam_mini -2', 'adam_mini -1', 'adamw', 'adamw'),
     ('rmnp', 'adamw', 'adamw', 'scale', 'adamw'),
+    ('rms_muon', 'adam_mini -1', 'adam_mini -2', 'muon', 'adamw'),
     ('symmetric', 'scale -1', 'scale', 'muon', 'adamw'),
     ('sage_muon', 'sage -2', 'sage -1', 'muon', 'sage'),
     ('sage_scale', 'sage -2', 'sage -1', 'scale', 'sage'),
