@@ -90,7 +90,12 @@ def pareto(
       f"optimizer state, % of {label(baseline.arm)}'s (0: less than {_LEAST} %)"
     )
     _loss_ticks(axes)
-    _write_names(axes, [(p[0], p[1], label(p[3])) for p in points])
+    # Beside recipes, an arm with a rule for the table is one with SinkGD.
+    beside = '' if baseline.arm in RULES else ' + SinkGD'
+    _write_names(
+      axes,
+      [(p[0], p[1], label(p[3]) + beside * (p[3] in RULES)) for p in points],
+    )
     axes.set_title(
       f'{about}\nLower and further left is better. Each was tuned alike, then '
       f'run with {seeds} fresh seeds; bars: {analysis.LEVEL:.0%} intervals\nof '

@@ -73,9 +73,11 @@ def _front(
 ) -> list[str]:
   """The picture of loss against state in the first cell that has enough arms.
 
-  Of the toy's cells it takes the one with most arms, then with most tokens.
+  First come recipes and rules together, which `small_tied` has both. Of the
+  toy's cells it takes the one with most arms, then with most tokens.
   """
-  groups = [(found[name], baseline) for name, _, baseline in _PARTS]
+  groups = [([*found['small_recipes'], *found['small_tied']], 'recipe_adamw')]
+  groups += [(found[name], baseline) for name, _, baseline in _PARTS]
   toys = [
     [s for s in found['toy'] if s.cell == cell]
     for cell in dict.fromkeys(s.cell for s in found['toy'])
@@ -87,7 +89,7 @@ def _front(
     baseline = next((s for s in finished if s.arm == name), None)
     if baseline is None or len(finished) < FEWEST:
       continue
-    kind = 'recipes'
+    kind = 'optimizers'
     if not name.startswith('recipe_'):
       kind = 'rules for the embedding table'
     about = (
