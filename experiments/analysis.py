@@ -1,6 +1,7 @@
 """Computes the numbers of the report from lines of results."""
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -146,6 +147,17 @@ def differences(
     arm: dataclasses.replace(d, p=p)
     for (arm, d), p in zip(known.items(), corrected, strict=True)
   }
+
+
+def step_times(
+  cell: str, root: pathlib.Path = trial.RESULTS
+) -> dict[str, float]:
+  """Core-seconds of a step by arm; {} if they were not measured."""
+  path = trial.times_of(cell, root)
+  if not path.exists():
+    return {}
+  lines = map(json.loads, path.read_text().splitlines())
+  return {line['arm']: line['step_core_seconds'] for line in lines}
 
 
 def rate_curve(summary: Summary, name: str) -> list[tuple[float, float]]:

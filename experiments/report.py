@@ -9,8 +9,8 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments import analysis, figures, studies, trial, verdicts
-from experiments.analysis import Difference, Summary
+from experiments import analysis, figures, studies, tables, trial, verdicts
+from experiments.analysis import Summary
 from experiments.cells import CELLS, Cell
 
 DOCS = pathlib.Path('docs')
@@ -63,7 +63,8 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
   ]
   for name, heading, baseline in _PARTS:
     text.append(f'## {heading}\n')
-    text += _part(name, found[name], baseline, pictures)
+    times = analysis.step_times(found[name][0].cell, results)
+    text += _part(name, found[name], baseline, pictures, times)
   text += _toy_part([s for name in _TOYS for s in found[name]], pictures)
   (docs / 'evidence.md').write_text('\n'.join(text).rstrip() + '\n')
 
@@ -76,8 +77,10 @@ def _front(
   First come recipes and rules together, which `small_tied` has both. Of the
   toy's cells it takes the one with most arms, then with most tokens.
   """
-  groups = [([*found['small_recipes'], *found['small_tied']], 'recipe_adamw')]
-  groups += [(found[name], baseline) for name, _, baseline in _PARTS]
+  groups: list[tuple[Sequence[Summary], str]] = [
+    ([*found['small_recipes'], *found['small_tied']], 'recipe_adamw'),
+    *((found[name], baseline) for name, _, baseline in _PARTS),
+  ]
   toys = [
     [s for s in found['toy'] if s.cell == cell]
     for cell in dict.fromkeys(s.cell for s in found['toy'])
@@ -132,14 +135,18 @@ def _progress(found: Mapping[str, Sequence[Summary]]) -> str:
 
 
 def _part(
-  name: str, summaries: list[Summary], base: str, pictures: pathlib.Path
+  name: str,
+  summaries: list[Summary],
+  base: str,
+  pictures: pathlib.Path,
+  times: Mapping[str, float],
 ) -> list[str]:
   """Tables and pictures of a study with one cell."""
   begun = [s for s in summaries if s.best]
   baseline = next(s for s in summaries if s.arm == base)
   if not begun:
     return [f'Not measured yet: about {_left(summaries)} runs.\n']
-  text = [table(begun, baseline)]
+  text = [tables.table(begun, baseline, times)]
   absent = [s.arm for s in summaries if not s.best]
   if absent:
     names = ', '.join(f'`{arm}`' for arm in absent)
@@ -155,97 +162,24 @@ def _part(
   return text
 
 
-def table(summaries: Sequence[Summary], baseline: Summary) -> str:
-  """The tables of a cell, the best arm first: results, then the tuning."""
-  gaps = analysis.differences(summaries, baseline)
-  ranked = sorted(summaries, key=_rank)
-  # The toy's loss is not that of a text, so it has no bits per byte.
-  bits = ' bits per byte |' * ('bits_per_byte' in (ranked[0].best or ()))
-  rows = [
-    f'| optimizer | loss | perplexity | difference to `{baseline.arm}` | p | '
-    f'state, KiB |{bits}',
-    '|' + '---|' * (7 if bits else 6),
-    *(_result(s, gaps.get(s.arm), baseline) for s in ranked),
-    '\nOptions, and how they were found:\n',
-    '| optimizer | rate of the table | good rates | rate of matrices | weight '
-    'decay | beta | runs to tune, fresh | jumps | core-ms a step |',
-    '|' + '---|' * 9,
-    *(_tuning(s) for s in ranked),
-  ]
-  return '\n'.join(rows) + '\n'
-
-
-def _rank(summary: Summary) -> tuple[bool, float]:
-  mean = summary.mean()
-  if mean is not None:
-    return False, mean
-  return True, summary.best['loss'] if summary.best else math.inf
-
-
-def _result(summary: Summary, gap: Difference | None, baseline: Summary) -> str:
-  best = summary.best
-  assert best is not None
-  loss, bits = summary.mean(), best.get('bits_per_byte')
-  if bits is not None and summary.final:
-    bits = summary.mean('bits_per_byte')
-  mark = '' if loss is not None else '*'
-  shown = best['loss'] if loss is None else loss
-  difference = 'baseline' if summary is baseline else ''
-  if gap is not None and gap.half_width is not None:
-    difference = f'{gap.mean:+.4f} ± {gap.half_width:.4f}'
-  state = '' if summary.progress.tuned else ' (still tuning)'
-  if summary.final and not summary.complete:
-    state = f' ({len(summary.final)} seeds so far)'
-  cells = [
-    f'`{summary.arm}`' + state,
-    f'{mark}{shown:.4f}{mark}',
-    f'{mark}{math.exp(shown):.2f}{mark}',
-    difference,
-    '' if gap is None or gap.p is None else f'{gap.p:.2g}',
-    f'{best["state_bytes"] / 1024:.1f}',
-    *([] if bits is None else [f'{mark}{bits:.4f}{mark}']),
-  ]
-  return '| ' + ' | '.join(cells) + ' |'
-
-
-def _tuning(summary: Summary) -> str:
-  best, tuned = summary.best, summary.progress.tuned
-  assert best is not None
-  options = best['options'] if tuned is None else tuned.options
-  lines = list(summary.final.values()) or [best]
-  steps = sorted(line['step_core_seconds'] for line in lines)
-  good = analysis.window(summary, 'embedding_rate')
-  beta = options.get('beta')
-  cells = [
-    f'`{summary.arm}`',
-    f'{options["embedding_rate"]:.3g}',
-    '' if good is None else f'{good[0]:.3g} to {good[1]:.3g}',
-    f'{options["matrix_rate"]:.3g}',
-    f'{options["weight_decay"]:g}',
-    '' if beta is None else f'{analysis.beta_name(summary.arm)} {beta:g}',
-    f'{len(summary.tuning)}, {len(summary.final)}',
-    f'{sum(line["spikes"] for line in lines) / len(lines):.3g}',
-    f'{1000 * steps[len(steps) // 2]:.0f}',
-  ]
-  return '| ' + ' | '.join(cells) + ' |'
-
-
 def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
   """Tables of the toy's cells, and the trends in V and in tokens per row."""
   text = ['## The toy: a bilinear model of bigrams\n']
   cells = dict.fromkeys(s.cell for s in summaries)
   gaps_of_v: dict[str, list[tuple[float, float, float | None]]] = {}
   gaps_of_dose: dict[str, list[tuple[float, float, float | None]]] = {}
-  tables = []
+  sections = []
   for name in cells:
     mine = [s for s in summaries if s.cell == name]
     begun = [s for s in mine if s.best]
     baseline = next(s for s in mine if s.arm == 'adamw')
     heading = f'### {name}: {CELLS[name].tokens} pairs a step\n'
     if not begun:
-      tables.append(f'{heading}\nNot measured yet: about {_left(mine)} runs.\n')
+      sections.append(
+        f'{heading}\nNot measured yet: about {_left(mine)} runs.\n'
+      )
       continue
-    tables.append(f'{heading}\n{table(begun, baseline)}')
+    sections.append(f'{heading}\n{tables.table(begun, baseline)}')
     cell = CELLS[name]
     dose = cell.tokens / cell.vocab_size
     for arm, gap in analysis.differences(begun, baseline).items():
@@ -267,7 +201,7 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
       ordered = {arm: sorted(points) for arm, points in gaps.items()}
       figures.trend(ordered, label, 'adamw', pictures / f'{file}.png')
       text.append(f'![Difference against {label}]({PICTURES}/{file}.png)\n')
-  return text + tables
+  return text + sections
 
 
 def _left(summaries: Sequence[Summary]) -> int:

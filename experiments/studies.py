@@ -223,3 +223,16 @@ def missing_trials(
     for cell, arm in arms_of(study, **which)
     for trial in progress(study, cell, arm, losses).missing
   ]
+
+
+def arms_in(cell: str) -> list[str]:
+  """Names of the arms of a cell, over all studies."""
+  return list(
+    dict.fromkeys(
+      name
+      for study in STUDIES.values()
+      for at, names in study.blocks
+      if at == cell
+      for name in names
+    )
+  )

@@ -56,6 +56,11 @@ def path_of(study: str, root: pathlib.Path = RESULTS) -> pathlib.Path:
   return root / f'{study}.jsonl'
 
 
+def times_of(cell: str, root: pathlib.Path = RESULTS) -> pathlib.Path:
+  """The file of the arms' step times in a cell."""
+  return root / f'times_{cell}.jsonl'
+
+
 def append(path: pathlib.Path, line: Mapping[str, Any]) -> None:
   """Appends one line, which then survives a kill."""
   text = json.dumps(_plain(line), allow_nan=False) + '\n'

@@ -43,8 +43,8 @@ HOW = f"""## How to read it
   {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
   above the mean of the 20 before, in a run; in the Llama they come from the
   text, whose batches differ, and every optimizer has them. *Core-ms* are
-  milliseconds of one core. Early runs had a slower step (PROTOCOL.md, after
-  change 7), so do not compare `adamw` and `sage` with later ones.
+  milliseconds of one core, measured for all optimizers in turns
+  (`python -m experiments.times`).
 """
 
 _QUESTIONS = """## The four questions

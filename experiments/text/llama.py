@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -109,8 +109,8 @@ class LlamaRunner:
       ]
       yield np.stack(parts) if len(trials) > 1 else parts[0]
 
-  def run(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Runs trials, several under one vmap; returns their outcomes."""
+  def _start(self, trials):
+    """Returns the state, the options, the compiled steps and the batches."""
     many = len(trials) > 1
     options = {
       name: jnp.asarray([dict(t.options)[name] for t in trials], jnp.float32)
@@ -119,14 +119,33 @@ class LlamaRunner:
     seeds = jnp.asarray([trial.seed for trial in trials])
     if not many:
       options, seeds = {k: v[0] for k, v in options.items()}, seeds[0]
-    began = time.process_time()
     state = self._init_jits[many](options, seeds)
     batches = self._batches(trials)
-    batch = next(batches)
     if len(trials) not in self._compiled:
-      lowered = self._chunk_jits[many].lower(state, options, batch)
+      lowered = self._chunk_jits[many].lower(state, options, next(batches))
       self._compiled[len(trials)] = lowered.compile()
-    chunk = self._compiled[len(trials)]
+      batches = self._batches(trials)
+    return state, options, self._compiled[len(trials)], batches
+
+  def stepper(self, one: Trial) -> Callable[[], float]:
+    """Returns a function that takes steps; it returns core-seconds per step."""
+    state, options, chunk, batches = self._start([one])
+
+    def take():
+      nonlocal state
+      batch = next(batches)
+      start = time.process_time()
+      state, losses = jax.block_until_ready(chunk(state, options, batch))
+      return (time.process_time() - start) / len(losses)
+
+    return take
+
+  def run(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Runs trials, several under one vmap; returns their outcomes."""
+    many = len(trials) > 1
+    began = time.process_time()
+    state, options, chunk, batches = self._start(trials)
+    batch = next(batches)
     compiled = time.process_time()
     losses, curve, stepping = [], [], 0.0
     every = self.cell.steps // self.cell.evaluations

@@ -15,11 +15,14 @@ from experiments import (
   figures,
   outcome,
   report,
+  run,
   studies,
+  tables,
+  times,
   trial,
   verdicts,
 )
-from experiments.arms import RULES, TABLE_ARMS
+from experiments.arms import RECIPE_ARMS, RULES, TABLE_ARMS
 from tests.support import runs
 
 _STUDY = studies.STUDIES['small_tied']
@@ -194,6 +197,34 @@ def test_the_page_is_the_same_to_the_byte(results, tmp_path):
   mean = _summaries(results)['sage'].mean()
   assert f'| `sage` | {mean:.4f} |' in text
   assert '| `sinkgd` (still tuning) | *' in text
+
+
+def test_step_times_come_from_their_own_measurement(tmp_path, monkeypatch):
+  root = tmp_path / 'results'
+  _write_results(root, 45)
+  monkeypatch.setattr(
+    times, 'measure', lambda cell, arms, rounds: {'adamw': 0.0854, 'lion': 1.0}
+  )
+  monkeypatch.setattr(run, 'commit_of', lambda allow_changes: 'abc')
+  for _ in range(2):  # The second time replaces the first.
+    assert times.main(['--results', str(root)]) == 0
+  assert len(trial.times_of('small_tied', root).read_text().splitlines()) == 2
+  found = _summaries(root)
+  measured = analysis.step_times('small_tied', root)
+  begun = [s for s in found.values() if s.best]
+  rows = tables.table(begun, found['adamw'], measured).splitlines()
+  assert sum('core-ms a step |' in row for row in rows) == 1
+  (adamw,) = (r for r in rows if r.startswith('| `adamw` | 0.004'))
+  assert adamw.endswith('| 85 |')
+  (sage,) = (r for r in rows if r.startswith('| `sage` | 0.004'))
+  assert sage.endswith('|  |')  # not measured
+  assert 'core-ms' not in tables.table(begun, found['adamw'])
+
+
+def test_arms_of_a_cell_are_those_of_all_its_studies():
+  arms = studies.arms_in('small_tied')
+  assert len(arms) == len(set(arms))
+  assert set(arms) == {arm.name for arm in (*TABLE_ARMS, *RECIPE_ARMS)}
 
 
 def test_the_front_needs_three_finished_arms(results, tmp_path, monkeypatch):

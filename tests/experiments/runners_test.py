@@ -159,3 +159,14 @@ def test_every_arm_runs(cells, name):
   outcome = runner.run(_trials(runner.cell, arm, seeds=(0,)))[0]
   assert not outcome['diverged']
   assert outcome['loss'] < math.log(300)
+
+
+def test_a_stepper_takes_the_steps_of_a_trial(cells, monkeypatch):
+  """Its core-seconds are those of a step, and it can go on."""
+  monkeypatch.setattr(llama, '_CHUNK', 5)
+  runner = llama.LlamaRunner(cells['llama'], ARMS['sinkgd'])
+  (one,) = _trials(cells['llama'], ARMS['sinkgd'], seeds=(1,))
+  ticks = iter((0.0, 1.0, 10.0, 15.0))
+  take = runner.stepper(one)
+  monkeypatch.setattr(llama.time, 'process_time', lambda: next(ticks))
+  assert [take(), take()] == [0.2, 1.0]
