@@ -129,7 +129,7 @@ def rms_muon(
   learning_rate: optax.ScalarOrSchedule,
   *,
   b1: float | None = OWN,
-  b2: ArrayLike = 0.999,
+  b2: ArrayLike = 0.99,
   eps: ArrayLike = 1e-08,
   state_dtype: DTypeLike | None = None,
   axis: int = OWN,
@@ -154,10 +154,10 @@ def rms_muon(
 
   Method of each role:
 
-    embedding: `scale_by_adam_mini`, b1 None, axis -1
-    head: `scale_by_adam_mini`, b1 None, axis -2
-    matrix: `scale_by_muon`, momentum None, consistent_rms 0.2
-    vector: `scale_by_adam`
+    embedding: `scale_by_adam_mini`, b1 None, b2 0.99, axis -1
+    head: `scale_by_adam_mini`, b1 None, b2 0.99, axis -2
+    matrix: `scale_by_muon`, momentum None, consistent_rms 0.2, lr_scale 0.5
+    vector: `scale_by_adam`, b2 0.99
 
   Args:
     learning_rate: a number or an Optax schedule.

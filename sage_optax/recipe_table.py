@@ -220,10 +220,11 @@ RECIPES: dict[str, Recipe] = {
   'rms_muon': Recipe(
     'A second moment per token on embedding and head, Muon without momentum on '
     'matrices, AdamW on vectors: ours.',
-    Part('adam_mini', {'b1': None, 'axis': -1}),
-    Part('adam_mini', {'b1': None, 'axis': -2}),
-    Part('muon', {'momentum': None, 'consistent_rms': 0.2}),
-    _ADAMW,
+    Part('adam_mini', {'b1': None, 'b2': 0.99, 'axis': -1}),
+    Part('adam_mini', {'b1': None, 'b2': 0.99, 'axis': -2}),
+    # From our study, as the learning rate of 6e-2.
+    Part('muon', {'momentum': None, 'consistent_rms': 0.2}, lr_scale=0.5),
+    Part('adamw', {'b2': 0.99}),
   ),
   # Factors from the rates at Qwen3 0.6B: 0.5, 5e-3, 0.02 (matrices) and 0.05.
   'symmetric': Recipe(

@@ -45,7 +45,7 @@ LEARNING_RATES = {
   'adam_mini': 3e-3,  # as adamw
   'coupled_adam': 3e-3,  # as adamw
   'rmnp': 5e-3,  # its script (arXiv 2603.20527), with AdamW's own rate there
-  'rms_muon': 3e-2,  # our study: a Llama of width 64
+  'rms_muon': 6e-2,  # our study: a Llama of width 64 (docs/evidence.md)
   'symmetric': 2e-2,  # its paper, matrices of Qwen3 0.6B (arXiv 2605.18106)
   'sage_muon': 5e-3,  # not published, no trial yet
   'sage_scale': 1e-3,  # not published, no trial yet
