@@ -25,6 +25,7 @@ _RECIPES_FIRST = tuple(
     'adamw', 'rms_muon', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon',
   )
 )  # fmt: skip
+_UNTIED = ('recipe_adamw', 'recipe_rms_muon', 'recipe_sage_hybrid')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ STUDIES = {
       'toy_large', (('toy_v16384', _DOSE),), _FIVE, start=_TOY_START
     ),
     Study('small_tied', _by_importance('small_tied', _FIRST, _TABLE), _FIVE),
-    Study('small_untied', (('small_untied', _FIRST),), _FIVE),
+    Study('small_untied', (('small_untied', (*_FIRST, *_UNTIED)),), _FIVE),
     Study(
       'small_recipes',
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
