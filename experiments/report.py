@@ -26,6 +26,10 @@ _PARTS = (
 )
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
+_NAMES = (
+  'Names in lower case are recipes of `sage_optax`. "SAGE + SinkGD" has the rule '
+  'SAGE on the embedding table and SinkGD on the matrices. '
+)
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
 These studies train small language models with many optimizers, all tuned in the
@@ -103,7 +107,8 @@ def _front(
     figures.pareto(finished, baseline, about, path)
     return [
       f'![Loss against optimizer state]({PICTURES}/{path.name})\n',
-      'The names are explained [below](#the-rules-for-the-table).\n',
+      (_NAMES if name.startswith('recipe_') else '')
+      + 'The rules are explained [below](#the-rules-for-the-table).\n',
     ]
   return []
 
