@@ -27,8 +27,8 @@ _PARTS = (
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
 _NAMES = (
-  'Names in lower case are recipes of `sage_optax`. "SAGE + SinkGD" has the rule '
-  'SAGE on the embedding table and SinkGD on the matrices. '
+  'Names in lower case are recipes of `sage_optax`. "SAGE + SinkGD" has the '
+  'rule SAGE on the embedding table and SinkGD on the matrices. '
 )
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
