@@ -124,12 +124,12 @@ def difference(arm: Summary, baseline: Summary) -> Difference | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-  """Holm's correction; None stays None."""
+  """Holm's correction; None, a test to come, counts and stays None."""
   known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
   result: list[float | None] = [None] * len(p_values)
   worst = 0.0
   for rank, (p, i) in enumerate(known):
-    worst = max(worst, min(1.0, (len(known) - rank) * p))
+    worst = max(worst, min(1.0, (len(p_values) - rank) * p))
     result[i] = worst
   return result
 
@@ -137,15 +137,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def differences(
   summaries: Sequence[Summary], baseline: Summary
 ) -> dict[str, Difference]:
-  """Differences to the baseline by arm, corrected by Holm over the arms."""
+  """Differences to the baseline by arm, corrected by Holm over the arms.
+
+  Arms without results count, too: the correction does not grow with them.
+  """
   found = {
     s.arm: difference(s, baseline) for s in summaries if s.arm != baseline.arm
   }
-  known = {arm: d for arm, d in found.items() if d is not None}
-  corrected = holm([d.p for d in known.values()])
+  corrected = holm([d.p if d else None for d in found.values()])
   return {
     arm: dataclasses.replace(d, p=p)
-    for (arm, d), p in zip(known.items(), corrected, strict=True)
+    for (arm, d), p in zip(found.items(), corrected, strict=True)
+    if d is not None
   }
 
 

@@ -71,7 +71,9 @@ def pareto(
     figure, axes = _differences(baseline.arm)
     for state, loss, half, arm in points:
       color = 'tab:red' if 'sage' in arm else 'tab:blue'
-      axes.errorbar(state, loss, half, fmt='o', capsize=3, color=color)
+      is_rule = arm in RULES and baseline.arm not in RULES
+      fmt = 's' if is_rule else 'o'
+      axes.errorbar(state, loss, half, fmt=fmt, capsize=3, color=color)
     front, lowest = [], math.inf
     for state, loss, _, _ in sorted(points):
       if loss < lowest:
@@ -90,17 +92,17 @@ def pareto(
       f"optimizer state, % of {label(baseline.arm)}'s (0: less than {_LEAST} %)"
     )
     _loss_ticks(axes)
-    # Beside recipes, an arm with a rule for the table is one with SinkGD.
+    # Next to recipes, name the rule of the matrices, too.
     beside = '' if baseline.arm in RULES else ' + SinkGD'
     _write_names(
       axes,
       [(p[0], p[1], label(p[3]) + beside * (p[3] in RULES)) for p in points],
     )
     axes.set_title(
-      f'{about}\nLower and further left is better. Each was tuned alike, then '
+      f'{about}\nLower and further left is better. Each was tuned, then '
       f'run with {seeds} fresh seeds; bars: {analysis.LEVEL:.0%} intervals\nof '
-      f'the difference to {label(baseline.arm)}. Grey line: the lowest loss up '
-      'to a size of state. Red: SAGE.',
+      f'the difference to {label(baseline.arm)}. Grey line: the lowest loss '
+      'with at most so much state. Red: SAGE.',
       fontsize=9,
       loc='left',
     )
@@ -113,7 +115,7 @@ def _differences(baseline: str) -> tuple[Any, Any]:
   axes.set_yscale('symlog', linthresh=0.1, linscale=1.5)
   axes.axhline(0, color='black', linewidth=0.8, zorder=0)
   axes.set_ylabel(
-    f'final loss less that of {label(baseline)}, nats per token (perplexity)'
+    f'final loss minus that of {label(baseline)}, nats a token (perplexity)'
   )
   return figure, axes
 
@@ -226,7 +228,7 @@ def deciles(
         )
     axes.axhline(0, color='black', linewidth=0.8)
     axes.set_xlabel('decile of token frequency: 1 the most frequent tokens')
-    axes.set_ylabel(f'loss less that of {label(baseline.arm)}, nats')
+    axes.set_ylabel(f'loss minus that of {label(baseline.arm)}, nats')
     axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.01, 0.5))
     _save(figure, path)
 

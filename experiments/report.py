@@ -9,7 +9,15 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments import analysis, figures, studies, tables, trial, verdicts
+from experiments import (
+  analysis,
+  arms,
+  figures,
+  studies,
+  tables,
+  trial,
+  verdicts,
+)
 from experiments.analysis import Summary
 from experiments.cells import CELLS, Cell
 
@@ -22,22 +30,84 @@ _PARTS = (
   ('small_recipes', 'Recipes on a small Llama, tied', 'recipe_adamw'),
   ('small_tied', 'Rules of the table on a small Llama, tied', 'adamw'),
   ('small_untied', 'Rules of the table on a small Llama, untied', 'adamw'),
+  (
+    'small_untied_recipes',
+    'Recipes on a small Llama, untied',
+    'recipe_adamw',
+  ),
   ('medium', 'Recipes on a medium Llama, tied', 'recipe_adamw'),
 )
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
 _NAMES = (
-  'Names in lower case are recipes of `sage_optax`. "SAGE + SinkGD" has the '
-  'rule SAGE on the embedding table and SinkGD on the matrices. '
+  'Circles are recipes of `sage_optax`; differences are to the recipe `adamw`. '
+  'Squares are rules for the embedding table, with SinkGD on the matrices; '
+  'their table below compares them with AdamW + SinkGD instead. '
 )
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
-These studies train small language models with many optimizers, all tuned in the
-same way, and compare their loss and their memory. `experiments/PROTOCOL.md`
+These studies train small language models with many optimizers, tuned by the
+same search, and compare their loss and their memory. `experiments/PROTOCOL.md`
 lists the optimizers, the models, the search and what decides; it was committed
-before the runs. `python -m experiments.report` writes this page from the files
-in `results/`, which have a line for every run.
+before the runs, and lists every change made since.
+`python -m experiments.report` writes this page from the files in `results/`,
+which have a line for every run.
 """
+
+
+_HOW = f"""## How to read it
+
+- **What differs.** In studies of *rules*, optimizers differ only in the rule
+  that updates the embedding table, and the head where it is another matrix.
+  SinkGD updates all other matrices and AdamW the vectors. In the study of
+  *recipes*, all parameters follow a recipe of `sage_optax`.
+- **Models.** The toy predicts a token from the one before, with a table and one
+  matrix. `toy_v1024` has a vocabulary of 1024 tokens; `_t2` stands for 2 pairs
+  of tokens a step for each row of the table, 0.5 elsewhere. The small Llama has
+  2 layers of width 64 and a vocabulary of 4096, the medium one 4 layers of
+  width 128 and a vocabulary of 8192. All read the same 12 MB of text.
+- **Runs.** A run of the small Llama reads 2.05 million tokens in 1000 steps of
+  2048 tokens, the medium one 4.1 million in 1000 steps. The rates warm up over
+  a tenth of the steps and fall to 0 as a cosine; gradients are clipped to a
+  norm of 1; everything is float32.
+- **Tuning.** Runs with seed 0 choose the rate of the table, the rate of the
+  matrices, the weight decay and one beta, one after the other, until both
+  neighbors of every choice are worse; rates move by factors of 2. The chosen
+  options then run with fresh seeds: 20 in the toy, 5 in the small and 3 in the
+  medium Llama. The medium one starts from the options of the small one and
+  tunes the rates alone. A recipe with the rates r and s is
+  `sage_optax.NAME(r, matrix={{'lr_scale': s / r}}, ...)`.
+- **Loss** is in nats per token, of held-out text in the Llama, of all pairs of
+  the text in the toy. Lower is better, and 0.01 nats is 1 % of perplexity. It
+  is the mean over the fresh seeds. A number in italics is the lowest of seed 0
+  instead: it is too low by an unknown amount, and no comparison uses it.
+- **Difference** is the loss minus that of the baseline with the same seed,
+  which has the same initial weights and data, with a 95 % interval (Student's
+  t). The baseline is the recipe `adamw` for recipes, and AdamW on the table for
+  rules. *p* is corrected for the number of optimizers (Holm), also of those not
+  finished.
+- **State** is the memory that the optimizer keeps from step to step.
+- **Options.** *Good rates* are those whose lowest loss of seed 0 is within
+  {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
+  above the mean of the 20 before, in a run; in the Llama, all optimizers have
+  about as many, so they say little. *Core-ms*, where measured, are
+  milliseconds of one core, measured for all optimizers in turns
+  (`python -m experiments.times`).
+"""
+_RULES = '\n'.join(
+  [
+    '## The rules for the table\n',
+    'g is the gradient, m a running mean of g, and v one of g^2. "One v per '
+    'token" is v averaged over features.\n',
+    '| rule | in pictures | update |',
+    '|---|---|---|',
+    *(
+      f'| `{arm}` | {title} | {rule} |'
+      for arm, (title, rule) in arms.RULES.items()
+    ),
+    '',
+  ]
+)
 
 
 def write(results: pathlib.Path, docs: pathlib.Path) -> None:
@@ -58,12 +128,12 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
   text = [
     _HEAD,
     *_front(found, pictures),
-    verdicts.HOW,
+    _HOW,
     _progress(found),
     verdicts.text(found),
     *verdicts.worth(found),
     verdicts.limits(found),
-    verdicts.RULES,
+    _RULES,
   ]
   for name, heading, baseline in _PARTS:
     text.append(f'## {heading}\n')
@@ -78,7 +148,7 @@ def _front(
 ) -> list[str]:
   """The picture of loss against state in the first cell that has enough arms.
 
-  First come recipes and rules together, which `small_tied` has both. Of the
+  The first choice is `small_tied`, with recipes and rules together. Of the
   toy's cells it takes the one with most arms, then with most tokens.
   """
   groups: list[tuple[Sequence[Summary], str]] = [
@@ -125,7 +195,8 @@ def _progress(found: Mapping[str, Sequence[Summary]]) -> str:
   """Returns how much of each study is done."""
   rows = [
     '## What has been measured\n',
-    '| study | optimizers finished | runs done | runs missing, about |',
+    '| study | optimizers finished, over its cells | runs done | '
+    'runs missing, about |',
     '|---|---|---|---|',
   ]
   for name, summaries in found.items():
@@ -151,7 +222,7 @@ def _part(
   baseline = next(s for s in summaries if s.arm == base)
   if not begun:
     return [f'Not measured yet: about {_left(summaries)} runs.\n']
-  text = [tables.table(begun, baseline, times)]
+  text = [tables.table(summaries, baseline, times)]
   absent = [s.arm for s in summaries if not s.best]
   if absent:
     names = ', '.join(f'`{arm}`' for arm in absent)
@@ -184,10 +255,10 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
         f'{heading}\nNot measured yet: about {_left(mine)} runs.\n'
       )
       continue
-    sections.append(f'{heading}\n{tables.table(begun, baseline)}')
+    sections.append(f'{heading}\n{tables.table(mine, baseline)}')
     cell = CELLS[name]
     dose = cell.tokens / cell.vocab_size
-    for arm, gap in analysis.differences(begun, baseline).items():
+    for arm, gap in analysis.differences(mine, baseline).items():
       if math.isfinite(gap.mean):
         point = (gap.mean, gap.half_width)
         if dose == 0.5:

@@ -123,7 +123,17 @@ class StudyRunner:
           trial.append(path, line)
           losses |= trial.losses([line])
           self._say(study, one, line, losses)
-    return not studies.missing_trials(study, losses, **self._which)
+    left = self._left(study, losses)
+    if left and not studies.missing_trials(study, losses, **self._which):
+      print(f'{study.name}: the other arms wait for {study.after}.')
+    return not left
+
+  def _left(self, study: studies.Study, losses: dict[str, float]) -> int:
+    """The number of trials still to run, about."""
+    return sum(
+      studies.progress(study, cell, arm, losses).left
+      for cell, arm in studies.arms_of(study, **self._which)
+    )
 
   def _fill(self, study, pool, losses):
     """Sends trials to idle workers until time is up."""
@@ -154,10 +164,7 @@ class StudyRunner:
 
   def _say(self, study, one, line, losses):
     self._seconds.append(line['core_seconds'] + line['compile_core_seconds'])
-    left = sum(
-      studies.progress(study, cell, arm, losses).left
-      for cell, arm in studies.arms_of(study, **self._which)
-    )
+    left = self._left(study, losses)
     recent = self._seconds[-20:]
     hours = left * sum(recent) / len(recent) / 3600
     options = ' '.join(f'{k}={v:g}' for k, v in one.options)

@@ -15,12 +15,12 @@ def table(
   """The tables of a cell, the best arm first: results, then the tuning.
 
   Args:
-    summaries: Arms of the cell that have begun.
+    summaries: All arms of the cell.
     baseline: The arm to compare with.
     times: Core-seconds of a step by arm, if they were measured.
   """
   gaps = analysis.differences(summaries, baseline)
-  ranked = sorted(summaries, key=_rank)
+  ranked = sorted((s for s in summaries if s.best), key=_rank)
   # The toy's loss is not that of a text, so it has no bits per byte.
   timed = bool(times)
   bits = ' bits per byte |' * ('bits_per_byte' in (ranked[0].best or ()))

@@ -4,8 +4,9 @@
 
 The trials of a study run at different times, beside other work and with
 different versions of the code, so their times cannot be compared. Here the arms
-take turns of ten steps in one process with one thread. Writes
-results/times_CELL.jsonl, a line for each arm.
+take turns of ten steps in one process with one thread. Steps that renew a
+projection, every 200th, are not among them. Writes results/times_CELL.jsonl, a
+line for each arm.
 """
 
 import argparse
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
   worker.one_thread()
   found = measure(args.cell, studies.arms_in(args.cell), args.rounds)
   path = trial.times_of(args.cell, args.results)
-  path.unlink(missing_ok=True)
+  new = path.with_suffix('.new')
+  new.unlink(missing_ok=True)
   for arm, seconds in found.items():
     line = {
       'cell': args.cell,
@@ -58,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
       'commit': commit,
       'versions': worker.versions(),
     }
-    trial.append(path, line)
+    trial.append(new, line)
+  new.replace(path)
   return 0
 
 

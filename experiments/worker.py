@@ -21,7 +21,7 @@ _RUNNERS = {
   'llama': ('experiments.text.llama', 'LlamaRunner'),
   'vit': ('experiments.vision.runner', 'VitRunner'),
 }
-# Compiled steps, also of other processes.
+# Compiled steps, shared by processes.
 CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'experiments'
 # Number of compiled steps that a worker keeps; arms run one after the other.
 _KEPT = 4

@@ -149,14 +149,16 @@ def rms_muon(
 ) -> optax.GradientTransformation:
   """A second moment per token, and Muon without momentum on matrices.
 
-  Our own combination, found in our study (docs/evidence.md). It keeps one
-  number per token and two per element of vectors.
+  Our own combination, from our study (docs/evidence.md). Its best learning rate
+  for a Llama of width 64 was 6.4e-2. It keeps one number per token and two per
+  element of vectors.
 
   Method of each role:
 
     embedding: `scale_by_adam_mini`, b1 None, b2 0.99, axis -1
     head: `scale_by_adam_mini`, b1 None, b2 0.99, axis -2
-    matrix: `scale_by_muon`, momentum None, consistent_rms 0.2, lr_scale 0.5
+    matrix: `scale_by_muon`, momentum None, consistent_rms 0.2, lr_scale
+      0.25
     vector: `scale_by_adam`, b2 0.99
 
   Args:

@@ -222,8 +222,8 @@ RECIPES: dict[str, Recipe] = {
     'matrices, AdamW on vectors: ours.',
     Part('adam_mini', {'b1': None, 'b2': 0.99, 'axis': -1}),
     Part('adam_mini', {'b1': None, 'b2': 0.99, 'axis': -2}),
-    # From our study, as the learning rate of 6e-2.
-    Part('muon', {'momentum': None, 'consistent_rms': 0.2}, lr_scale=0.5),
+    # Factor and decays as tuned in our study.
+    Part('muon', {'momentum': None, 'consistent_rms': 0.2}, lr_scale=0.25),
     Part('adamw', {'b2': 0.99}),
   ),
   # Factors from the rates at Qwen3 0.6B: 0.5, 5e-3, 0.02 (matrices) and 0.05.

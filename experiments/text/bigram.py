@@ -26,7 +26,8 @@ from train.optimizer import schedule
 
 # Axis names as in models.llama: 'layers' is a stack of one matrix.
 _AXES = {'embed': ('vocab', 'embed'), 'mix': ('layers', 'embed', 'embed')}
-_ROWS = 256  # rows whose logits are computed at a time
+# Rows whose logits are computed at a time, in steps and evaluations.
+_ROWS = 256
 
 
 class Pairs(NamedTuple):

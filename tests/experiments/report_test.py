@@ -132,8 +132,9 @@ def test_answers_about_recipes_by_cell():
   # `lion` has too much state. sd 0.001, t(0.975, 2) 4.303, 3 pairs.
   half = 4.303 * 0.001 / 3**0.5
   assert prize == (
-    'Yes in `small_tied`: the best of 2 is `row_rms`, with -0.0090 ± '
-    f'{half:.4f} to AdamW.'
+    'Yes in `small_tied`: of the 2 finished with so little state, `row_rms` is '
+    f'the best; its loss minus that of `recipe_adamw` is -0.0090 ± {half:.4f}. '
+    '`medium_tied` is not measured yet.'
   )
   assert hybrid.startswith('Its loss in `small_tied` is lower (-0.1003 ± ')
   prize, hybrid = answers(
@@ -141,7 +142,7 @@ def test_answers_about_recipes_by_cell():
     _finished('medium_tied', 'recipe_sage_hybrid', (3.1, 3.0, 3.2), 500),
   )
   assert 'Yes in `small_tied`' in prize
-  assert 'No in `medium_tied`: the best of 1 is `row_rms`' in prize
+  assert 'No in `medium_tied`: of the 1 finished' in prize
   assert '`medium_tied` is no difference seen' in hybrid
 
 
@@ -155,6 +156,7 @@ def test_a_difference_is_worth_tokens():
     study: [_finished(cell, arm, losses[cell]) for cell in names]
     for study, names in cells.items()
   }
+  found['small_recipes'].append(_finished('small_tied', 'recipe_sage', (1, 2)))
   (text,) = verdicts.worth(found)
   assert '4.3000, 4.2000 and 4.1000' in text
   # 0.1 nats a doubling: 0.01 nats are 2 ** 0.1 - 1 = 7 % of the tokens.
@@ -164,9 +166,10 @@ def test_a_difference_is_worth_tokens():
 
 
 def test_holm():
-  # p times the number of larger or equal ones, never less than one before.
+  # p times the number of larger or unknown ones and itself, never less than
+  # one before.
   assert analysis.holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx(
-    [0.03, None, 0.06, 0.06, 0.02]
+    [0.04, None, 0.09, 0.09, 0.025]
   )
 
 
@@ -211,14 +214,14 @@ def test_step_times_come_from_their_own_measurement(tmp_path, monkeypatch):
   assert len(trial.times_of('small_tied', root).read_text().splitlines()) == 2
   found = _summaries(root)
   measured = analysis.step_times('small_tied', root)
-  begun = [s for s in found.values() if s.best]
-  rows = tables.table(begun, found['adamw'], measured).splitlines()
+  everything = list(found.values())
+  rows = tables.table(everything, found['adamw'], measured).splitlines()
   assert sum('core-ms a step |' in row for row in rows) == 1
   (adamw,) = (r for r in rows if r.startswith('| `adamw` | 0.004'))
   assert adamw.endswith('| 85 |')
   (sage,) = (r for r in rows if r.startswith('| `sage` | 0.004'))
   assert sage.endswith('|  |')  # not measured
-  assert 'core-ms' not in tables.table(begun, found['adamw'])
+  assert 'core-ms' not in tables.table(everything, found['adamw'])
 
 
 def test_arms_of_a_cell_are_those_of_all_its_studies():

@@ -87,7 +87,7 @@ def test_a_study_is_run_to_its_end_without_repetition():
 
 def test_a_later_study_starts_from_tuned_options_and_moves_the_rates():
   later = studies.Study(
-    'later', (('medium_tied', ('sage',)),), (1, 2), 5, after=('small_tied',)
+    'later', (('medium_tied', ('sage',)),), (1, 2), 5, after='small_tied'
   )
   losses = {}
   before = dataclasses.replace(
@@ -219,16 +219,25 @@ def test_a_killed_study_resumes(tiny_study, tmp_path):
     assert {'commit', 'versions', 'tokens', 'curve', 'spikes'} <= line.keys()
 
 
-def test_minutes_end_a_run(monkeypatch, tmp_path):
+class _Idle:
+  idle, running, arms = [object()], {}, {}
+
+  def start(self, channel, trials):
+    raise AssertionError('started a trial')
+
+
+def _runner(tmp_path, minutes):
   args = argparse.Namespace(
-    minutes=1e-9, only=None, shard=(0, 1), results=tmp_path, batch=1
+    minutes=minutes, only=None, shard=(0, 1), results=tmp_path, batch=1
   )
+  return run.StudyRunner(args, 'commit')
 
-  class Idle:
-    idle, running, arms = [object()], {}, {}
 
-    def start(self, channel, trials):
-      raise AssertionError('started a trial after the end')
+def test_minutes_end_a_run(tmp_path):
+  assert not _runner(tmp_path, 1e-9).run(_STUDY, _Idle())
 
-  runner = run.StudyRunner(args, 'commit')
-  assert not runner.run(_STUDY, Idle())
+
+def test_a_study_that_waits_for_another_is_not_complete(tmp_path, capsys):
+  later = studies.STUDIES['medium']
+  assert not _runner(tmp_path, None).run(later, _Idle())
+  assert 'wait for small_recipes' in capsys.readouterr().out
