@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 import sage_optax
 
 # The others learn with 1e-3.
-_LEARNING_RATES = {'sinkgd': 1e-2, 'galore': 1e-2}
+_LEARNING_RATES = {'sinkgd': 1e-2, 'galore': 1e-2, 'rms_muon': 4e-3}
 # SWAN's centering keeps the mean of a unit where it is, which is not where the
 # targets are.
 _ARGUMENTS = {'swan': {'center': False}}
