@@ -79,20 +79,25 @@ def summarize(
 ) -> list[Summary]:
   """Summarizes all arms and cells of a study, in its order."""
   lines = studies.read(study, root)
+  losses = trial.losses(lines.values())
+  groups: dict[tuple[str, str], list[Line]] = {}
+  for line in lines.values():
+    groups.setdefault((line['cell'], line['arm']), []).append(line)
   return [
-    summary(study, cell, arm, list(lines.values()))
+    _summary(
+      cell,
+      arm,
+      groups.get((cell, arm.name), []),
+      studies.progress(study, cell, arm, losses),
+    )
     for cell, arm in studies.arms_of(study)
   ]
 
 
-def summary(
-  study: studies.Study, cell: str, arm: Arm, lines: Sequence[Line]
+def _summary(
+  cell: str, arm: Arm, mine: Sequence[Line], progress: studies.ArmProgress
 ) -> Summary:
-  """Summarizes one arm in one cell, given all lines that a study reads."""
-  mine = [
-    line for line in lines if (line['cell'], line['arm']) == (cell, arm.name)
-  ]
-  progress = studies.progress(study, cell, arm, trial.losses(lines))
+  """Summarizes one arm in one cell, given its lines."""
   tries = [line for line in mine if line['seed'] == 0]
   fresh: dict[trial.Point, dict[int, Line]] = {}
   for line in sorted(mine, key=lambda line: line['seed']):

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from experiments import (
   analysis,
-  arms,
   figures,
   studies,
   tables,
@@ -55,6 +54,12 @@ which have a line for every run.
 """
 
 
+def _steps(cell: str) -> str:
+  """The length of a cell's runs, in words."""
+  found = CELLS[cell]
+  return f'{found.steps} steps of {found.tokens} tokens'
+
+
 _HOW = f"""## How to read it
 
 - **What differs.** In studies of *rules*, optimizers differ only in the rule
@@ -66,10 +71,10 @@ _HOW = f"""## How to read it
   of tokens a step for each row of the table, 0.5 elsewhere. The small Llama has
   2 layers of width 64 and a vocabulary of 4096, the medium one 4 layers of
   width 128 and a vocabulary of 8192. All read the same 12 MB of text.
-- **Runs.** A run of the small Llama reads 2.05 million tokens in 1000 steps of
-  2048 tokens, the medium one 4.1 million in 1000 steps. The rates warm up over
-  a tenth of the steps and fall to 0 as a cosine; gradients are clipped to a
-  norm of 1; everything is float32.
+- **Runs.** A run of the small Llama has {_steps('small_tied')}, one of the
+  medium one {_steps('medium_tied')}. Rates warm up over a tenth of the steps
+  and fall to 0 as a cosine; gradients are clipped to a norm of 1; everything is
+  float32.
 - **Tuning.** Runs with seed 0 choose the rate of the table, the rate of the
   matrices, the weight decay and one beta, one after the other, until both
   neighbors of every choice are worse; rates move by factors of 2. The chosen
@@ -94,20 +99,6 @@ _HOW = f"""## How to read it
   milliseconds of one core, measured for all optimizers in turns
   (`python -m experiments.times`).
 """
-_RULES = '\n'.join(
-  [
-    '## The rules for the table\n',
-    'g is the gradient, m a running mean of g, and v one of g^2. "One v per '
-    'token" is v averaged over features.\n',
-    '| rule | in pictures | update |',
-    '|---|---|---|',
-    *(
-      f'| `{arm}` | {title} | {rule} |'
-      for arm, (title, rule) in arms.RULES.items()
-    ),
-    '',
-  ]
-)
 
 
 def write(results: pathlib.Path, docs: pathlib.Path) -> None:
@@ -133,7 +124,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     verdicts.text(found),
     *verdicts.worth(found),
     verdicts.limits(found),
-    _RULES,
+    tables.RULES,
   ]
   for name, heading, baseline in _PARTS:
     text.append(f'## {heading}\n')
@@ -255,7 +246,7 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
         f'{heading}\nNot measured yet: about {_left(mine)} runs.\n'
       )
       continue
-    sections.append(f'{heading}\n{tables.table(mine, baseline)}')
+    sections.append(f'{heading}\n{tables.table(mine, baseline, {})}')
     cell = CELLS[name]
     dose = cell.tokens / cell.vocab_size
     for arm, gap in analysis.differences(mine, baseline).items():

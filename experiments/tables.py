@@ -3,27 +3,42 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from experiments import analysis
+from experiments import analysis, arms
 from experiments.analysis import Difference, Summary
+
+RULES = '\n'.join(
+  [
+    '## The rules for the table\n',
+    'g is the gradient, m a running mean of g, and v one of g^2. "One v per '
+    'token" is v averaged over features.\n',
+    '| rule | in pictures | update |',
+    '|---|---|---|',
+    *(
+      f'| `{arm}` | {title} | {rule} |'
+      for arm, (title, rule) in arms.RULES.items()
+    ),
+    '',
+  ]
+)
 
 
 def table(
   summaries: Sequence[Summary],
   baseline: Summary,
-  times: Mapping[str, float] | None = None,
+  times: Mapping[str, float],
 ) -> str:
   """The tables of a cell, the best arm first: results, then the tuning.
 
   Args:
     summaries: All arms of the cell.
     baseline: The arm to compare with.
-    times: Core-seconds of a step by arm, if they were measured.
+    times: Core-seconds of a step by arm; {} if they were not measured.
   """
   gaps = analysis.differences(summaries, baseline)
   ranked = sorted((s for s in summaries if s.best), key=_rank)
   # The toy's loss is not that of a text, so it has no bits per byte.
-  timed = bool(times)
   bits = ' bits per byte |' * ('bits_per_byte' in (ranked[0].best or ()))
+  timed = ' core-ms a step |' * bool(times)
   rows = [
     f'| optimizer | loss | perplexity | difference to `{baseline.arm}` | p | '
     f'state, KiB |{bits}',
@@ -31,10 +46,8 @@ def table(
     *(_result(s, gaps.get(s.arm), baseline) for s in ranked),
     '\nOptions, and how they were found:\n',
     '| optimizer | rate of the table | good rates | rate of matrices | weight '
-    'decay | beta | runs to tune, fresh | jumps |'
-    + ' core-ms a step |'
-    * timed,
-    '|' + '---|' * (8 + timed),
+    f'decay | beta | runs to tune, fresh | jumps |{timed}',
+    '|' + '---|' * (9 if timed else 8),
     *(_tuning(s, times) for s in ranked),
   ]
   return '\n'.join(rows) + '\n'
@@ -73,7 +86,7 @@ def _result(summary: Summary, gap: Difference | None, baseline: Summary) -> str:
   return '| ' + ' | '.join(cells) + ' |'
 
 
-def _tuning(summary: Summary, times: Mapping[str, float] | None) -> str:
+def _tuning(summary: Summary, times: Mapping[str, float]) -> str:
   best, tuned = summary.best, summary.progress.tuned
   assert best is not None
   options = best['options'] if tuned is None else tuned.options

@@ -23,6 +23,7 @@ from experiments import (
   verdicts,
 )
 from experiments.arms import RECIPE_ARMS, RULES, TABLE_ARMS
+from sage_optax import recipe_table
 from tests.support import runs
 
 _STUDY = studies.STUDIES['small_tied']
@@ -221,7 +222,7 @@ def test_step_times_come_from_their_own_measurement(tmp_path, monkeypatch):
   assert adamw.endswith('| 85 |')
   (sage,) = (r for r in rows if r.startswith('| `sage` | 0.004'))
   assert sage.endswith('|  |')  # not measured
-  assert 'core-ms' not in tables.table(everything, found['adamw'])
+  assert 'core-ms' not in tables.table(everything, found['adamw'], {})
 
 
 def test_arms_of_a_cell_are_those_of_all_its_studies():
@@ -277,6 +278,47 @@ def test_the_committed_page_is_that_of_the_results(tmp_path):
   assert (tmp_path / 'evidence.md').read_text() == page
   for name in re.findall(r'\]\((evidence/.*?)\)', page):
     assert (runs.ROOT / report.DOCS / name).exists()
+
+
+def _differences():
+  """Differences to recipe_adamw in small_tied, as committed, by arm."""
+  root = runs.ROOT / trial.RESULTS
+  found = [
+    summary
+    for name in ('small_recipes', 'small_tied')
+    for summary in analysis.summarize(studies.STUDIES[name], root)
+    if summary.complete
+  ]
+  baseline = next(s for s in found if s.arm == 'recipe_adamw')
+  return {s.arm: (s, analysis.difference(s, baseline)) for s in found}
+
+
+def test_numbers_of_the_readme_are_those_of_the_results():
+  readme = (runs.ROOT / 'README.md').read_text()
+  section = readme.split('## What the study')[1].split('\n## ')[0]
+  found = _differences()
+  shown = re.findall(r'([\d.]+)\s±\s([\d.]+)', section)
+  expected = [found[arm][1] for arm in ('recipe_rms_muon', 'sage')]
+  assert len(shown) == len(expected)
+  for (mean, half), gap in zip(shown, expected, strict=True):
+    assert float(mean) == pytest.approx(abs(gap.mean), abs=6e-4)
+    assert float(half) == pytest.approx(gap.half_width, abs=6e-4)
+  ours, baseline = (
+    found[arm][0].best['state_bytes']
+    for arm in ('recipe_rms_muon', 'recipe_adamw')
+  )
+  (percent,) = re.findall(r'with ([\d.]+) %\s+of its', section)
+  assert float(percent) == pytest.approx(100 * ours / baseline, abs=0.06)
+
+
+def test_rms_muon_has_the_options_that_were_tuned():
+  tuned = _differences()['recipe_rms_muon'][0].progress.tuned.options
+  recipe = recipe_table.RECIPES['rms_muon']
+  factor = tuned['matrix_rate'] / tuned['embedding_rate']
+  assert recipe.matrix.lr_scale == pytest.approx(factor)
+  for part in (recipe.embedding, recipe.head, recipe.vector):
+    assert part.kwargs['b2'] == tuned['beta']
+    assert part.lr_scale == 1.0
 
 
 def test_every_rule_is_explained():
