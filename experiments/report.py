@@ -79,8 +79,9 @@ _HOW = f"""## How to read it
   matrices, the weight decay and one beta, one after the other, until both
   neighbors of every choice are worse; rates move by factors of 2. The chosen
   options then run with fresh seeds: 20 in the toy, 5 in the small and 3 in the
-  medium Llama. The medium one starts from the options of the small one and
-  tunes the rates alone. A recipe with the rates r and s is
+  medium Llama. The medium Llama, the untied one and the largest toy start from
+  the options of the small tied one or of `toy_v4096`, and tune the rates alone.
+  A recipe with the rates r and s is
   `sage_optax.NAME(r, matrix={{'lr_scale': s / r}}, ...)`.
 - **Loss** is in nats per token, of held-out text in the Llama, of all pairs of
   the text in the toy. Lower is better, and 0.01 nats is 1 % of perplexity. It

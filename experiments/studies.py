@@ -38,6 +38,7 @@ class Study:
     seeds: fresh seeds for the tuned arms; tuning uses seed 0.
     budget: smallest number of tuning trials per arm.
     start: options that replace those of `Arm.start`.
+    starts: the same for single arms.
     tunes_beta: whether the arms' betas are tuned; if not, defaults are used.
     after: study whose tuned options start the search, which then tunes only the
       rates; '' for none.
@@ -48,6 +49,9 @@ class Study:
   seeds: tuple[int, ...]
   budget: int = 14
   start: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  starts: Mapping[str, Mapping[str, float]] = dataclasses.field(
+    default_factory=dict
+  )
   tunes_beta: bool = True
   after: str = ''
 
@@ -69,6 +73,16 @@ def _by_importance(
 
 # The toy has larger rates: few steps, and rows of norm 1.
 _TOY_START = {'embedding_rate': 16e-3, 'matrix_rate': 4e-3}
+# What SAGE and AdamW chose in `small_tied`, and rules that chose similar rates
+# in the toy.
+_SIGN_DECAY = {'weight_decay': 0.1, 'beta': 0.95}
+_SMALL_SIGN = {'embedding_rate': 8e-3, 'matrix_rate': 4e-3}
+_SMALL_SAGE = {**_SMALL_SIGN, **_SIGN_DECAY}
+_SMALL_ADAM = {'embedding_rate': 32e-3, 'matrix_rate': 4e-3}
+_LIKE_ADAM = (
+  'factored', 'coupled_adam', 'adafactor', 'adafactor_momentum', 'adam_mini',
+)  # fmt: skip
+_LIKE_SAGE = ('row_momentum', 'row_norm', 'column_norm', 'column_momentum')
 _TWENTY = tuple(range(1, 21))
 _FIVE = tuple(range(1, 6))
 _THREE = tuple(range(1, 4))
@@ -92,16 +106,46 @@ STUDIES = {
       start=_TOY_START,
     ),
     Study(
-      'toy_large', (('toy_v16384', _DOSE),), _FIVE, start=_TOY_START
+      'toy_large',
+      (('toy_v16384', _DOSE),),
+      _FIVE,
+      budget=5,
+      after='toy',
     ),
-    Study('small_tied', _by_importance('small_tied', _FIRST, _TABLE), _FIVE),
-    Study('small_untied', (('small_untied', _FIRST),), _FIVE),
+    Study(
+      'small_tied',
+      _by_importance('small_tied', _FIRST, _TABLE),
+      _FIVE,
+      starts={
+        'lion_mean_h': _SMALL_SAGE,
+        'sage_shuffled': _SMALL_SAGE,
+        **dict.fromkeys(_LIKE_ADAM, _SMALL_ADAM),
+        **dict.fromkeys(_LIKE_SAGE, _SMALL_SIGN),
+      },
+    ),
+    Study(
+      'small_untied',
+      (('small_untied', _FIRST),),
+      _FIVE,
+      budget=5,
+      after='small_tied',
+    ),
     Study(
       'small_recipes',
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
       _FIVE,
+      starts={
+        f'recipe_{name}': _SIGN_DECAY
+        for name in ('lion_hybrid', 'sage_muon', 'sage_scale', 'sage', 'lion')
+      },
     ),
-    Study('small_untied_recipes', (('small_untied', _UNTIED),), _FIVE),
+    Study(
+      'small_untied_recipes',
+      (('small_untied', _UNTIED),),
+      _FIVE,
+      budget=5,
+      after='small_recipes',
+    ),
     # The baseline with half and twice the tokens: what a difference is worth.
     Study(
       'small_tokens',
@@ -177,9 +221,9 @@ def _start(
 ) -> Mapping[str, float] | None:
   """Where a search starts; None while an earlier study is not finished."""
   if not study.after:
-    return {**arm.start, **study.start}
+    return {**arm.start, **study.start, **study.starts.get(arm.name, {})}
   earlier = STUDIES[study.after]
-  (cell,) = (at for at, names in earlier.blocks if arm.name in names)
+  *_, cell = (at for at, names in earlier.blocks if arm.name in names)
   found = progress(earlier, cell, earlier.arm(arm.name), losses)
   return found.tuned.options if found.tuned and not found.left else None
 

@@ -110,6 +110,22 @@ def test_a_later_study_starts_from_tuned_options_and_moves_the_rates():
   assert {dict(t.options)['beta'] for t in found} == {start['beta']}
 
 
+def test_a_study_can_start_single_arms_elsewhere():
+  study = dataclasses.replace(
+    _STUDY,
+    blocks=(('toy_v512', ('sage', 'lion')),),
+    start={'embedding_rate': 0.5, 'matrix_rate': 0.25},
+    starts={'lion': {'embedding_rate': 2.0, 'beta': 0.95}},
+  )
+  for arm, rate, beta in (('sage', 0.5, 0.99), ('lion', 2.0, 0.95)):
+    first = studies.missing_trials(study, {}, only=[arm])
+    options = [dict(trial.options) for trial in first]
+    assert {o['embedding_rate'] for o in options} == {
+      rate / 2, rate, rate * 2,
+    }  # fmt: skip
+    assert {(o['matrix_rate'], o['beta']) for o in options} == {(0.25, beta)}
+
+
 def test_shards_are_a_partition():
   parts = [
     list(studies.arms_of(_STUDY, shard=(index, 3))) for index in range(3)
@@ -142,6 +158,7 @@ def test_every_block_names_known_arms_and_cells():
       if CELLS[cell].kind != 'vit':
         config_of(CELLS[cell])
       assert set(arms) <= set(ARMS)
+    assert set(study.starts) <= {a.name for _, a in studies.arms_of(study)}
 
 
 def test_rerun_chooses_the_same_lines_whatever_their_order(tmp_path):
