@@ -131,6 +131,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     text.append(f'## {heading}\n')
     times = analysis.step_times(found[name][0].cell, results)
     text += _part(name, found[name], baseline, pictures, times)
+  text += tables.widths(found['small_recipes'], found['medium'])
   text += _toy_part([s for name in _TOYS for s in found[name]], pictures)
   (docs / 'evidence.md').write_text('\n'.join(text).rstrip() + '\n')
 

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from experiments import analysis, arms
+from experiments import analysis, arms, tuning
 from experiments.analysis import Difference, Summary
+from experiments.cells import CELLS
 
 RULES = '\n'.join(
   [
@@ -51,6 +52,28 @@ def table(
     *(_tuning(s, times) for s in ranked),
   ]
   return '\n'.join(rows) + '\n'
+
+
+def widths(small: Sequence[Summary], medium: Sequence[Summary]) -> list[str]:
+  """How the best rates moved with the width; [] without common arms."""
+  before = {s.arm: s.progress.tuned for s in small if s.complete}
+  rows = []
+  for summary in medium:
+    first, second = before.get(summary.arm), summary.progress.tuned
+    if summary.complete and first and second:
+      pairs = [(first.options[n], second.options[n]) for n in tuning.RATES]
+      shown = [f'{a:.3g} | {b:.3g} | {b / a:.2g}' for a, b in pairs]
+      rows.append(f'| `{summary.arm}` | {" | ".join(shown)} |')
+  if not rows:
+    return []
+  sizes = [CELLS[group[0].cell].width for group in (small, medium)]
+  columns = f'width {sizes[0]} | width {sizes[1]} | ratio'
+  head = [
+    'How the best rates moved with the width:\n',
+    f'| optimizer | table, {columns} | matrices, {columns} |',
+    '|' + '---|' * 7,
+  ]
+  return [*head, *rows, '']
 
 
 def _rank(summary: Summary) -> tuple[bool, float]:

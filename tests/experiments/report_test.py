@@ -20,6 +20,7 @@ from experiments import (
   tables,
   times,
   trial,
+  tuning,
   verdicts,
 )
 from experiments.arms import RECIPE_ARMS, RULES, TABLE_ARMS
@@ -164,6 +165,23 @@ def test_a_difference_is_worth_tokens():
   assert 'A doubling lowers it by 0.1000 nats' in text
   assert 'about 7% of the tokens' in text
   assert not verdicts.worth({**found, 'small_tokens': []})
+
+
+def test_rates_of_two_widths_side_by_side():
+  def tuned(cell, arm, embedding, matrix):
+    rates = {'embedding_rate': embedding, 'matrix_rate': matrix}
+    result = _finished(cell, arm, (1.0, 2.0))
+    found = tuning.Tuned(rates, [], True)
+    progress = dataclasses.replace(result.progress, tuned=found)
+    return dataclasses.replace(result, progress=progress)
+
+  small = [tuned('small_tied', name, 0.064, 0.016) for name in ('a', 'b')]
+  medium = [tuned('medium_tied', 'a', 0.032, 0.004)]
+  text = '\n'.join(tables.widths(small, medium))
+  assert '| table, width 64 | width 128 | ratio | matrices, width 64' in text
+  assert '| `a` | 0.064 | 0.032 | 0.5 | 0.016 | 0.004 | 0.25 |' in text
+  assert '`b`' not in text
+  assert not tables.widths(small, [_finished('medium_tied', 'a', (1.0,))])
 
 
 def test_holm():

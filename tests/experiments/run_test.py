@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -194,12 +195,12 @@ def test_sources_are_all_that_the_studies_import():
 
 @pytest.fixture
 def tiny_study(tmp_path, monkeypatch):
-  """A file that defines a study of a second, run by `experiments.run`."""
+  """A file that defines a study of a second, for `run` and `rerun`."""
   runs.write_data(tmp_path / 'data')
   script = tmp_path / 'tiny.py'
   script.write_text(f"""
 import dataclasses, sys
-from experiments import cells, run, studies
+from experiments import cells, rerun, run, studies
 cells.CELLS['tiny'] = dataclasses.replace(
   cells.CELLS['toy_v512'], name='tiny', vocab_size=300, width=4, tokens=32,
   steps=40, evaluations=2, data={str(tmp_path / 'data')!r})
@@ -207,6 +208,8 @@ studies.STUDIES['toy'] = studies.Study(
   'toy', (('tiny', ('sage', 'lion')),), (1, 2), budget=5,
   start={{'embedding_rate': 0.03, 'matrix_rate': 0.03}})
 if __name__ == '__main__':
+  if sys.argv[1] == 'rerun':
+    sys.exit(rerun.main(sys.argv[2:]))
   sys.exit(run.main(['toy', '--changed', '--workers', '2', *sys.argv[1:]]))
 """)
   return script
@@ -234,6 +237,18 @@ def test_a_killed_study_resumes(tiny_study, tmp_path):
   for line in lines.values():
     assert not line['diverged']
     assert {'commit', 'versions', 'tokens', 'curve', 'spikes'} <= line.keys()
+  again = subprocess.run(
+    [*command[:2], 'rerun', '--count', '2', *command[2:]],
+    check=True,
+    capture_output=True,
+    text=True,
+    timeout=200,
+    **kwargs,
+  )
+  gaps = re.findall(r'difference (\S+)', again.stdout)
+  assert len(gaps) == 2
+  assert max(map(float, gaps)) < 1e-7  # Lines keep eight digits.
+  assert '2 of 2 agree' in again.stdout
 
 
 class _Idle:
