@@ -1,5 +1,6 @@
 """Converts Hugging Face's config.json of a Llama from and to `LlamaConfig`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ _SAME = {
   'num_kv_heads': 'num_key_value_heads',
   'rms_norm_eps': 'rms_norm_eps',
 }
+_ORIGINAL = 'original_max_position_embeddings'
+# Fields that need not be integers.
+_REAL = (
+  'rms_norm_eps', 'rope_theta', 'factor', 'low_freq_factor', 'high_freq_factor',
+)  # fmt: skip
 # The default values of their optional fields.
 _ABSENT = {'num_key_value_heads': None, 'rms_norm_eps': 1e-6}
 
@@ -28,6 +34,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
   'attention_dropout': (0, None),
   'quantization_config': (None,),
   'sliding_window': (None,),
+  'partial_rotary_factor': (1.0, None),
 }
 
 
@@ -44,18 +51,20 @@ def from_hf(fields: Mapping[str, Any]) -> LlamaConfig:
     ValueError: A field is missing, or has a value that is not supported; the
       message names it.
   """
+  rope = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+  if not isinstance(rope, Mapping):
+    raise ValueError(f'rope_parameters={rope!r} is not an object')
   for name, allowed in _FIXED.items():
-    value = fields.get(name, allowed[-1])
+    value = fields.get(name, rope.get(name, allowed[-1]))
     if value not in allowed:
       raise ValueError(
         f'{name}={value!r} is not supported: only '
         f'{" or ".join(map(repr, allowed))} is'
       )
-  values = {}
+  values: dict[str, Any] = {}
   for ours, theirs in _SAME.items():
-    if theirs not in fields and theirs not in _ABSENT:
-      raise ValueError(f'{theirs} is missing')
-    values[ours] = fields.get(theirs, _ABSENT.get(theirs))
+    absent = theirs in _ABSENT and fields.get(theirs) is None
+    values[ours] = _ABSENT[theirs] if absent else _number(fields, theirs)
   head_dim = fields.get('head_dim')
   expected = values['hidden_size'] // values['num_heads']
   if head_dim not in (None, expected):
@@ -63,13 +72,25 @@ def from_hf(fields: Mapping[str, Any]) -> LlamaConfig:
       f'head_dim={head_dim} is not supported: only hidden_size / '
       f'num_attention_heads = {expected} is'
     )
-  rope = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+  theta = rope.get('rope_theta') or fields.get('rope_theta') or 10000.0
   return LlamaConfig(
     **values,
     tie_embeddings=bool(fields.get('tie_word_embeddings', False)),
-    rope_theta=rope.get('rope_theta') or fields.get('rope_theta') or 10000.0,
+    rope_theta=_number({'rope_theta': theta}, 'rope_theta'),
     rope_scaling=_scaling_from_hf(rope),
   )
+
+
+def _number(fields: Mapping[str, Any], name: str) -> Any:
+  """A positive number, an integer unless the field is one of _REAL."""
+  if name not in fields:
+    raise ValueError(f'{name} is missing')
+  value = fields[name]
+  kinds = (int, float) if name in _REAL else (int,)
+  if type(value) not in kinds or not 0 < value < math.inf:
+    kind = 'number' if name in _REAL else 'integer'
+    raise ValueError(f'{name}={value!r} is not a positive {kind}')
+  return value
 
 
 def to_hf(config: LlamaConfig, max_positions: int) -> dict[str, Any]:
@@ -108,14 +129,10 @@ def _scaling_from_hf(rope: Mapping[str, Any]) -> RopeScaling | None:
   if kind == 'default':
     return None
   if kind == 'linear':
-    return RopeScaling(rope['factor'])
+    return RopeScaling(_number(rope, 'factor'))
   if kind == 'llama3':
-    return RopeScaling(
-      rope['factor'],
-      rope['low_freq_factor'],
-      rope['high_freq_factor'],
-      rope['original_max_position_embeddings'],
-    )
+    names = ('factor', 'low_freq_factor', 'high_freq_factor', _ORIGINAL)
+    return RopeScaling(*(_number(rope, name) for name in names))
   raise ValueError(
     f'rope_type={kind!r} is not supported: only default, linear and llama3 are'
   )
@@ -131,5 +148,5 @@ def _scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any]:
     'factor': scaling.factor,
     'low_freq_factor': scaling.low_freq_factor,
     'high_freq_factor': scaling.high_freq_factor,
-    'original_max_position_embeddings': scaling.original_positions,
+    _ORIGINAL: scaling.original_positions,
   }

@@ -49,6 +49,16 @@ class Inputs:
     return dict(zip(HASHES, values, strict=True))
 
 
+def read_hashes(config: Config) -> dict[str, str]:
+  """`Inputs.hashes` from the manifest alone; {} if there is none yet."""
+  directory = _directory(config)
+  if not os.path.lexists(directory / shards.MANIFEST):
+    return {}
+  manifest = shards.read_manifest(directory)
+  values = (manifest['corpus_hash'], manifest['tokenizer']['fingerprint'])
+  return dict(zip(HASHES, values, strict=True))
+
+
 def open_inputs(
   config: Config, stop: Stop, say: Callable[[str], None]
 ) -> Inputs:

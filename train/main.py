@@ -10,8 +10,9 @@ Every field of the configuration can be set on the command line, such as
 --config.train.steps=100; --helpfull lists them all.
 
 With several hosts or processes, start the same command in each. They find each
-other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU slices.
-Elsewhere, pass the address of process 0; here for the first of four processes:
+other under Slurm (srun), Open MPI, and on Cloud TPU and GKE TPU slices;
+--distributed and --nodistributed override the detection. Elsewhere, pass the
+address of process 0; here for the first of four processes:
 
   python -m train.main --config configs/<name>.py \\
     --coordinator=HOST:PORT --num_processes=4 --process_id=0

@@ -35,6 +35,13 @@ from train.errors import Interrupted, UserError
 Log = Callable[[str], None]
 ShouldStop = Callable[[], bool]
 _MOST_WORKERS_PER_CPU = 16
+# Options that apply to one source of text only.
+_ONLY_FILES = (
+  'instructions', 'validation', 'validation_fraction', 'max_bad_lines',
+  'workers',
+)  # fmt: skip
+_ONLY_BUNDLED = ('vocab_size', 'max_mb')
+_VOCAB_SIZE = 4096
 
 
 def prepare_files(
@@ -131,13 +138,17 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
   parser = _parser()
   args = parser.parse_args(argv)
-  if (args.source or ('files' if args.input else None)) is None:
-    parser.error('give --source bundled or --input GLOB')
-  if args.input and args.source == 'bundled':
-    parser.error('give --source bundled or --input GLOB, not both')
-  for option in ('instructions', 'validation'):
-    if args.source == 'bundled' and getattr(args, option):
-      parser.error(f'--{option} needs --input GLOB, not bundled text')
+  bundled_text = args.source == 'bundled'
+  if bool(args.input) == bundled_text:
+    both = ', not both' if bundled_text else ''
+    parser.error(f'give --source bundled or --input GLOB{both}')
+  for option in _ONLY_FILES if bundled_text else _ONLY_BUNDLED:
+    value = getattr(args, option)
+    if value is not None and value is not False:
+      other = '--input GLOB' if bundled_text else '--source bundled'
+      parser.error(f'--{option} needs {other}')
+  if args.validation and args.validation_fraction is not None:
+    parser.error('give --validation or --validation_fraction, not both')
   try:
     with signals.catch() as stop, output.stops(stop):
       _run(args, stop)
@@ -165,7 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     choices=['bundled', 'files'],
     help='text of installed packages, or the files of --input',
   )
-  parser.add_argument('--input', help='glob of ' + ', '.join(readers.SUFFIXES))
+  parser.add_argument(
+    '--input',
+    help=f'glob of {", ".join(readers.SUFFIXES)}; ** stands for any '
+    'directories',
+  )
   parser.add_argument(
     '--instructions',
     action='store_true',
@@ -181,31 +196,28 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--validation_fraction',
     type=float,
-    default=Source.validation_fraction,
     help='without --validation: share of documents to hold out, chosen by '
-    f'hash, up to {documents.MAX_HELD_OUT_BYTES // 10**6} MB of text (default '
-    '%(default)s)',
+    f'hash, up to {documents.MAX_HELD_OUT_BYTES // 10**6} MB of text (default: '
+    f'{Source.validation_fraction})',
   )
   parser.add_argument(
     '--max_bad_lines',
     type=int,
-    default=Source.max_bad_lines,
-    help='number of lines without a document to skip (default %(default)s)',
+    help='number of lines without a document to skip (default: '
+    f'{Source.max_bad_lines})',
   )
   parser.add_argument('--tokenizer', help='tokenizer.json or .model')
   parser.add_argument(
     '--workers',
     type=int,
-    default=_usable_cpus(),
     help='number of processes that encode the files of --input; 0 encodes in '
-    'this process (default: number of CPUs, %(default)s here); does not change '
-    'the result',
+    f'this process (default: number of CPUs, {_usable_cpus()} here); does not '
+    'change the result',
   )
   parser.add_argument(
     '--vocab_size',
     type=int,
-    default=4096,
-    help='entries of the BPE trained on bundled text (default %(default)s)',
+    help=f'entries of the BPE trained on bundled text (default: {_VOCAB_SIZE})',
   )
   parser.add_argument(
     '--max_mb', type=float, help='megabytes of bundled text (default: all)'
@@ -224,25 +236,26 @@ def _run(args: argparse.Namespace, stop: ShouldStop) -> None:
   if args.source == 'bundled':
     bundled.prepare_bundled(
       args.output,
-      args.vocab_size,
+      _VOCAB_SIZE if args.vocab_size is None else args.vocab_size,
       bundled.bytes_of(args.max_mb),
       tokenizer=args.tokenizer,
       should_stop=stop,
     )
   else:
-    if not (args.input and args.tokenizer):
+    if not args.tokenizer:
       raise UserError('--input also needs --tokenizer FILE.')
+    names = ('validation_fraction', 'max_bad_lines')
+    given = {n: v for n in names if (v := getattr(args, n)) is not None}
     prepare_files(
       args.output,
       Source(
         args.input,
         args.validation,
-        args.validation_fraction,
-        args.max_bad_lines,
-        args.instructions,
+        instructions=args.instructions,
+        **given,
       ),
       args.tokenizer,
-      workers=args.workers,
+      workers=_usable_cpus() if args.workers is None else args.workers,
       should_stop=stop,
       log=tqdm.tqdm.write,  # Does not break the progress bar.
     )

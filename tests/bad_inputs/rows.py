@@ -433,6 +433,10 @@ def _options() -> Iterator[Row]:
     ('--output=texts', 'texts'),
     ('--output=texts/a.jsonl/x', 'a.jsonl'),
     (f'--output={"x" * 300}', 'x' * 50),
+    *((f'--output={path}', 'new directory') for path in ('', '.', '..', '/')),
+    ('--max_mb=1', '--max_mb needs --source bundled'),
+    ('--vocab_size=300', '--vocab_size needs --source bundled'),
+    ('--source=bundled', 'not both'),
   ):
     cli = option in ('--workers=1000000', '--unknown=3')
     yield Row(
@@ -563,6 +567,9 @@ def _plans() -> Iterator[Row]:
     name = f'plan --{option}={path[:20]}'
     cli = path in ('gone/a.json', 'a.pdf')
     yield Row(name, spoil, 'plan', f'--{option}', args, cli=cli)
+  for option in ('find-batch', 'quick', 'png=a.png', 'markdown=a.md'):
+    args = ('--collectives', f'--{option}')
+    yield Row(f'plan {args}', _nothing, 'plan', '--collectives or --', args)
 
 
 def all_rows() -> list[Row]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
 
@@ -48,6 +49,7 @@ class ConfigTest(parameterized.TestCase):
     ('head_dim', 16),
     ('quantization_config', {'bits': 4}),
     ('sliding_window', 128),
+    ('partial_rotary_factor', 0.5),
   )
   def test_what_is_not_supported_is_named(self, name, value):
     with self.assertRaisesRegex(ValueError, f'{name}=.*not supported'):
@@ -59,10 +61,31 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "rope_type='yarn'"):
       hf_config.from_hf(fields | scaled)
 
+  @parameterized.parameters(
+    ('num_attention_heads', 0),
+    ('num_hidden_layers', '2'),
+    ('num_hidden_layers', 2.0),
+    ('num_hidden_layers', None),
+    ('num_key_value_heads', -1),
+    ('rms_norm_eps', 'small'),
+    ('rope_parameters', 'linear'),
+    ('rope_parameters', {'rope_theta': '5'}),
+    ('rope_parameters', {'rope_type': 'linear', 'factor': math.inf}),
+  )
+  def test_values_of_another_type_are_named(self, name, value):
+    fields = {**_FIELDS, name: value}
+    if isinstance(value, dict):
+      name, value = list(value.items())[-1]
+    with self.assertRaisesRegex(ValueError, f'{name}={value!r} is not a'):
+      hf_config.from_hf(fields)
+
   def test_a_missing_field_is_named(self):
     fields = {k: v for k, v in _FIELDS.items() if k != 'vocab_size'}
     with self.assertRaisesRegex(ValueError, 'vocab_size is missing'):
       hf_config.from_hf(fields)
+    linear = {'rope_parameters': {'rope_type': 'linear'}}
+    with self.assertRaisesRegex(ValueError, 'factor is missing'):
+      hf_config.from_hf(_FIELDS | linear)
 
 
 class RopeScalingTest(parameterized.TestCase):

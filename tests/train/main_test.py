@@ -72,7 +72,11 @@ def test_results(finished, data):
   )
   assert results['tokens'] == 10 * 8 * 32
   split = sum(e['tokens'] for e in manifest['splits']['train'].values())
-  assert results['baseline_tokens'] == {'fitted': split - 1, 'split': split}
+  assert results['baseline_tokens'] == {
+    'fitted': split - 1,
+    'split': split,
+    'evaluated': total['tokens'] + len(runs.SUBSETS) - 1,  # one stream
+  }
 
 
 def test_curve_is_of_one_sample_and_the_result_of_more(finished):
@@ -121,7 +125,23 @@ def test_run_again_says_where_the_results_are_without_data(
   assert str(finished / report.RESULTS) in out
   assert 'bigram' in out
   assert 'tokens of the training split' in out
+  assert 'The data of this command is missing' in out
   assert runs.files(finished) == before
+
+
+def test_a_complete_run_of_other_data_is_refused(
+  finished, data, tmp_path, capsys
+):
+  other = tmp_path / 'other'
+  shutil.copytree(data, other)
+  manifest = shards.read_manifest(other)
+  manifest['corpus_hash'] = 'b' * 64
+  del manifest['crc']
+  (other / shards.MANIFEST).write_text(json.dumps(manifest))
+  line = _refused(capsys, *runs.command(other, finished, *_SHORT))
+  assert 'belongs to another run: its data.corpus is' in line
+  assert runs.call(*runs.command(data, finished, *_SHORT)) == 0
+  assert 'is missing' not in capsys.readouterr().out
 
 
 def test_results_that_were_edited(finished, data, tmp_path, capsys):

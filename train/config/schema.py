@@ -94,6 +94,7 @@ class ModelConfig:
     'auto: chunked on CPU, splash on TPU, dot_product on GPU. Sequences whose '
     'length is not a multiple of 128 use dot_product instead of splash.',
     Choices('auto', 'chunked', 'dot_product', 'cudnn', 'splash'),
+    'rounding',
   )
 
 
@@ -227,8 +228,8 @@ class EvalConfig:
   )
   max_windows: Optional[int] = field(
     None,
-    'Largest number of sequences; none: about 10M tokens. Never more than the '
-    'run trains on.',
+    'Largest number of sequences in an evaluation during the run; none: about '
+    '10M tokens, as in the final one. Never more than the run trains on.',
     COUNT,
   )
   batch_size: int = field(

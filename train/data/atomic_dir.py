@@ -26,8 +26,21 @@ _MARK = 'The directory of an unfinished preparation by train.prepare.\n'
 
 
 def partial_of(output: pathlib.Path) -> pathlib.Path:
-  """Returns the path where a directory is built."""
+  """Returns the path where a directory is built; UserError if it has none."""
+  output = _target(output)
   return output.with_name(f'{output.name}.partial')
+
+
+def _target(output: pathlib.Path) -> pathlib.Path:
+  """The directory that a path stands for, which a rename can replace."""
+  if output.is_symlink():
+    output = pathlib.Path(os.path.realpath(output))
+  if output.name in ('', '..') or output.is_mount():
+    raise UserError(
+      f'{str(output)!r} cannot be created: give the path of a new directory, '
+      'such as data/mine.'
+    )
+  return output
 
 
 def prepare(
@@ -40,7 +53,7 @@ def prepare(
   """Builds a directory of shards unless it exists.
 
   Args:
-    output: The directory.
+    output: The directory, or a symbolic link to it.
     settings: The settings of the preparation, recorded in the manifest.
     build: Fills a directory with shards and their manifest. The directory is
       empty, or was left by an interrupted build and has a resume state beside
@@ -54,6 +67,7 @@ def prepare(
     UserError: If `output` exists with other content, cannot be written, or
       another process is preparing it.
   """
+  output = _target(output)
   partial = partial_of(output)
   if _exists(output):
     manifest = _check_same(output, settings)

@@ -15,7 +15,8 @@ class Source:
   """A user's text files.
 
   Attributes:
-    pattern: Glob of files whose suffix is one of `readers.SUFFIXES`.
+    pattern: Glob of files whose suffix is one of `readers.SUFFIXES`; `**`
+      stands for any directories.
     validation_pattern: Glob of the validation files. They, and copies of their
       documents, are left out of the training split even if `pattern` matches
       them.
@@ -89,7 +90,9 @@ def find(pattern: str) -> list[pathlib.Path]:
   """Returns the files that match a pattern, sorted."""
   files = sorted(
     path
-    for name in glob.glob(str(pathlib.Path(pattern).expanduser()))
+    for name in glob.glob(
+      str(pathlib.Path(pattern).expanduser()), recursive=True
+    )
     if (path := pathlib.Path(name)).is_file()
   )
   if not files:

@@ -40,12 +40,14 @@ class Tokenizer(Protocol):
 
   Attributes:
     path: The file it was read from.
+    file_name: The usual name of such a file, one of NAMES.
     vocab_size: One more than the largest token id.
     eot_id: The id of the end-of-text token.
     fingerprint: Hash of the file.
   """
 
   path: pathlib.Path
+  file_name: str
   vocab_size: int
   eot_id: int
   fingerprint: str
@@ -150,6 +152,8 @@ def train_bpe(
 class _Json:
   """A tokenizer.json."""
 
+  file_name = NAMES[0]
+
   def __init__(self, path: pathlib.Path, data: bytes):
     try:
       # A panic prints a stack.
@@ -200,6 +204,8 @@ class _Json:
 
 class _SentencePiece:
   """A SentencePiece model."""
+
+  file_name = NAMES[1]
 
   def __init__(self, path: pathlib.Path, data: bytes, threads: int):
     self._threads = threads

@@ -177,7 +177,7 @@ class Writer:
       self._end_shard(split, subset)
     tokenizer = self._tokenizer
     data = tokenizer.path.read_bytes()
-    name = f'tokenizer.{"json" if data.lstrip()[:1] == b"{" else "model"}'
+    name = tokenizer.file_name
     _write(self._directory / name, data)
     checksums.save(self._directory, self._stamps)
     manifest = {

@@ -13,15 +13,17 @@ Exit status: 0; 2 for bad input, with one line that states what to do.
 """
 
 import argparse
+import contextlib
+import math
 import pathlib
 import sys
+
+from train import errors
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   args = _parser().parse_args(argv)
-  from train.errors import UserError
-
   try:
     if args.command == 'import':
       from train.hf import importing
@@ -40,14 +42,22 @@ def main(argv: list[str] | None = None) -> int:
           args.step,
         )
       )
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+  except (errors.UserError, OSError) as error:
+    print(f'error: {errors.of_system(error) or error}', file=sys.stderr)
     return 2
   return 0
 
 
+def _size(text: str) -> float:
+  """Parses a number of GB."""
+  with contextlib.suppress(ValueError):
+    if 0 < (size := float(text)) < math.inf:
+      return size
+  raise argparse.ArgumentTypeError(f'give a positive number, not {text!r}')
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = errors.Parser(
     prog='python -m train.hf',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -90,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   exporter.add_argument(
     '--max_shard_gb',
-    type=float,
+    type=_size,
     default=5.0,
     help='largest file size in GB (default: %(default)s)',
   )

@@ -17,11 +17,7 @@ from train.errors import UserError
 from train.hf import files
 
 # Copied along with a tokenizer.json or tokenizer.model.
-_TOKENIZER_FILES = (
-  *tokenizer_lib.NAMES,
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-)
+_BESIDE = ('tokenizer_config.json', 'special_tokens_map.json')
 
 
 class Format(NamedTuple):
@@ -56,7 +52,8 @@ def export(
     A message that lists the files.
 
   Raises:
-    UserError: If there is no such run or checkpoint, or `target` is not empty.
+    UserError: If there is no such run or checkpoint, `target` is not empty, or
+      the tokenizer is not the run's.
   """
   run = files.read_json(workdir / workdir_lib.RUN_FILE).get('run', {})
   model = _model(run, workdir)
@@ -68,13 +65,25 @@ def export(
     raise UserError(f'{workdir} has no checkpoint{which}; there are: {there}')
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise UserError(f'{target} is not empty: choose another DIR')
-  state = hf.to_hf(restore_params(paths[0], model), model)
-  dtype = jnp.dtype(form.dtype)
-  target.mkdir(parents=True, exist_ok=True)
   config = hf_config.to_hf(model, run['train.seq_len'])
+  config |= _of_origin(run.get('init.path'), run['train.seq_len'])
   config['dtype'] = form.dtype
+  copies: dict[str, pathlib.Path] = {}
   if form.tokenizer is not None:
-    config['eos_token_id'] = _copy_tokenizer(form.tokenizer, target)
+    tokenizer = _tokenizer(form.tokenizer, run)
+    config['eos_token_id'] = tokenizer.eot_id
+    copies = _tokenizer_files(form.tokenizer, tokenizer)
+  with jax.enable_x64(model.param_dtype == 'float64'):
+    state = hf.to_hf(restore_params(paths[0], model), model)
+  dtype = jnp.dtype(form.dtype)
+  try:
+    target.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'cannot create {target} ({error.strerror}): choose another DIR'
+    ) from error
+  for name, path in copies.items():
+    shutil.copy(path, target / name)
   written = files.write_weights(
     target,
     {name: array.astype(dtype) for name, array in state.items()},
@@ -109,7 +118,12 @@ def _model(run: dict[str, Any], workdir: pathlib.Path) -> layers.LlamaConfig:
       run['model.rope_high_freq_factor'],
       run['model.rope_original_positions'],
     )
-  return layers.LlamaConfig(**values, rope_scaling=scaling)
+  param_dtype = 'float32'
+  if run.get('train.dtype') == 'float64':
+    param_dtype = 'float64'
+  return layers.LlamaConfig(
+    **values, rope_scaling=scaling, param_dtype=param_dtype
+  )
 
 
 def restore_params(
@@ -158,10 +172,48 @@ def restore_params(
   return restored['params']
 
 
-def _copy_tokenizer(path: pathlib.Path, target: pathlib.Path) -> int:
-  """Copies the tokenizer; returns the id of its end-of-text token."""
+def _of_origin(source: str | None, seq_len: int) -> dict[str, Any]:
+  """Fields of the imported config.json that training does not change."""
+  # Without an entry, transformers would use ids of its own.
+  found: dict[str, Any] = {'bos_token_id': None, 'eos_token_id': None}
+  path = None if source is None else pathlib.Path(source, files.CONFIG)
+  if path is None or not path.exists():
+    return found
+  fields = files.read_json(path)
+  found |= {name: fields.get(name) for name in found}
+  positions = fields.get('max_position_embeddings')
+  if type(positions) is int and positions > seq_len:
+    found['max_position_embeddings'] = positions
+  return found
+
+
+def _tokenizer(
+  path: pathlib.Path, run: dict[str, Any]
+) -> tokenizer_lib.Tokenizer:
+  """Loads a tokenizer; UserError if it is not the run's."""
   tokenizer = tokenizer_lib.load(path)
-  for name in _TOKENIZER_FILES:
-    if (tokenizer.path.parent / name).exists():
-      shutil.copy(tokenizer.path.parent / name, target / name)
-  return tokenizer.eot_id
+  expected = run.get('data.tokenizer')
+  if expected and tokenizer.fingerprint != expected:
+    raise UserError(
+      f'{tokenizer.path} (hash {tokenizer.fingerprint[:12]}) is not the '
+      f'tokenizer of the run (hash {expected[:12]}): give the directory of its '
+      'shards'
+    )
+  return tokenizer
+
+
+def _tokenizer_files(
+  given: pathlib.Path, tokenizer: tokenizer_lib.Tokenizer
+) -> dict[str, pathlib.Path]:
+  """Name in the export -> file. A directory may have both formats."""
+  folder = tokenizer.path.parent
+  found = {tokenizer.file_name: tokenizer.path}
+  beside: tuple[str, ...] = ()
+  if given.is_dir():
+    beside = (*tokenizer_lib.NAMES, *_BESIDE)
+  elif tokenizer.path.name in tokenizer_lib.NAMES:
+    beside = _BESIDE
+  for name in beside:
+    if (folder / name).exists():
+      found.setdefault(name, folder / name)
+  return found

@@ -40,7 +40,7 @@ def read_config(directory: pathlib.Path) -> layers.LlamaConfig:
   """
   try:
     return hf_config.from_hf(read_json(directory / CONFIG))
-  except (KeyError, TypeError, ValueError) as error:
+  except ValueError as error:
     raise UserError(f'{directory / CONFIG}: {error}') from error
 
 

@@ -14,9 +14,11 @@ import re
 import sys
 from typing import Any
 
+from train import errors
+
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = errors.Parser(
     prog='python -m train.plan',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,15 +65,18 @@ def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   # Set before jax is imported: nothing runs, and libtpu would print warnings.
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  from train.errors import UserError
   from train.plan import sweep as sweep_lib
 
   parser = _parser()
   args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+  for option in ('find_batch', 'quick', 'png', 'markdown'):
+    if args.collectives and getattr(args, option):
+      name = option.replace('_', '-')
+      parser.error(f'give --collectives or --{name}, not both')
   try:
     return _run(args, _overrides(args, rest))
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+  except (errors.UserError, OSError) as error:
+    print(f'error: {errors.of_system(error) or error}', file=sys.stderr)
     return 2
   except sweep_lib.Failure as error:
     print(f'error: {error}', file=sys.stderr)
@@ -82,13 +87,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
   """Returns overrides of the configuration, such as 'train.steps=10'."""
-  from train.errors import UserError
-
   result = []
   for arg in rest:
     match = re.fullmatch(r'--?config\.(.+=.*)', arg)
     if match is None:
-      raise UserError(
+      raise errors.UserError(
         f'unexpected argument {arg!r}: set fields of the configuration with '
         '--config.section.field=value; --help lists the other arguments'
       )
@@ -98,7 +101,7 @@ def _overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
     for item in args.mesh.split(','):
       match = re.fullmatch(r'(data|fsdp|tensor)=(-?\d+)', item)
       if match is None:
-        raise UserError(
+        raise errors.UserError(
           f'--mesh has {item!r}: give axis=size, such as data=2,fsdp=8; the '
           'axes are data, fsdp and tensor'
         )
@@ -118,9 +121,10 @@ def _recipes(args: argparse.Namespace, overrides: list[str]) -> list[str]:
     names = list(sage_optax.recipe_names())
     if targets.parse(args.topology).chip.platform == 'tpu':
       names.remove('soap')
-      _say(
+      print(
         'soap is left out: its eigenvectors do not compile for TPUs in '
-        'reasonable time; name it in --recipes to wait for it'
+        'reasonable time; name it in --recipes to wait for it',
+        file=sys.stderr,
       )
     return names
   if args.recipes:
@@ -131,7 +135,7 @@ def _recipes(args: argparse.Namespace, overrides: list[str]) -> list[str]:
 
 def _check_outputs(args: argparse.Namespace) -> None:
   """Raises UserError if an output cannot be written; plans take hours."""
-  from train import errors, files
+  from train import files
 
   if args.png and args.png.suffix != '.png':
     raise errors.UserError(f'--png is {str(args.png)!r}: give a .png file')
@@ -182,14 +186,14 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
   )
   if args.json:
     found = table.to_json(rows, sweep, collectives)
-    args.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
-  if args.png and rows:
+    files.write_text(args.json, json.dumps(found, indent=2) + '\n')
+  if args.png:
     chart.stacked_bars(rows, sweep, args.png)
-  if args.markdown and rows:
+  if args.markdown:
     name = f'{sweep.config.name} {sweep.target.name}'
     old = files.read_text(args.markdown) if args.markdown.exists() else ''
     new = files.replace_block(old, 'plan', name, table.markdown(rows, sweep))
-    args.markdown.write_text(new, encoding='utf-8')
+    files.write_text(args.markdown, new)
   return 0
 
 

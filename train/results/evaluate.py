@@ -174,6 +174,12 @@ class Validation:
       ):
         yield name, tokens, weights
 
+  def check(self, max_windows: int | None) -> None:
+    """Raises UserError if the windows that are evaluated have no target."""
+    batches = self.batches(max_windows)
+    if not any((weights > 0).any() for _, _, weights in batches):
+      raise _no_targets()
+
   def score(
     self,
     losses: Callable[[np.ndarray, np.ndarray], Any],
@@ -188,7 +194,11 @@ class Validation:
       check: Called before each batch; it may raise.
 
     Returns:
-      A score per subset that has targets, and 'total', their sum.
+      A score per subset that has targets, and 'total', their sum. A subset
+      called 'total' becomes 'total (subset)'.
+
+    Raises:
+      UserError: If no window has a target.
     """
     scores: dict[str, Score] = {}
     for name, tokens, weights in self.batches(max_windows):
@@ -198,17 +208,24 @@ class Validation:
       batch = Score(float(nats), int((weights > 0).sum()), int(size))
       scores[name] = scores.get(name, Score()) + batch
     scores = {
-      name: dataclasses.replace(s, bytes=round(s.bytes * self._scales[name]))
+      # A subset may be called 'total', too.
+      name + ' (subset)' * (name == 'total'): dataclasses.replace(
+        s, bytes=round(s.bytes * self._scales[name])
+      )
       for name, s in scores.items()
       if s.tokens  # All of a few windows may be prompts.
     }
     if not scores:
-      raise errors.UserError(
-        'the windows to evaluate contain only prompts, no completions: raise '
-        '--config.eval.max_windows and --config.train.steps (evaluation uses '
-        'at most as many windows as training), or shorten the prompts'
-      )
+      raise _no_targets()
     return {'total': sum(scores.values(), Score()), **scores}
+
+
+def _no_targets() -> errors.UserError:
+  return errors.UserError(
+    'the windows to evaluate contain only prompts, no completions: raise '
+    '--config.eval.max_windows and --config.train.steps (evaluation uses at '
+    'most as many windows as training), or shorten the prompts'
+  )
 
 
 def on_mesh(eval_step: Any, params: Any, mesh: Mesh) -> Callable[..., Any]:

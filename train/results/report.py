@@ -161,7 +161,7 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
     else f'of {results["validation_tokens"]:,}; limited to the number of '
     f'training tokens and to about {evaluate.MAX_TOKENS:,}'
   )
-  note = _baseline_note(**results['baseline_tokens'])
+  note = _baseline_note(results)
   return '\n'.join(
     [
       f'{workdir} is complete: {results["steps"]} steps of '
@@ -186,17 +186,29 @@ def _complete(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
   )
 
 
-def _baseline_note(
-  fitted: int, split: int | None = None, seen: int = 0
-) -> list[str]:
-  """Describes the tokens that the baselines are fitted on, if not all seen."""
-  text = f'Unigram and bigram are fitted on {fitted:,} of '
-  if split is not None:
+def _baseline_note(results: Mapping[str, Any]) -> list[str]:
+  """Describes the tokens of the baselines, if they are not those of the run."""
+  used, total = results['baseline_tokens'], results['validation_tokens']
+  text = f'Unigram and bigram are fitted on {used["fitted"]:,} of '
+  if 'split' in used:
+    evaluated = _evaluated(results)
+    part = 'the whole'
+    if evaluated < total:
+      part = f'{evaluated:,} of {total:,} tokens of the'
     return [
-      f'{text}{split:,} tokens of the training split,',
-      'and evaluated on the whole validation split.',
+      f'{text}{used["split"]:,} tokens of the training split,',
+      f'and evaluated on {part} validation split.',
     ]
-  return [f'{text}{seen:,} tokens seen.'] if fitted < seen else []
+  seen = used['seen']
+  return [f'{text}{seen:,} tokens seen.'] if used['fitted'] < seen else []
+
+
+def _evaluated(results: Mapping[str, Any]) -> int:
+  """The number of tokens that the baselines are evaluated on."""
+  # Earlier versions did not record it; it was the whole split, up to 20M.
+  return results['baseline_tokens'].get(
+    'evaluated', results['validation_tokens']
+  )
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:
@@ -206,7 +218,8 @@ def _table(results: Mapping[str, Any]) -> list[str]:
   rows: list[Sequence[str]] = [('', 'perplexity', 'bits/byte', 'tokens')]
   for name, perplexity in results['baselines'].items():
     per_byte = f'{math.log(perplexity) * bits:.3f}'
-    rows.append((name, f'{perplexity:.2f}', per_byte, f'{total["tokens"]:,}'))
+    tokens = f'{_evaluated(results):,}'
+    rows.append((name, f'{perplexity:.2f}', per_byte, tokens))
   for name, score in results['validation'].items():
     rows.append(
       (
@@ -236,6 +249,7 @@ def _baselines(
     return found, {
       'fitted': found.train_tokens,
       'split': inputs.train.num_tokens,
+      'evaluated': found.eval_tokens,
     }
   seen = loader.seen_windows(
     inputs.train, **run.order, steps=run.config.train.steps
@@ -248,4 +262,8 @@ def _baselines(
   )
   seq_len = run.config.train.seq_len
   windows = min(run.windows, loader.num_windows(inputs.train, seq_len))
-  return found, {'fitted': found.train_tokens, 'seen': windows * seq_len}
+  return found, {
+    'fitted': found.train_tokens,
+    'seen': windows * seq_len,
+    'evaluated': found.eval_tokens,
+  }

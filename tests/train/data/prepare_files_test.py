@@ -7,7 +7,7 @@ import tokenizers
 
 from tests.support import corpora
 from train import prepare
-from train.data import documents, encoding
+from train.data import documents, encoding, source
 from train.data.source import Source
 from train.errors import UserError
 
@@ -69,6 +69,16 @@ def test_json_lines_of_each_kind(name, kind, bpe, tmp_path):
     )
   assert not set(found['train']) & set(found['validation'])
   assert 3 <= len(found['validation']) <= 25
+
+
+def test_two_asterisks_stand_for_directories(tmp_path):
+  names = ('top.jsonl', 'a/one.jsonl', 'a/b/two.jsonl')
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{}')
+  found = source.find(f'{tmp_path}/**/*.jsonl')
+  assert {str(f.relative_to(tmp_path)) for f in found} == set(names)
+  assert source.find(f'{tmp_path}/*/*.jsonl') == [tmp_path / 'a/one.jsonl']
 
 
 def test_validation_files(bpe, tmp_path):

@@ -1,6 +1,7 @@
 """The bundled text becomes shards: their content, atomicity, the command."""
 
 import hashlib
+import pathlib
 import signal
 import subprocess
 import sys
@@ -170,6 +171,26 @@ def test_an_empty_directory_is_filled(tmp_path):
   assert (tmp_path / 'out' / 'manifest.json').exists()
 
 
+@pytest.mark.parametrize('exists', [True, False])
+def test_a_link_is_followed(exists, tmp_path):
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  if exists:
+    (disk / 'real').mkdir()
+  (tmp_path / 'out').symlink_to(disk / 'real')
+  _bundled(tmp_path / 'out')
+  assert (disk / 'real' / 'manifest.json').exists()
+  assert [p.name for p in disk.iterdir()] == ['real']
+  assert (tmp_path / 'out').is_symlink()
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):
+  monkeypatch.setattr(pathlib.Path, 'is_mount', lambda path: True)
+  with pytest.raises(UserError, match='give the path of a new directory'):
+    _bundled(tmp_path / 'out')
+  assert not list(tmp_path.iterdir())
+
+
 def test_command_line(bundled, capsys):
   arguments = ['--source', 'bundled', '--max_mb', '0.24', '--output']
   arguments = [*arguments, str(bundled), '--vocab_size']
@@ -178,10 +199,24 @@ def test_command_line(bundled, capsys):
   error = capsys.readouterr().err
   assert error.startswith('error: ')
   assert error.count('\n') == 1
-  for wrong in (['--output', 'x'], ['--input', 'a', '--source', 'bundled']):
+  bundled_text = ['--source', 'bundled', '--output', 'x']
+  files = ['--input', 'a', '--output', 'x']
+  for wrong, message in (
+    (['--output', 'x'], 'give --source bundled or --input GLOB (see'),
+    (['--source', 'files', '--output', 'x'], 'or --input GLOB (see'),
+    ([*bundled_text, '--input', 'a'], 'not both'),
+    ([*bundled_text, '--workers', '0'], '--workers needs --input'),
+    ([*bundled_text, '--instructions'], '--instructions needs --input'),
+    ([*files, '--max_mb', '1'], '--max_mb needs --source bundled'),
+    (
+      [*files, '--validation', 'b', '--validation_fraction', '0.1'],
+      'give --validation or --validation_fraction',
+    ),
+  ):
     with pytest.raises(SystemExit) as caught:
       prepare.main(wrong)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err
   assert prepare.main(['--input', 'a', '--output', 'x']) == 2
 
 

@@ -99,11 +99,60 @@ def test_bfloat16_and_several_files(exported, tmp_path):
     np.testing.assert_array_equal(small[name], array.astype(small[name].dtype))
 
 
+def test_a_tokenizer_file_is_copied_by_its_usual_name(
+  exported, tmp_path, capsys
+):
+  data, workdir, _ = exported
+  content = (data / 'tokenizer.json').read_bytes()
+  (tmp_path / 'mine.json').write_bytes(content)
+  (tmp_path / 'tokenizer.json').write_bytes(content + b'\n')  # another
+  args = ['export', str(workdir), str(tmp_path / 'hf'), '--tokenizer']
+  assert command.main([*args, str(tmp_path)]) == 2
+  assert 'is not the tokenizer of the run' in capsys.readouterr().err
+  assert not (tmp_path / 'hf').exists()
+  assert command.main([*args, str(tmp_path / 'mine.json')]) == 0
+  assert (tmp_path / 'hf' / 'tokenizer.json').read_bytes() == content
+
+
+def test_an_export_keeps_what_was_imported(exported, tmp_path):
+  _, workdir, _ = exported
+  origin = {'max_position_embeddings': 64, 'bos_token_id': 7}
+  files.write_json(tmp_path / 'config.json', origin)
+  copy = tmp_path / 'copy'
+  shutil.copytree(workdir, copy)
+  run = files.read_json(copy / 'run.json')
+  run['run']['init.path'] = str(tmp_path)
+  files.write_json(copy / 'run.json', run)
+  exporting.export(copy, tmp_path / 'hf', exporting.Format())
+  fields = files.read_json(tmp_path / 'hf' / 'config.json')
+  assert fields['max_position_embeddings'] == 64
+  assert fields['bos_token_id'] == 7
+  assert fields['eos_token_id'] is None
+
+
+def test_parameters_in_float64(exported, tmp_path):
+  data, _, _ = exported
+  overrides = ('train.steps=1', 'checkpoint.every=1', 'train.dtype=float64')
+  with jax.enable_x64(True):
+    assert runs.call(*runs.command(data, tmp_path / 'run', *overrides)) == 0
+  exporting.export(tmp_path / 'run', tmp_path / 'hf', exporting.Format())
+  weights = files.Weights(tmp_path / 'hf')
+  assert weights['model.norm.weight'].dtype == np.float32
+
+
+@pytest.mark.parametrize('size', ['nan', 'inf', '-1', '0', 'x'])
+def test_sizes_of_files_are_positive(size, capsys):
+  with pytest.raises(SystemExit):
+    command.main(['export', 'a', 'b', '--max_shard_gb', size])
+  assert f"give a positive number, not '{size}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
     (['export', '{run}', '{new}', '--step', '7'], 'no checkpoint of step 7'),
     (['export', '{run}', '{hf}'], 'is not empty'),
+    (['export', '{run}', '{hf}/config.json/x'], 'cannot create'),
     (['export', '{hf}', '{new}'], 'cannot read .*run.json'),
     (['import', '{run}', '{new}'], 'cannot read .*config.json'),
     (['import', '{hf}', '{new}', '--recipe', 'sag'], "unknown recipe 'sag'"),

@@ -64,6 +64,17 @@ def test_every_target_counts_once(data, batch_size):
   )
 
 
+def test_a_subset_called_total_is_not_the_total(data):
+  plain = _open(data).score(_previous_token_costs)
+  validation = _open(data)
+  name = runs.SUBSETS[0]
+  for table in (validation._streams, validation._scales):
+    table['total'] = table.pop(name)
+  scores = validation.score(_previous_token_costs)
+  assert scores['total'].tokens == plain['total'].tokens
+  assert scores['total (subset)'] == plain[name]
+
+
 def test_part_of_the_split_comes_from_every_subset(data):
   scores = _open(data).score(_previous_token_costs, max_windows=4)
   assert scores['total'].tokens == 4 * _SEQ_LEN
