@@ -15,7 +15,7 @@ from train.data import loader
 from train.distributed import processes
 from train.distributed.signals import SharedStop, Stop, catch
 from train.hf import pretrained
-from train.inputs import HASHES, open_together, read_hashes
+from train.inputs import open_together
 from train.results import evaluate, report
 from train.results.recorder import Recorder
 from train.run import Run
@@ -54,7 +54,7 @@ def _run(config: Config, stop: Stop) -> int:
   processes.check_same([f'config.{k}={v!r}' for k, v in settings])
   compiled = processes.together(lambda: _build(config))
   identity = program.describe(config, compiled)
-  if processes.first_does(lambda: _is_complete(config, identity)):
+  if processes.first_does(lambda: report.is_complete(config, identity)):
     return 0
   run = Run(config, compiled, open_together(config, stop))
   with contextlib.ExitStack() as stack:
@@ -90,21 +90,6 @@ def _build(config: Config) -> program.Program:
   program.check_memory(config, compiled)
   pretrained.check(config, compiled.model)
   return compiled
-
-
-def _is_complete(config: Config, identity: dict[str, Any]) -> bool:
-  """Prints the results if the run is complete; UserError for another run."""
-  workdir = pathlib.Path(config.workdir)
-  # If the data must be prepared first, its hashes are checked later.
-  hashes = read_hashes(config)
-  unknown = HASHES * (not hashes)
-  workdir_lib.check(workdir, identity | hashes, unknown=unknown)
-  complete = (workdir / report.RESULTS).exists()
-  if complete:
-    print(report.complete(workdir))
-    if unknown:
-      print('The data of this command is missing, so it was not compared.')
-  return complete
 
 
 class Trainer:

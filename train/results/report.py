@@ -11,10 +11,12 @@ import sage_optax
 from models import llama
 from train import config as config_lib
 from train import errors, files
+from train import workdir as workdir_lib
 from train.config import Config
 from train.data import loader, ngram
 from train.distributed import processes
 from train.distributed.signals import Stop, watch
+from train.inputs import HASHES, read_hashes
 from train.results import evaluate, plot, run_log, sample
 from train.run import Run
 
@@ -133,6 +135,21 @@ def _write(
   print(f'\nText continued by the model (more in {SAMPLE}):')
   print(next(iter(samples.values()), '(none)'))
   print(f'\n{complete(workdir)}', flush=True)
+
+
+def is_complete(config: Config, identity: dict[str, Any]) -> bool:
+  """Prints the results if the run is complete; UserError for another run."""
+  workdir = pathlib.Path(config.workdir)
+  # If the data must be prepared first, its hashes are checked later.
+  hashes = read_hashes(config)
+  unknown = HASHES * (not hashes)
+  workdir_lib.check(workdir, identity | hashes, unknown=unknown)
+  done = (workdir / RESULTS).exists()
+  if done:
+    print(complete(workdir))
+    if unknown:
+      print('The data of this command is missing, so it was not compared.')
+  return done
 
 
 def complete(workdir: pathlib.Path) -> str:
