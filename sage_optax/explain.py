@@ -45,7 +45,7 @@ class Row:
     evidence: the evidence for the axes.
     method: the method that updates it.
     lr_scale: its learning rate relative to the recipe's.
-    weight_decay: its decoupled weight decay.
+    weight_decay: its decoupled weight decay; 'schedule' if it is a function.
     state_bytes: bytes of its optimizer state.
     replicated: axes that cannot be sharded as requested, because the mesh does
       not divide them.
@@ -61,7 +61,7 @@ class Row:
   evidence: str
   method: str
   lr_scale: float
-  weight_decay: float
+  weight_decay: float | str
   state_bytes: int
   replicated: tuple[int, ...]
   second_look: str = ''
@@ -105,7 +105,9 @@ class Explanation:
         row.rule,
         row.method,
         f'{row.lr_scale:g}',
-        f'{row.weight_decay:g}',
+        row.weight_decay
+        if isinstance(row.weight_decay, str)
+        else f'{row.weight_decay:g}',
         format_bytes(row.state_bytes),
         ', '.join(f'axis {axis}' for axis in row.replicated) or '-',
         row.second_look or '-',
@@ -159,7 +161,8 @@ def explain(
     param_specs: tree like `params`, of the desired `PartitionSpec`s; with
       `mesh`, rows list the axes that cannot be sharded this way.
     mesh: the mesh of `param_specs`.
-    **options: the keyword arguments of `sage_optax.recipe`.
+    **options: the keyword arguments of `sage_optax.recipe`; a learning rate is
+      ignored.
 
   Returns:
     An `Explanation`: `.rows`, `.totals`, `str()` and `.to_json()`.
@@ -176,6 +179,7 @@ def explain(
     >>> print(row.path, row.role, row.method, row.state_bytes)
     embed/embedding embedding sage 1056
   """
+  options.pop('learning_rate', None)
   tx = recipes.recipe(recipe_name, 0.0, **options)
   given = routing.Routing(
     **{key: options.pop(key) for key in recipes.ROUTING if key in options}
@@ -209,7 +213,7 @@ def _masked(params: Any, mask: Any) -> Any:
 def _row(
   leaf: routing.Leaf, part: recipes.Part, replicated: tuple[int, ...], note: str
 ) -> Row:
-  role, axes = leaf.role or '', leaf.axes
+  role, axes, decay = leaf.role or '', leaf.axes, part.weight_decay
   assert axes is not None
   tx = recipes.build_method(part, role)
   shape = jnp.shape(leaf.leaf)
@@ -227,7 +231,7 @@ def _row(
     evidence=leaf.evidence,
     method=part.method,
     lr_scale=float(part.lr_scale),
-    weight_decay=float(part.weight_decay or 0.0),
+    weight_decay='schedule' if callable(decay) else float(decay or 0.0),
     state_bytes=memory.state_bytes(tx, array) - counters,
     replicated=replicated,
     second_look=note,

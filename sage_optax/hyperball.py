@@ -45,8 +45,8 @@ def hyperball(
 
   Returns:
     A `GradientTransformation`, to be the last in a chain; its `update` needs
-    `params`. State: that of `tx`, and a count if the learning rate is a
-    schedule.
+    `params`. Updates keep the dtype of the gradients. State: that of `tx`, and
+    a count if the learning rate is a schedule.
 
   Raises:
     ValueError: `core_ndim` does not fit; from `update`, no `params`.
@@ -93,9 +93,17 @@ def hyperball(
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 
-  return optax.chain(
-    tx,
-    on_units(tangent),
-    optax.scale_by_learning_rate(learning_rate),
-    on_units(retract),
+  chain = optax.with_extra_args_support(
+    optax.chain(
+      tx,
+      on_units(tangent),
+      optax.scale_by_learning_rate(learning_rate),
+      on_units(retract),
+    )
   )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    steps, state = chain.update(updates, state, params, **extra_args)
+    return optax.tree.cast_like(steps, updates), state
+
+  return optax.GradientTransformationExtraArgs(chain.init, update_fn)

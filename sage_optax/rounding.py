@@ -104,7 +104,10 @@ def check_dtype(dtype: Any) -> None:
   """Raises ValueError unless `dtype` is None or supported for states."""
   if dtype is not None:
     allowed = ('float32', 'bfloat16', 'int8')
-    name = jnp.dtype(dtype).name
+    try:
+      name = jnp.dtype(dtype).name
+    except TypeError:  # not the name of a dtype
+      name = dtype
     linalg.check_choice('The dtype of the state', name, allowed)
 
 

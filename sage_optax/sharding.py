@@ -185,14 +185,26 @@ def undivided_axes(
   Returns:
     Indices of the axes that must be replicated.
 
+  Raises:
+    ValueError: `spec` has too many entries, or names an axis that the mesh
+      does not have.
+
   Example:
     >>> undivided_axes((2048, 5461), PartitionSpec('fsdp', 'tp'),
     ...                {'fsdp': 8, 'tp': 2})
     (1,)
   """
 
+  linalg.check_length(spec, shape)
+
   def parts(entry):
-    return math.prod(mesh_shape[name] for name in linalg.mesh_axes(entry))
+    names = linalg.mesh_axes(entry)
+    if missing := [name for name in names if name not in mesh_shape]:
+      raise ValueError(
+        f'{spec} names the mesh axis {missing[0]!r}, but the mesh has '
+        f'{", ".join(map(repr, mesh_shape))}.'
+      )
+    return math.prod(mesh_shape[name] for name in names)
 
   return tuple(
     i for i, entry in enumerate(spec) if entry and shape[i] % parts(entry)

@@ -96,8 +96,14 @@ def as_stat(x: jax.typing.ArrayLike) -> jax.Array:
 
 
 def stat_dtype(x: Any) -> jnp.dtype:
-  """The dtype of the statistics of `x`: float32 or wider."""
-  return jnp.promote_types(jnp.result_type(x), jnp.float32)
+  """The dtype of the statistics of `x`: float32 or wider, and real."""
+  dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+  if jnp.issubdtype(dtype, jnp.complexfloating):
+    raise ValueError(
+      f'Parameters and gradients must be real, got {dtype}: wrap the '
+      'optimizer in optax.contrib.split_real_and_imaginary.'
+    )
+  return dtype
 
 
 def rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -172,7 +178,11 @@ def aligned_spec(
 
   Returns:
     The parameter's entry for axes of equal size, else None.
+
+  Raises:
+    ValueError: the spec has more entries than the parameter has axes.
   """
+  check_length(spec, shape)
   entries = tuple(spec) + (None,) * (len(shape) - len(spec))
   return jax.P(
     *(
@@ -180,6 +190,15 @@ def aligned_spec(
       for entry, size, other_size in zip(entries, shape, other, strict=True)
     )
   )
+
+
+def check_length(spec: jax.P, shape: tuple[int, ...]) -> None:
+  """Raises ValueError if a spec has more entries than an array has axes."""
+  if len(spec) > len(shape):
+    raise ValueError(
+      f'{spec} has {len(spec)} entries, but the array {shape} has only '
+      f'{len(shape)} axes.'
+    )
 
 
 def mesh_axes(entry: Any) -> tuple[str, ...]:

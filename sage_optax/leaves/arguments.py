@@ -112,6 +112,11 @@ def check_rate(name: str, value: Any) -> None:
     raise ValueError(f'{name} must be a number or a schedule, got {value!r}.')
   if value is None and name == 'learning_rate':
     raise ValueError('learning_rate must be a number or a schedule, got None.')
+  if name.endswith('lr_scale') and not number:
+    raise ValueError(
+      f'{name} must be a number, got {value!r}: pass a schedule as the '
+      'learning rate.'
+    )
 
 
 def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:

@@ -113,7 +113,11 @@ class Evidence:
 
   def _role(self, path: str, given: Role | None) -> Role:
     ndim, shape = len(self.shapes[path]), self.shapes[path]
-    if not jnp.issubdtype(jnp.result_type(self.leaves[path]), jnp.inexact):
+    dtype = jnp.result_type(self.leaves[path])
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      doubt = 'it is complex: see optax.contrib.split_real_and_imaginary'
+      return Role(None, doubt=doubt)
+    if not jnp.issubdtype(dtype, jnp.floating):
       return Role(None, doubt='integers cannot be trained: mask the leaf')
     if given is not None:
       return given

@@ -10,7 +10,7 @@ import optax
 
 from sage_optax.core import boxes
 from sage_optax.leaves import messages, views
-from sage_optax.leaves.records import Leaf, Routing
+from sage_optax.leaves.records import Axes, Leaf, Routing
 from sage_optax.leaves.routing import resolve_tree
 
 
@@ -35,14 +35,15 @@ def by_role(
     ValueError: from `init` and `update`, leaves whose role or axes are not
       clear.
   """
-  known: dict[Any, list[Leaf]] = {}
+  # Role and axes of each leaf; a `Leaf` would keep its array in memory.
+  known: dict[Any, list[tuple[str | None, Axes | None]]] = {}
 
   def leaves_of(tree):
     key = jax.tree.structure(tree), tuple(map(_form, jax.tree.leaves(tree)))
     if key not in known:
       resolved = resolve_tree(tree, routing)
       _check_flat(resolved.leaves, routing, elementwise)
-      known[key] = resolved.leaves
+      known[key] = [(leaf.role, leaf.axes) for leaf in resolved.leaves]
       notes = messages.notes(resolved.leaves, resolved.vocabularies)
       for leaf, note in zip(resolved.leaves, notes, strict=True):
         if note:
@@ -58,7 +59,7 @@ def by_role(
   def routed(params):
     leaves = leaves_of(params)
     labels = jax.tree.unflatten(
-      jax.tree.structure(boxes.unbox(params)), [leaf.role for leaf in leaves]
+      jax.tree.structure(boxes.unbox(params)), [role for role, _ in leaves]
     )
 
     def views_of(tree):
@@ -66,8 +67,8 @@ def by_role(
       if not arrays:  # Optax's empty placeholder.
         return tree
       found = [
-        views.view(leaf.axes, array)
-        for leaf, array in zip(leaves, arrays, strict=True)
+        views.view(axes, array)
+        for (_, axes), array in zip(leaves, arrays, strict=True)
       ]
       return jax.tree.unflatten(treedef, found)
 

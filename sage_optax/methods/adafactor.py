@@ -117,8 +117,9 @@ def scale_by_adafactor(
       update = x / jnp.sqrt(fan_in)
     else:
       mean = _mean(fan_in, linalg.FAN_IN)
-      # Two divisions: the product of r and c underflows for small gradients.
-      update = x / jnp.sqrt(fan_in / mean) / jnp.sqrt(fan_out)
+      # The product of r and c, or r / mean(r), would underflow to 0.
+      rest = jnp.sqrt(mean) / jnp.sqrt(fan_out)
+      update = x / jnp.sqrt(fan_in) * rest
     if clipping_threshold is None:
       return update
     size = linalg.rms(update, linalg.unit_axes(update.ndim, core_ndim))

@@ -98,8 +98,10 @@ def scale_by_muon(
   Symmetry-compatible updates multiply the polar factor P by
   :math:`\langle V, P \rangle^\alpha` (`nuclear_power`; 1 is PolarGrad), and
   their hybrids divide units by their norms after it (`normalize_after`) or
-  before it (`equilibrate`). Their form for experts, (VV^T + eps I)^(-1/2) V, is
-  the same polar factor except for eps. For routers, use `scale_by_column_norm`.
+  before it (`equilibrate`). A division after it, also that of `unit_decay` with
+  `consistent_rms`, cancels the power, as in the released code. Their form for
+  experts, (VV^T + eps I)^(-1/2) V, is the same polar factor except for eps. For
+  routers, use `scale_by_column_norm`.
 
   Learning rates:
     Published: 0.02 (its authors' code, with a separate rate for Adam on the

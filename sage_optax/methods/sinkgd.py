@@ -75,8 +75,8 @@ def scale_by_sinkgd(
     Training, arXiv 2502.06742, 2025.
   """
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
-  if isinstance(num_iters, int) and num_iters < 1:
-    raise ValueError(f'num_iters must be at least 1, got {num_iters}.')
+  if not isinstance(num_iters, jax.Array):  # It may be traced.
+    linalg.check_positive('num_iters', num_iters)
   linalg.check_choice('kernels', kernels, (None, 'pallas'))
   options = sinkhorn.Options(num_iters, eps, unit_norm, kernels)
 

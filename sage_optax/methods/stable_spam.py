@@ -11,6 +11,8 @@ from sage_optax import rounding
 from sage_optax.core import boxes, linalg
 from sage_optax.core import moments as moments_lib
 
+_LARGEST = 1e38  # of a squared norm
+
 
 class ScaleByStableSpamState(NamedTuple):
   """State of `scale_by_stable_spam`.
@@ -150,7 +152,8 @@ def scale_by_stable_spam(
       norm_of, grads, jax.tree.map(jnp.minimum, max_now, limit)
     )
     norm_mean = _emas(norm, state.norm_mean, gamma1 * scale)
-    square = jax.tree.map(jnp.square, norm)
+    # An infinite average would never decay.
+    square = jax.tree.map(lambda x: jnp.minimum(jnp.square(x), _LARGEST), norm)
     norm_square = _emas(square, state.norm_square, gamma2)
     grads = jax.tree.map(
       functools.partial(_rescale, eps=eps),

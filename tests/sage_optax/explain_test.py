@@ -227,6 +227,14 @@ class SecondLookTest(parameterized.TestCase):
       self.assertStartsWith(message, f'{path} (')
       self.assertIn(note, message)
 
+  def test_schedules(self):
+    params = {'dense': {'kernel': jnp.ones((8, 4))}}
+    explanation = sage_optax.explain(
+      'lion', params, learning_rate=0.1, weight_decay=lambda step: 0.1
+    )
+    self.assertEqual(explanation.rows[0].weight_decay, 'schedule')
+    self.assertIn('  schedule  ', str(explanation))
+
   def test_mask(self):
     mask = jax.tree.map(lambda p: p.ndim == 2, self.params)
     options = {'rules': [('^long/', 'matrix')]}
@@ -268,6 +276,17 @@ class StateSpecsTest(parameterized.TestCase):
       vector.abs_mean['layers']['norm']['scale'], P(None, 'fsdp')
     )
     self.assertIsInstance(vector.mu['embed']['embedding'], optax.MaskedNode)
+
+  def test_specs_that_do_not_fit(self):
+    leaf, lion = jax.ShapeDtypeStruct((4, 8), jnp.float32), sage_optax.lion(0.1)
+    state_specs = sage_optax.sharding.state_specs
+    for spec, mesh, message in (
+      (P('a'), {'x': 2, 'y': 2}, "names the mesh axis 'a', .* has 'x', 'y'"),
+      (P('x', None, 'x'), {'x': 2}, 'has 3 entries, .* only 2 axes'),
+      (P('x', None, 'x'), None, 'has 3 entries, .* only 2 axes'),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        state_specs(lion, {'kernel': leaf}, {'kernel': spec}, mesh)
 
   def test_short_specs_mean_replicated_axes(self):
     leaf = jax.ShapeDtypeStruct((4, 8), jnp.float32)

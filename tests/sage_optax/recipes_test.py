@@ -1,5 +1,7 @@
 """Recipes: the parts they are made of, and life in other libraries' loops."""
 
+import gc
+
 import equinox as eqx
 import haiku as hk
 import jax
@@ -231,12 +233,46 @@ class PartsTest(parameterized.TestCase):
     ({'matrix': {'b1': 0.9}}, 'role matrix: sinkgd does not take b1: use eps'),
     ({'name': 'lion', 'paper': True}, "'lion' has no paper form"),
     ({'matrix': 0.5}, 'role matrix: overrides must be a dict, got 0.5'),
+    ({'matrix': {'lr_scale': None}}, 'lr_scale must be a number, got None'),
+    (
+      {'matrix': {'lr_scale': abs}},
+      'a number, .*: pass a schedule as',
+    ),
+    ({'state_dtype': 'foo'}, "state must be one of 'float32', .* got 'foo'"),
     ({'embeding': {}}, 'takes embeding: .*embedding.*weight_decay'),
   )
   def test_errors(self, kwargs, message):
     kwargs = {'name': 'sage_hybrid', 'learning_rate': 0.1, **kwargs}
     with self.assertRaisesRegex(ValueError, message):
       sage_optax.recipe(**kwargs)
+
+
+class MemoryTest(parameterized.TestCase):
+  def test_no_array_is_kept(self):
+    params = {'dense': {'kernel': jnp.ones((19, 23))}}
+
+    def shapes():
+      gc.collect()
+      return [a.shape for a in jax.live_arrays() if a.shape == (19, 23)]
+
+    tx = sage_optax.sinkgd_pure(0.1)  # no state
+    updates, _ = tx.update(params, tx.init(params), params)
+    self.assertLen(shapes(), 2)
+    del params, updates
+    self.assertEmpty(shapes())
+
+  def test_no_tracer_is_kept(self):
+    params = {'dense': {'kernel': jnp.ones((6, 4))}}
+    with jax.checking_leaks():
+      jax.jit(sage_optax.sage_hybrid(0.1).init)(params)
+
+  def test_complex_parameters_are_refused(self):
+    kernel = {'kernel': jnp.ones((6, 4), jnp.complex64)}
+    with self.assertRaisesRegex(ValueError, 'split_real_and_imaginary'):
+      sage_optax.muon(0.1).init(kernel)
+    tx = sage_optax.scale_by_sinkgd()
+    with self.assertRaisesRegex(ValueError, 'must be real, got complex64'):
+      tx.update(kernel, tx.init(kernel))
 
 
 class CompatibilityTest(parameterized.TestCase):

@@ -172,6 +172,18 @@ class PromisesTest(parameterized.TestCase):
       self.assertTrue(np.isfinite(ours).all(), unit)
 
   @parameterized.named_parameters(*_ROWS)
+  def test_large_gradients_beside_zeros_are_survived(self, case):
+    for scale in (1e5, 1e9, 1e15):
+      grads = {}
+      for unit, shape in _units(case).items():
+        grads[unit] = (scale * _grads(shape, _steps(case))).astype(np.float32)
+        grads[unit][..., 2] = 0.0
+        if len(shape) > 1:
+          grads[unit][..., 1, :] = 0.0
+      for unit, ours in _runner(case)(grads).items():
+        self.assertTrue(np.isfinite(ours).all(), (unit, scale))
+
+  @parameterized.named_parameters(*_ROWS)
   def test_state_keeps_its_types_when_gradients_are_wider(self, case):
     with jax.enable_x64(True):
       grads = jnp.asarray(_grads((6, 4)))
@@ -333,8 +345,11 @@ class SinkgdTest(parameterized.TestCase):
     )
 
   def test_wrong_arguments(self):
-    with self.assertRaisesRegex(ValueError, 'num_iters must be at least 1'):
-      sage_optax.scale_by_sinkgd(num_iters=0)
+    for zero in (0, np.int64(0)):
+      with self.assertRaisesRegex(ValueError, 'num_iters must be at least 1'):
+        sage_optax.scale_by_sinkgd(num_iters=zero)
+    with self.assertRaisesRegex(ValueError, 'num_iters must be a Python int'):
+      sage_optax.scale_by_sinkgd(num_iters=2.5)
     with self.assertRaisesRegex(ValueError, 'core_ndim must be one of None, 1'):
       sage_optax.scale_by_sinkgd(core_ndim=0)
 

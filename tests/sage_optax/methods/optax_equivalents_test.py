@@ -141,6 +141,12 @@ class HyperballTest(parameterized.TestCase):
       updates, _ = tx.update(grad, tx.init(params), params)
       np.testing.assert_array_equal(updates, expected)
 
+  def test_updates_keep_the_dtype_of_gradients(self):
+    grads = jnp.ones((2, 2), jnp.bfloat16)
+    tx = optax.apply_if_finite(sage_optax.hyperball(optax.identity(), 0.5), 3)
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    self.assertEqual(updates.dtype, jnp.bfloat16)
+
   def test_needs_parameters(self):
     tx = sage_optax.hyperball(optax.identity(), 0.5)
     with self.assertRaisesRegex(ValueError, 'hyperball needs the parameters'):

@@ -60,6 +60,19 @@ class StableSpamTest(parameterized.TestCase):
     expected = np.array([0.5, -limit]) / np.hypot(0.5, limit)
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
 
+  def test_a_huge_spike_is_forgotten(self):
+    calm = _normal(1)[0]
+    tx = sage_optax.scale_by_stable_spam(
+      gamma2=0.5, gamma3=0.5, reset_interval=50
+    )
+
+    def step(state, i):
+      updates, state = tx.update(jnp.where(i == 10, 1e21 * calm, calm), state)
+      return state, jnp.abs(updates).max()
+
+    _, sizes = jax.lax.scan(step, tx.init(calm), jnp.arange(300))
+    np.testing.assert_allclose(sizes[-1], 1.0, rtol=0.1)
+
   def test_norms_follow_their_history(self):
     # Norm 5 for 30 steps, then one of 500, whose entries are all clipped.
     grad = jnp.array([[3.0, -4.0]])
