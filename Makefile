@@ -57,8 +57,9 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m docs.generate
 
+# With --quiet, mkdocs would ignore warnings in spite of --strict.
 site: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 release-check: $(VENV)/.dev
 	$(BIN)/python .ci/release_check.py

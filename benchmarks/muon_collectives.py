@@ -6,6 +6,7 @@ Compiles the update of the matrices of llama_1_3b, sharded over 8 devices, for
 CPUs. Sizes are per device and step, from the compiled program.
 """
 
+import argparse
 from typing import Any
 
 import jax
@@ -93,5 +94,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+  argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  ).parse_args()
   jax.config.update('jax_num_cpu_devices', 8)
   main()

@@ -25,6 +25,7 @@ from train.plan import targets
 _MIB = 2**20
 _NAME = 'optimizers'
 _SLOW_FIRST_STEP = 5  # times an ordinary step
+_PROJECTORS = ('apollo', 'fira', 'galore', 'soap')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +213,8 @@ def markdown(tables: dict[str, list[Row]], machine: dict[str, Any]) -> str:
       f'{row.name}: the first step and any step that renews projectors take '
       f'{row.first_seconds:.1f} s.'
       for row in rows
-      if (row.first_seconds or 0) > _SLOW_FIRST_STEP * row.timing.ms / 1e3
+      if row.name.removeprefix('optax.') in _PROJECTORS
+      and (row.first_seconds or 0) > _SLOW_FIRST_STEP * row.timing.ms / 1e3
     ]
     blocks += [
       f'{row.name} for TPU: {row.tpu.note}.'

@@ -10,6 +10,7 @@ leaf, in bytes per number. Times are the minimum of several runs, which
 alternate between the dtypes.
 """
 
+import argparse
 import functools
 import math
 import time
@@ -95,4 +96,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+  argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  ).parse_args()
   main()

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import sage_optax
+from docs import choices
 from sage_optax import recipes
 from sage_optax import roles as roles_lib
+from train.config import optimizer_schema
 
 _SECTIONS = (
   'Learning rates',
@@ -32,7 +34,7 @@ def all_pages() -> dict[str, str]:
   pages['README'] = '\n'.join(
     [
       _GENERATED,
-      '# The methods',
+      '# The methods and recipes',
       '',
       '| method | transformation | |',
       '|---|---|---|',
@@ -42,13 +44,41 @@ def all_pages() -> dict[str, str]:
         for name, function in FUNCTIONS.items()
       ),
       '',
-      '[conformance](../conformance.md) compares each method of a recipe with '
-      'recorded runs. [Not implemented](../recipes.md#not-implemented) lists '
-      'methods of other papers, such as BAOC and MACRO, and why.',
+      '[conformance](../conformance.md) compares the methods of recipes with '
+      'recorded runs, where there are any. '
+      '[Not implemented](../recipes.md#not-implemented) lists methods of other '
+      'papers, such as BAOC and MACRO, and why.',
       '',
+      *_recipes(),
     ]
   )
   return pages
+
+
+def _recipes() -> list[str]:
+  """The table of recipes; a factor scales the learning rate of a role."""
+  rows = []
+  for name, row in recipes.RECIPES.items():
+    cells = [f'`{name}`']
+    for role in roles_lib.ROLES:
+      part = getattr(row, role)
+      factor = '' if part.lr_scale == 1 else f' ×{part.lr_scale:g}'
+      cells.append(part.method + factor)
+    cells.append(f'{optimizer_schema.LEARNING_RATES[name]:g}')
+    rows.append(f'| {" | ".join(cells)} |')
+  return [
+    '## The recipes',
+    '',
+    'A factor after × scales the learning rate of that role. The last column '
+    "is the trainer's default, `config.optimizer.learning_rates`; "
+    '`train/config/optimizer_schema.py` names the source of each, and files in '
+    '`configs/` have the rates published for their sizes.',
+    '',
+    f'| recipe | {" | ".join(roles_lib.ROLES)} | learning rate |',
+    '|' + '---|' * (len(roles_lib.ROLES) + 2),
+    *rows,
+    '',
+  ]
 
 
 def page(name: str, function: Callable[..., Any]) -> str:
@@ -72,8 +102,11 @@ def page(name: str, function: Callable[..., Any]) -> str:
   lines += ['## Example', '', '```python', example, '```', '']
   lines += ['## Recipes', '', (', '.join(used) or 'None') + '.', '']
   lines += ['## References', '', _references(parts['References']), '']
-  if name in recipes.METHODS:
-    link = f'[conformance](../conformance.md#{name})'
+  page_of_runs = '../conformance.md'
+  if other := choices.NOT_RECORDED.get(name):
+    lines += [f'Compared with [{other}]({page_of_runs}#not-recorded).', '']
+  elif name in recipes.METHODS:
+    link = f'[conformance]({page_of_runs}#{name})'
     lines += [f'Compared with recorded runs: {link}.', '']
   return '\n'.join(lines)
 

@@ -58,7 +58,8 @@ def main(steps: int = 10) -> list[float]:
   tx = sage_optimizer(config, schedule)
   weights = {'params': params()}
   preset = sage_optax.layout.MAXTEXT
-  print(sage_optax.explain('sage_hybrid', weights, preset=preset))
+  options = {'preset': preset, 'weight_decay': config.adam_weight_decay}
+  print(sage_optax.explain('sage_hybrid', weights, **options))
   state = tx.init(weights)
 
   @jax.jit

@@ -90,8 +90,8 @@ _HOW = f"""## How to read it
 - **Difference** is the loss minus that of the baseline with the same seed,
   which has the same initial weights and data, with a 95 % interval (Student's
   t). The baseline is the recipe `adamw` for recipes, and AdamW on the table for
-  rules. *p* is corrected for the number of optimizers (Holm), also of those not
-  finished.
+  rules. *p* is corrected by Holm's method for all optimizers of the table that
+  are planned, finished or not.
 - **State** is the memory that the optimizer keeps from step to step.
 - **Options.** *Good rates* are those whose lowest loss of seed 0 is within
   {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats

@@ -123,7 +123,8 @@ class Explanation:
       for line in (_HEADER, rule, *lines)
     ]
     sums = [
-      f'{role}: {total.leaves} leaves, {total.parameters:,} parameters, '
+      f'{role}: {total.leaves} {"leaf" if total.leaves == 1 else "leaves"}, '
+      f'{total.parameters:,} parameters, '
       f'state {format_bytes(total.state_bytes)}'
       for role, total in self.totals.items()
     ]

@@ -15,6 +15,9 @@ _DOCS = pathlib.Path(conformance.__file__).parent
 _AGAIN = 'python -m docs.generate writes them again'
 _PACKAGES = ('sage_optax', 'models', 'train')
 _FOLDERS = ('configs', 'benchmarks', 'examples', 'experiments')
+_WITH_PAGES = (
+  'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'benchmarks', 'docs', 'tests',
+)  # fmt: skip
 
 
 class PagesTest(parameterized.TestCase):
@@ -50,6 +53,28 @@ class PagesTest(parameterized.TestCase):
       )
       expected = list(pages.inspect.signature(function).parameters)
       self.assertEqual(told, expected, name)
+
+
+class LinksTest(parameterized.TestCase):
+  def test_files_and_headings_exist(self):
+    root = _DOCS.parent
+    headings, links = {}, []
+    for path in (*root.glob('*.md'), *root.glob('*/**/*.md')):
+      if path.relative_to(root).parts[0] not in _WITH_PAGES:
+        continue
+      text = re.sub(r'```.*?```', '', path.read_text(), flags=re.DOTALL)
+      headings[path] = {
+        re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+        for heading in re.findall(r'^#+ (.*)$', text, re.MULTILINE)
+      }
+      for link in re.findall(r'\]\((?!https?:)([^)\s]+)\)', text):
+        links.append((path, *link.partition('#')[::2]))
+    self.assertGreater(len(links), 100)
+    for path, file, anchor in links:
+      target = (path.parent / file).resolve() if file else path
+      self.assertTrue(target.exists(), f'{path}: {file}')
+      if anchor:
+        self.assertIn(anchor, headings[target], f'{path}: {file}#{anchor}')
 
 
 class ConformanceTest(parameterized.TestCase):

@@ -1,5 +1,6 @@
 """Writes docs/vision.md from results/vit.jsonl."""
 
+import argparse
 import dataclasses
 import math
 import pathlib
@@ -138,4 +139,5 @@ def _by(summary, name):
 
 
 if __name__ == '__main__':
+  argparse.ArgumentParser(description=__doc__).parse_args()
   PAGE.write_text(page())

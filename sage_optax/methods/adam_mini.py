@@ -78,7 +78,7 @@ def scale_by_adam_mini(
   Returns:
     A `GradientTransformation`; updates keep the dtype of the gradients. State:
     mn + n numbers per matrix [m, n] (axis -2) or mn + m (axis -1), 2d per
-    vector [d]; without a first moment n, m and d.
+    vector [d]; without a first moment: n (axis -2), m (axis -1), d (vector).
 
   Raises:
     ValueError: `axis` is neither -2 nor -1 or is traced, or `core_ndim` does

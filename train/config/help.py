@@ -19,12 +19,13 @@ _PAGE = """\
 # Configuration
 
 A configuration file has a function `get_config()` that returns a
-`train.config.Config`. Every field except the two dictionaries of learning rates
-can also be set on the command line, for example `--config.train.steps=100`;
-`none` means None. The column "changes" shows the effect of changing a field
-between two starts of a run: "the run" means that it would be another run, so
-the working directory is rejected; "rounding" means that the resumed run prints
-a warning and may differ in the last digits.
+`train.config.Config`. Every field can also be set on the command line, for
+example `--config.train.steps=100`, and so can the entries of a dictionary, for
+example `--config.optimizer.learning_rates.adamw=1e-3`; `none` means None. The
+column "changes" shows the effect of changing a field between two starts of a
+run: "the run" means that it would be another run, so the working directory is
+rejected; "rounding" means that the resumed run prints a warning and may differ
+in the last digits.
 """
 
 

@@ -59,12 +59,12 @@ class ModelConfig:
   )
   rope_low_freq_factor: Optional[float] = field(
     None,
-    'A wavelength with fewer turns in rope_original_positions is long.',
+    'Wavelengths with fewer turns in rope_original_positions are multiplied.',
     Range(above=0, maximum=1e6),
     'value',
   )
   rope_high_freq_factor: Optional[float] = field(
-    None, 'With more turns, it is kept.', Range(above=0, maximum=1e6), 'value'
+    None, 'With more, they stay.', Range(above=0, maximum=1e6), 'value'
   )
   rope_original_positions: Optional[int] = field(
     None, 'Context length of pre-training.', COUNT, 'value'
@@ -271,7 +271,7 @@ class LogConfig:
   compilation_cache: Optional[str] = field(
     None,
     'Directory of the compilation cache; none: JAX_COMPILATION_CACHE_DIR if '
-    "set, else a directory in the user's cache; empty: only the former.",
+    "set, else a directory in the user's cache; empty: the variable, or none.",
     Path(),
   )
 
