@@ -93,7 +93,9 @@ def _kinds(given: tuple[str | None, ...], vector: bool) -> list[str | None]:
   others = [i for i, kind in enumerate(kinds) if kind not in (BATCH, EXPERTS)]
   batch = len(others) > 1 or (others and vector)
   # A router maps to the experts.
-  meant = BATCH if batch else INNER
+  meant: str | None = BATCH if batch else INNER
+  if any(kinds[i] is None for i in others):
+    meant = None  # `expert` may be an axis of a mesh.
   return [meant if kind == EXPERTS else kind for kind in kinds]
 
 
@@ -197,10 +199,16 @@ def guess(
   count = len(outputs)
   if 0 < count < len(core) and tuple(sizes[-count:]) == outputs:
     return Axes(batch, core[:-count], core[-count:])
+  if 0 < count < len(core) and tuple(sizes[:count]) == outputs:
+    return Axes(batch, core[count:], core[:count])
   # There are fewer heads and layers than features.
-  attention = len(core) == 3 and (
-    (names.OUT_OF_STREAM.search(path) and sizes[0] > sizes[1])
-    or (names.INTO_STREAM.search(path) and sizes[1] < sizes[2])
+  attention = (
+    len(core) == 3
+    and not names.STACKS.search(path)
+    and (
+      (names.OUT_OF_STREAM.search(path) and sizes[0] > sizes[1])
+      or (names.INTO_STREAM.search(path) and sizes[1] < sizes[2])
+    )
   )
   convolution = len(core) == 4 and sizes[0] == sizes[1] < min(sizes[2:])
   fan_in = core[:-1] if attention or convolution else core[-2:-1]

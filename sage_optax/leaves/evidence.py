@@ -34,7 +34,7 @@ class Evidence:
     self.leaves = dict(zip(self.paths, [x[2] for x in located], strict=True))
     self.named = dict(zip(self.paths, [x[1] for x in located], strict=True))
     self.shapes = {p: jnp.shape(leaf) for p, leaf in self.leaves.items()}
-    self.logical = self._logical_axes()
+    self.logical = rules.axes_by_path(routing.logical_axes, self.paths)
     if any(isinstance(p, tuple) for p, _ in self.rules) and not self.logical:
       raise ValueError('A rule for names of axes needs logical_axes=.')
     self.boxed = metadata.axis_names(params)
@@ -50,15 +50,6 @@ class Evidence:
     self.scan_axis = scan_axis
     self._layouts: dict[names.Known, set[str]] = {}
     self.proofs = stacks.Proofs(self.shapes, self.known, scan_axis)
-
-  def _logical_axes(self) -> dict[str, tuple[Any, ...]]:
-    if self.routing.logical_axes is None:
-      return {}
-    logical = rules.axes_by_path(self.routing.logical_axes)
-    for path in self.paths:
-      if path not in logical:
-        raise ValueError(f'logical_axes has no entry for {path}.')
-    return logical
 
   def names_of(self, path: str) -> tuple[str | None, ...] | None:
     """The names of a leaf's axes; None if they have none."""
@@ -124,7 +115,7 @@ class Evidence:
     if found := rules.search(path, self.names_of(path), self.rules):
       return Role(*found)
     if not self.named[path]:
-      return Role(auto_role(shape), f'no name, {ndim} axes')
+      return Role(rules.auto_role(shape), f'no name, {ndim} axes')
     if role := self.reading(path).role:
       # A Linear module may map to the vocabulary.
       by_name = path in self.modules and role in ('matrix', 'head')
@@ -139,12 +130,17 @@ class Evidence:
     if known.role != 'vector' and ndim < 2:
       doubt = f'its name means {known.role}, which has two axes'
       return Role(None, known.name, doubt=doubt, likely='vector')
-    doubt, likely = self._refuted(path, known)
+    doubt, likely = self.refuted(path, known)
     if doubt:
       return Role(None, known.name, doubt=doubt, likely=likely)
     return Role(known.role, known.name, known.role in ('matrix', 'head'))
 
-  def _refuted(self, path: str, known: names.Known) -> tuple[str, str | None]:
+  def by_rule(self, path: str) -> str | None:
+    """The role of a leaf by the user's rules; None if none matches."""
+    found = rules.search(path, self.names_of(path), self.rules)
+    return found[0] if found else None
+
+  def refuted(self, path: str, known: names.Known) -> tuple[str, str | None]:
     """Why a leaf may not be what its name means, and its likely role."""
     shape, (batch, _) = self.shapes[path], self.batch(path)
     general = names.is_general(path, known)
@@ -195,6 +191,8 @@ class Evidence:
     either = presets.either_order(known, role, self.routing.preset)
     clear = not either if known is None else known.guess
     clear = clear or role == 'embedding' or core == 1
+    if fits is None and known is not None and known.role == role:
+      clear = False  # Its shape is not one that such leaves have.
     if fits is None and clear:
       layout = 'o' if role == 'vector' else 'i o'
       fits = axis_names.fits((layout,), shape, batch).get(layout)
@@ -271,6 +269,9 @@ class Evidence:
     if not batch and self.scan_axis is not None and len(shape) > normal:
       batch = (self.scan_axis,)
     layouts = known.layouts if known is not None else ()
+    preset = self.routing.preset
+    if preset is not None and preset.outputs_first:
+      layouts += presets.CONVOLUTIONS
     if presets.either_order(known, role, self.routing.preset):
       layouts = ('o i',)
     if role == 'embedding' and known is not None and known.role != role:
@@ -278,7 +279,11 @@ class Evidence:
     beside = stacks.outputs_beside(path, self.shapes, self.batch)
     if beside:
       layouts += tuple(' '.join(reversed(x.split())) for x in layouts)
-    for axes in self._proved(path, layouts, batch).values():
+    candidates = self._proved(path, layouts, batch)
+    if not batch and not candidates:  # It may be a stack of attention kernels.
+      heads = tuple(x for x in layouts if len(x.split()) == 3)
+      candidates = self._proved(path, heads, (0,))
+    for axes in candidates.values():
       same = (role == 'vector') == (not axes.fan_in)
       if same and not self._heads_doubt(path, axes):
         return axis_names.Reading(role, axes)
@@ -288,11 +293,6 @@ class Evidence:
 
   def _reader(self, path: str) -> str:
     return 'module' if path in self.modules else 'names of axes'
-
-
-def auto_role(shape: tuple[int, ...]) -> str:
-  """The role from the number of axes alone."""
-  return 'vector' if len(shape) < 2 else 'matrix'
 
 
 def _same_kind(known: str | None, role: str) -> bool:

@@ -61,6 +61,7 @@ _QKV = r'(?:query|key|value|[qkv])'
 _OUT = r'(?:out|attn_out_proj|attention_out)'
 CONV = r'(?:[^/]*[cC]onv(?!_?proj/)[^/]*|[^/]*patch[^/]*|[^/]*stem[^/]*)'
 TRANSPOSED = r'[^/]*(?:[cC]onv[^/]*[tT]ranspose|[dD]econv)[^/]*'
+UP_CONV = r'[^/]*[uU]p_?[cC]onv[^/]*'
 _TOKEN = ('o', '1 o', '1 1 o')
 CONV_LAYOUTS = ('i i o', 'i i i o', 'i i i i o')
 _KERNEL = r'/(?:kernel|w)$'
@@ -118,7 +119,7 @@ DEFAULT: tuple[Known, ...] = (
   ),
   named(
     'relative positions',
-    r'[^/]*rel(?:ative|_|pos)[^/]*embed[^/]*$',
+    r'[^/]*rel(?:ative|_|pos)[^/]*(?:embed[^/]*|bias_table)$',
     'embedding',
     'i o',
     'o i',
@@ -127,7 +128,7 @@ DEFAULT: tuple[Known, ...] = (
   ),
   named(
     'positions',
-    r'(?:pos_?emb\w*|position_?embed\w*|positional_embed\w*)$',
+    r'(?![^/]*rel)(?:\w+_)?(?:pos_?emb\w*|position(?:al)?_?embed\w*)$',
     'embedding',
     'i o',
     '1 i o',
@@ -162,8 +163,7 @@ DEFAULT: tuple[Known, ...] = (
     doubt='the axes [channels, state] are one unit, or a vector each',
     guess=False,
   ),
-  # Low rank adapters, in Flax.
-  named('adapter', r'lora_[ab]$', 'matrix', 'i o'),
+  named('adapter', r'lora[_/][ab]$', 'matrix', 'i o'),
   named(
     'experts',
     r'(?:\w*[eE]xperts?\w*|moe\w*|Moe\w*)/(?:.*/)?w[io](?:_\d)?$',
@@ -186,7 +186,7 @@ DEFAULT: tuple[Known, ...] = (
   GPT2,
   named(
     'transposed convolution',
-    TRANSPOSED + _KERNEL,
+    f'(?:{TRANSPOSED}|{UP_CONV})' + _KERNEL,
     'matrix',
     *CONV_LAYOUTS,
     *(layout.replace('i o', 'o i') for layout in CONV_LAYOUTS),
@@ -205,6 +205,9 @@ DEFAULT: tuple[Known, ...] = (
     r'(?![^/]*(?:patch|proj|mapping))' + EMBED_WORDS + _KERNEL,
     None,
     doubt='an embedding and a projection can both have this name',
+  ),
+  named(
+    'vector quantizer', r'vector_quantizer\w*/embeddings$', 'embedding', 'o i'
   ),
   named('embedding', r'(?![^/]*patch)[^/]*embeddings?$', 'embedding', 'i o'),
   named(
@@ -231,15 +234,17 @@ HEADS = re.compile(START + f'(?:{_QKV}|{_OUT})' + _KERNEL)
 HEAD = re.compile(START + HEAD_WORDS + r'(?:/\w+)?$')
 PROJECTION = re.compile(START + HIDDEN_WORDS + r'/\w+$')
 # Folders of kernels with an axis of experts or layers, unless it is a list.
+_EXPERTS = r'\w*[eE]xperts?|[mM]oe\w*'
+EXPERTS = re.compile(START + f'(?:{_EXPERTS})/')
 STACKS = re.compile(
-  START + r'(?:\w*[eE]xperts?|[mM]oe\w*|layers|blocks|stack(?:ed)?)/(?!\d)'
+  START + rf'(?:{_EXPERTS}|layers|blocks|stack(?:ed)?)/(?!\d)'
 )
 NORM = re.compile(START + NORM_WORDS + r'/\w+$')
-TOKENS = re.compile(
-  r'^(?!.*(?:pos|type|segment|patch|class|time|label|relative|wpe|rel_)).*'
-  r'(?:embed|wte|tok|(?<![^/])shared(?![^/]))',
+OTHER_TABLES = re.compile(
+  'pos|type|segment|patch|class|time|label|relative|wpe|rel_|quantiz',
   re.IGNORECASE,
 )
+_TOKENS = re.compile(r'embed|wte|tok|(?<![^/])shared(?![^/])', re.IGNORECASE)
 # Projections to the width of the residual stream, and from it.
 INTO_STREAM = re.compile(
   START + r'(?:out|out_?proj|o_?proj|o|wo|down|down_?proj|c_proj|w2'
@@ -253,6 +258,11 @@ OUT_OF_STREAM = re.compile(
 )
 
 
+def of_tokens(path: str) -> bool:
+  """Whether a name is that of an embedding of tokens."""
+  return bool(_TOKENS.search(path)) and not OTHER_TABLES.search(path)
+
+
 def is_general(path: str, known: Known | None) -> bool:
   """Whether a name fits any matrix: hidden, head or embedding."""
   general = known is not None and known.name in ('kernel', 'weight')
@@ -261,7 +271,8 @@ def is_general(path: str, known: Known | None) -> bool:
 
 def bias_of(path: str) -> str:
   """The path of the bias beside a matrix; '' if it cannot have one."""
-  return _beside(path, {'kernel': 'bias', 'w': 'b', 'weight': 'bias'})
+  names = {'kernel': 'bias', 'w': 'b', 'weight': 'bias', 'weights': 'bias'}
+  return _beside(path, names)
 
 
 def kernel_of(path: str) -> str:

@@ -18,6 +18,7 @@ from sage_optax.leaves.names import (
   NORM_WORDS,
   POSITION_WORDS,
   TRANSPOSED,
+  UP_CONV,
   Known,
   named,
 )
@@ -41,7 +42,9 @@ class Preset(NamedTuple):
 
 
 _TRANSPOSED = 'transposed convolution'
-_TORCH_CONV = ('o i i', 'o i i i', 'o i i i i')
+# Three axes may also be those of stacked matrices.
+CONVOLUTIONS = ('o i i i', 'o i i i i')
+_TORCH_CONV = ('o i i', *CONVOLUTIONS)
 _WEIGHT = r'/weights?$'
 
 # In the layout of PyTorch.
@@ -63,11 +66,12 @@ _WEIGHTS: tuple[Known, ...] = (
     'embedding',
     'i o',
   ),
-  named(
+  # Patches and times are projected.
+  Known(
     'table',
-    rf'(?!{HIDDEN_WORDS}/)(?![^/]*patch)' + EMBED_WORDS + _WEIGHT,
+    rf'^(?!.*(?:patch|temporal))(?:.*/)?(?!{HIDDEN_WORDS}/){EMBED_WORDS}{_WEIGHT}',
     'embedding',
-    'i o',
+    ('i o',),
   ),
   named(
     _TRANSPOSED,
@@ -75,7 +79,24 @@ _WEIGHTS: tuple[Known, ...] = (
     'matrix',
     *(layout.replace('o i', 'i o') for layout in _TORCH_CONV),
   ),
-  named('convolution', r'[^/]*' + CONV + _WEIGHT, 'matrix', *_TORCH_CONV),
+  named(
+    _TRANSPOSED,
+    UP_CONV + _WEIGHT,
+    'matrix',
+    *_TORCH_CONV,
+    *(layout.replace('o i', 'i o') for layout in _TORCH_CONV),
+    doubt='a convolution is [out, in, ...], a transposed one [in, out, ...], '
+    'and no bias shows which',
+    guess=False,
+  ),
+  # Some projections of patches, and linears, have such names.
+  named(
+    'convolution',
+    rf'(?:[^/]*{CONV}|[^/]*patch[^/]*/proj(?:ection)?)' + _WEIGHT,
+    'matrix',
+    'o i',
+    *_TORCH_CONV,
+  ),
   named('projection', r'(?:.*/)?' + HIDDEN_WORDS + _WEIGHT, 'matrix', 'o i'),
   named(
     'patches',

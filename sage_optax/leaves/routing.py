@@ -62,16 +62,17 @@ def records(params: Any, routing: Routing) -> Resolved:
   routing = _merge_partial(routing)
   given = _given_roles(params, routing.roles)
   tree = evidence.Evidence(params, routing)
-  vocabularies = vocabulary.Vocabularies(params, tree)
+  roles = dict(zip(tree.paths, given, strict=True))
+  vocabularies = vocabulary.Vocabularies(params, tree, roles)
   found = []
-  for path, role in zip(tree.paths, given, strict=True):
+  for path, role in roles.items():
     leaf = tree.decide(path, None if role is None else Role(role, 'given'))
     leaf = vocabularies.check(leaf)
     default = routing.default_role
     unknown = leaf.role is None and leaf.rule != names.STATISTICS
     if unknown and default is not None:
       if default == 'auto':
-        default = evidence.auto_role(tree.shapes[path])
+        default = rules.auto_role(tree.shapes[path])
       leaf = tree.decide(path, Role(default, 'default_role'))
     found.append(leaf)
   return Resolved(found, vocabularies.lengths)

@@ -49,6 +49,11 @@ def check_role(role: Any) -> None:
     raise ValueError(f'Unknown role {role!r}: use one of {", ".join(ROLES)}.')
 
 
+def auto_role(shape: tuple[int, ...]) -> str:
+  """The role from the number of axes alone."""
+  return 'vector' if len(shape) < 2 else 'matrix'
+
+
 def search(
   path: str, axes: tuple[Any, ...] | None, rules: Sequence[Rule]
 ) -> tuple[str, str] | None:
@@ -67,16 +72,29 @@ def search(
   return found[0] if found else None
 
 
-def axes_by_path(logical_axes: Any) -> dict[str, tuple[Any, ...]]:
-  """The tuples of a tree of axis names, by path.
+def axes_by_path(
+  logical_axes: Any, paths: Sequence[str] = ()
+) -> dict[str, tuple[Any, ...]]:
+  """The tuples of a tree of axis names, by path; {} for None.
 
   Paths are used instead of the tree structure, because the parameters may be
   masked or Optax's empty placeholder.
+
+  Args:
+    logical_axes: the tree, or None.
+    paths: paths that must have an entry.
+
+  Raises:
+    ValueError: A path has no entry.
   """
   leaves = jax.tree.leaves_with_path(
     logical_axes, is_leaf=lambda x: isinstance(x, tuple)
   )
-  return {metadata.leaf_path(key_path)[0]: axes for key_path, axes in leaves}
+  found = {metadata.leaf_path(key_path)[0]: axes for key_path, axes in leaves}
+  for path in paths if logical_axes is not None else ():
+    if path not in found:
+      raise ValueError(f'logical_axes has no entry for {path}.')
+  return found
 
 
 def _matches(

@@ -20,6 +20,8 @@ _Shapes = Mapping[str, tuple[int, ...]]
 _BatchOf = Callable[[str], tuple[tuple[int, ...], str]]
 
 AMBIGUOUS = -1
+# A first axis that is not longer may be the width of a convolution.
+_WIDEST = 9
 
 
 class Proofs:
@@ -139,6 +141,10 @@ class Proofs:
         return None
       if not names_lib.STACKS.search(path):  # It may be a convolution.
         return None
+    if min(shapes[0]) <= _WIDEST and not all(
+      names_lib.EXPERTS.search(path) for path in members
+    ):
+      return None
     found = {
       axis
       for place in (0, 1)

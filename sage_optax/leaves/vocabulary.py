@@ -1,6 +1,7 @@
 """Uses the lengths of vocabularies as evidence about other leaves."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,8 +20,10 @@ class Vocabularies:
     lengths: length of a vocabulary -> the path of its embedding.
   """
 
-  def __init__(self, params: Any, evidence: Evidence):
-    self._evidence = evidence
+  def __init__(
+    self, params: Any, evidence: Evidence, given: Mapping[str, str | None]
+  ):
+    self._evidence, self._given = evidence, given
     self._masked = _masked_tokens(params)
     self.lengths: dict[int, str] = {}
     for path in evidence.paths:
@@ -32,22 +35,28 @@ class Vocabularies:
 
   def _table(self, path: str) -> axis_names.Axes | None:
     """The axes of an embedding of tokens; None for other leaves."""
-    reading, known = self._evidence.reading(path), self._evidence.known[path]
+    evidence = self._evidence
+    reading, known = evidence.reading(path), evidence.known[path]
+    batch, _ = evidence.batch(path)
+    role = self._given.get(path) or evidence.by_rule(path)
+    if role is not None:
+      tokens = role == 'embedding' and not names.OTHER_TABLES.search(path)
+      found = axis_names.layout_axes('i o', evidence.shapes[path], batch)
+      return found if tokens else None
     if reading.role is not None:
       tokens = reading.role == 'embedding' and self._has_vocab(path)
       return reading.axes if tokens else None
     if known is None or known.role != 'embedding':
       return None
-    if not names.TOKENS.search(path):
+    if not names.of_tokens(path) or evidence.refuted(path, known)[0]:
       return None
-    batch, _ = self._evidence.batch(path)
-    return axis_names.layout_axes('i o', self._evidence.shapes[path], batch)
+    return axis_names.layout_axes('i o', evidence.shapes[path], batch)
 
   def _has_vocab(self, path: str) -> bool:
     names_of = self._evidence.names_of(path)
     kinds = [metadata.KINDS.get(name or '') for name in names_of or ()]
-    by_path = path in self._evidence.modules and names.TOKENS.search(path)
-    return metadata.VOCAB in kinds or bool(by_path)
+    by_path = path in self._evidence.modules and names.of_tokens(path)
+    return metadata.VOCAB in kinds or by_path
 
   def check(self, leaf: Leaf) -> Leaf:
     """Refuses hidden matrices with an axis as long as the vocabulary."""
@@ -73,7 +82,12 @@ class Vocabularies:
       return leaf._replace(role='head', rule=f'as long as {last}')
     longest = next((p for n, p in self.lengths.items() if n in shape), '')
     if path := first or last or longest:
-      role = 'head' if last else 'embedding' if first else None
+      role = 'matrix'
+      if general and self._is_like(leaf.path, first or last or ''):
+        if last:
+          role = 'head'
+        elif not names.INTO_STREAM.search(leaf.path):
+          role = 'embedding'
       return _refused(leaf, f'an axis is as long as {path}', role)
     return leaf
 
@@ -91,8 +105,19 @@ class Vocabularies:
       )
       and tree.reading(other).role != 'embedding'
     ]
-    sizes = sorted(shape) == sorted(tree.shapes[table])
-    return alike == [path] and sizes and not axes.batch
+    # The outputs of a head are not the inputs of another matrix.
+    used = any(
+      tree.shapes[other][:1] == shape[-1:] and names.is_general(other, known)
+      for other, known in tree.known.items()
+      if other not in (path, table)
+    )
+    single = alike == [path] and not axes.batch and not used
+    return single and self._is_like(path, table)
+
+  def _is_like(self, path: str, table: str) -> bool:
+    """Whether a matrix has the axes of a table, in any order."""
+    shapes = self._evidence.shapes
+    return table in shapes and sorted(shapes[path]) == sorted(shapes[table])
 
 
 def _refused(leaf: Leaf, doubt: str, role: str | None) -> Leaf:
@@ -116,6 +141,6 @@ def _masked_tokens(params: Any) -> str:
   )
   for key_path, node in nodes:
     path, _ = metadata.leaf_path(key_path)
-    if isinstance(node, optax.MaskedNode) and names.TOKENS.search(path):
+    if isinstance(node, optax.MaskedNode) and names.of_tokens(path):
       return path
   return ''

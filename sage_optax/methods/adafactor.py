@@ -107,8 +107,8 @@ def scale_by_adafactor(
     """The two statistics of one gradient."""
     square = jnp.square(linalg.as_stat(grad)) + eps
     if is_vector(grad):
-      rest = square[..., :1] if square.ndim else square
-      return square, jnp.zeros_like(rest)
+      rest = (*square.shape[:-1], 1) if square.ndim else ()
+      return square, linalg.aligned_zeros(grad, rest, square.dtype)
     return _mean(square, linalg.FAN_OUT), _mean(square, linalg.FAN_IN)
 
   def direction(grad, fan_in, fan_out):

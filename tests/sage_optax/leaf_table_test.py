@@ -603,3 +603,143 @@ class ModulesTest(parameterized.TestCase):
     self.assertEqual(found['conv2_d_transpose/w'], ('matrix', (0, 1, 3), (2,)))
     with self.assertRaisesRegex(ValueError, 'conv2_d_transpose/w .*no bias'):
       _axes(params)
+
+
+# Preset, then 'path shape role in -> out', as in the table. All are accepted.
+_ACCEPTED = {
+  'linears called convolution or patch': (
+    layout.TORCH,
+    """
+    pwconv1/weight 384x96 matrix 1->0
+    pwconv1/bias 384 vector ->0
+    conv_out_layer/weight 64x96 matrix 1->0
+    patch_embedding/weight 64x588 matrix 1->0
+    patch_embedding/bias 64 vector ->0
+    embeddings/patch_embeddings/projection/weight 64x3x16x16 matrix 123->0
+    """,
+  ),
+  'linears in embeddings of patches and times': (
+    layout.TORCH,
+    """
+    patch_embedding/value_embedding/weight 64x16 matrix 1->0
+    temporal_embedding/embed/weight 64x4 matrix 1->0
+    """,
+  ),
+  'weights with a bias': (
+    None,
+    """
+    f/weights 16x24 matrix 0->1
+    f/bias 24 vector ->0
+    """,
+  ),
+  'codes of a quantizer': (
+    layout.HAIKU,
+    """
+    vector_quantizer/embeddings 64x512 embedding 1->0
+    conv/w 3x3x64x64 matrix 012->3
+    """,
+  ),
+  'positions with a prefix': (
+    None,
+    'decoder_pos_embed 1x197x64 embedding 1->2',
+  ),
+  'adapters of Gemma': (
+    None,
+    """
+    linear/lora/a 64x4 matrix 0->1
+    linear/lora/b 4x96 matrix 0->1
+    """,
+  ),
+}
+# The same; all matrices are refused, and what is pasted is right.
+_REFUSED = {
+  'a linear called embedder, and one as long': (
+    layout.TORCH,
+    """
+    x_embedder/weight 96x64 matrix 1->0
+    x_embedder/bias 96 vector ->0
+    f_proj/weight 96x96 matrix 1->0
+    """,
+  ),
+  'a table called embedding/kernel': (
+    None, 'embedding/kernel 512x64 embedding|matrix 0->1',
+  ),
+  'convolutions after an interpolation, or transposed': (
+    layout.TORCH, 'upconv/weight 64x64x2x2 matrix 123->0',
+  ),
+  'transposed in Haiku, too': (
+    layout.HAIKU, 'up_conv/w 4x4x64x96 matrix 012->3',
+  ),
+  'convolutions of unknown names': (
+    layout.TORCH, 'features/0/weight 64x3x3x3 matrix 123->0',
+  ),
+  'projections as long as a vocabulary': (
+    None,
+    '''
+    shared/embedding 384x96 embedding 0->1
+    q/kernel 96x384 matrix 0->1
+    o/kernel 384x96 matrix 0->1
+    ''',
+  ),
+  'experts that are narrow': (None, 'layers_0/moe/wo 8x24x64 matrix 1->2'),
+  'stacked attention without norms': (
+    None, 'attn/query/kernel 12x64x8x16 matrix 1->23',
+  ),
+  'a table of relative positions': (
+    layout.TORCH, 'relative_position_bias_table 169x3 embedding 0->1',
+  ),
+  'three layers, or a convolution over time': (
+    None,
+    '''
+    blocks/a/up/kernel 3x64x96 matrix 1->2
+    blocks/a/down/kernel 3x96x64 matrix 1->2
+    ''',
+  ),
+}  # fmt: skip
+
+
+def _project(preset, text):
+  return leaf_table.Project('', '', leaf_table.rows(text), preset)
+
+
+class StrangersTest(parameterized.TestCase):
+  @parameterized.parameters(*_ACCEPTED)
+  def test_accepted(self, name):
+    project = _project(*_ACCEPTED[name])
+    self.assertEqual(
+      leaf_count.count(project), (len(project.rows), 0, []), name
+    )
+
+  @parameterized.parameters(*_REFUSED)
+  def test_refused_with_a_right_suggestion(self, name):
+    project = _project(*_REFUSED[name])
+    params = leaf_count.tree(project)
+    message = _refusal(params, preset=project.preset)
+    self.assertGreater(leaf_count.count(project).refused, 0)
+    self.assertEqual(leaf_count.count(project).wrong, [])
+    said = routing.Routing(preset=project.preset, **_pasted(message))
+    found = leaf_count.count(project, params, said)
+    self.assertEqual((found.refused, found.wrong), (0, []))
+
+  def test_a_users_embedding_is_a_vocabulary(self):
+    params = {'tok': jnp.ones((50, 8)), 'final': {'kernel': jnp.ones((8, 50))}}
+    said = routing.Routing(rules=[('^tok$', 'embedding')])
+    roles = [leaf.role for leaf in routing.resolve(params, said)]
+    self.assertEqual(roles, ['head', 'embedding'])
+
+  def test_what_a_user_calls_a_matrix_is_no_vocabulary(self):
+    params = {
+      'embedder': {'kernel': jnp.ones((96, 8))},
+      'f_proj': {'kernel': jnp.ones((96, 96))},
+    }
+    said = routing.Routing(rules=[('embedder', 'matrix')])
+    roles = [leaf.role for leaf in routing.resolve(params, said)]
+    self.assertEqual(roles, ['matrix', 'matrix'])
+
+  def test_a_bottleneck_of_a_tables_size_is_no_head(self):
+    params = {
+      'speaker_embedding': {'embedding': jnp.ones((32, 64))},
+      'bottleneck': {'kernel': jnp.ones((64, 32)), 'bias': jnp.ones(32)},
+      'decoder': {'kernel': jnp.ones((32, 10)), 'bias': jnp.ones(10)},
+    }
+    self.assertIn('bottleneck/kernel', _refusal(params))

@@ -50,7 +50,7 @@ class Project(NamedTuple):
   box: str = 'flax'
 
 
-def _rows(text: str) -> list[Row]:
+def rows(text: str) -> list[Row]:
   """Rows of 'path shape role in -> out [names]', axes as digits."""
   rows = []
   for line in text.strip().splitlines():
@@ -488,7 +488,7 @@ decoder/layers_0/MoeBlock_0/wo 8x14336x4096 matrix 1>2
 
 
 def _without_names(text: str) -> list[Row]:
-  return [row._replace(names=None) for row in _rows(text)]
+  return [row._replace(names=None) for row in rows(text)]
 
 
 _NANODO_SOURCE = 'google-deepmind/nanodo@10aefde nanodo/model.py'
@@ -500,141 +500,139 @@ _BONSAI_SOURCE = 'jax-ml/bonsai@3628425 bonsai/models/'
 _HF_SOURCE = 'huggingface/transformers 4.57.6 models/'
 
 PROJECTS = (
-  Project('NanoDO', _NANODO_SOURCE, _rows(_NANODO)),
-  Project('Flax lm1b', _FLAX_SOURCE + 'lm1b/models.py', _rows(_LM1B)),
-  Project('Flax gemma', _FLAX_SOURCE + 'gemma/transformer.py', _rows(_GEMMA)),
+  Project('NanoDO', _NANODO_SOURCE, rows(_NANODO)),
+  Project('Flax lm1b', _FLAX_SOURCE + 'lm1b/models.py', rows(_LM1B)),
+  Project('Flax gemma', _FLAX_SOURCE + 'gemma/transformer.py', rows(_GEMMA)),
   Project(
-    'Flax gemma, 7B', _FLAX_SOURCE + 'gemma/transformer.py', _rows(_GEMMA_7B)
+    'Flax gemma, 7B', _FLAX_SOURCE + 'gemma/transformer.py', rows(_GEMMA_7B)
   ),
   Project(
-    'Flax imagenet', _FLAX_SOURCE + 'imagenet/models.py', _rows(_IMAGENET)
+    'Flax imagenet', _FLAX_SOURCE + 'imagenet/models.py', rows(_IMAGENET)
   ),
-  Project('Gemma 1', _GEMMA_SOURCE, _rows(_LINEN_GEMMA + _GATES_1)),
-  Project('Gemma 3', _GEMMA_SOURCE, _rows(_LINEN_GEMMA + _GATES_3)),
-  Project('MaxText, boxed', _MAXTEXT_SOURCE + 'llama2.py', _rows(_MAXTEXT)),
+  Project('Gemma 1', _GEMMA_SOURCE, rows(_LINEN_GEMMA + _GATES_1)),
+  Project('Gemma 3', _GEMMA_SOURCE, rows(_LINEN_GEMMA + _GATES_3)),
+  Project('MaxText, boxed', _MAXTEXT_SOURCE + 'llama2.py', rows(_MAXTEXT)),
   Project(
     'MaxText, unboxed',
     _MAXTEXT_SOURCE + 'llama2.py',
     _without_names(_MAXTEXT),
     layout.MAXTEXT,
   ),
-  Project(
-    'MaxText MoE, boxed', _MAXTEXT_SOURCE + 'mixtral.py', _rows(_MIXTRAL)
-  ),
+  Project('MaxText MoE, boxed', _MAXTEXT_SOURCE + 'mixtral.py', rows(_MIXTRAL)),
   Project(
     'MaxText MoE, layers apart',
     _MAXTEXT_SOURCE + 'mixtral.py',
-    _rows(_UNSCANNED_MOE),
+    rows(_UNSCANNED_MOE),
   ),
   Project(
-    'MaxText DeepSeek, boxed', _MAXTEXT_SOURCE + 'deepseek.py', _rows(_DEEPSEEK)
+    'MaxText DeepSeek, boxed', _MAXTEXT_SOURCE + 'deepseek.py', rows(_DEEPSEEK)
   ),
   Project(
     'MaxText GPT-3, unboxed',
     _MAXTEXT_SOURCE + 'gpt3.py',
-    _rows(_GPT3),
+    rows(_GPT3),
     layout.MAXTEXT,
   ),
   Project(
     'Levanter',
     _LEVANTER_SOURCE + 'llama.py, haliax 1.4.dev453',
-    _rows(_LEVANTER),
+    rows(_LEVANTER),
     box='haliax',
   ),
   Project(
     'Levanter Mixtral',
     _LEVANTER_SOURCE + 'mixtral.py, haliax 1.4.dev453',
-    _rows(_LEVANTER_MIXTRAL),
+    rows(_LEVANTER_MIXTRAL),
     box='haliax',
   ),
   Project(
     'big_vision ViT',
     'google-research/big_vision@0127fb6 big_vision/models/vit.py',
-    _rows(_VIT),
+    rows(_VIT),
   ),
-  Project('Equinox', 'equinox 0.13.8 nn', _rows(_EQUINOX), layout.EQUINOX),
+  Project('Equinox', 'equinox 0.13.8 nn', rows(_EQUINOX), layout.EQUINOX),
   Project(
     'Haiku',
     'google-deepmind/dm-haiku@f4d858a examples/transformer/model.py',
-    _rows(_HAIKU),
+    rows(_HAIKU),
     layout.HAIKU,
   ),
   Project(
     'Haiku, images',
     'dm-haiku 0.0.17 conv, depthwise_conv, recurrent, nets.resnet',
-    _rows(_HAIKU_IMAGES),
+    rows(_HAIKU_IMAGES),
     layout.HAIKU,
   ),
   Project(
     'Penzai',
     'penzai 0.2.5 models.transformer.variants.llamalike_common',
-    _rows(_PENZAI),
+    rows(_PENZAI),
     box='penzai',
   ),
-  Project('T5X', 'google-research/t5x@cc342d4 examples/t5', _rows(_T5X)),
+  Project('T5X', 'google-research/t5x@cc342d4 examples/t5', rows(_T5X)),
   Project(
     'EasyLM',
     'young-geng/EasyLM@fe5b2c3 EasyLM/models/llama/llama_model.py',
-    _rows(_EASYLM),
+    rows(_EASYLM),
   ),
-  Project('bonsai Qwen3', _BONSAI_SOURCE + 'qwen3', _rows(_QWEN3)),
-  Project('bonsai Whisper', _BONSAI_SOURCE + 'whisper', _rows(_WHISPER)),
-  Project('bonsai UMT5', _BONSAI_SOURCE + 'umt5', _rows(_UMT5)),
-  Project('bonsai U-Net', _BONSAI_SOURCE + 'unet', _rows(_UNET)),
+  Project('bonsai Qwen3', _BONSAI_SOURCE + 'qwen3', rows(_QWEN3)),
+  Project('bonsai Whisper', _BONSAI_SOURCE + 'whisper', rows(_WHISPER)),
+  Project('bonsai UMT5', _BONSAI_SOURCE + 'umt5', rows(_UMT5)),
+  Project('bonsai U-Net', _BONSAI_SOURCE + 'unet', rows(_UNET)),
   Project(
     'Diffusers U-Net',
     'huggingface/diffusers 0.30.3 models/unets/unet_2d_condition_flax.py',
-    _rows(_DIFFUSERS),
+    rows(_DIFFUSERS),
   ),
   Project(
     'Hugging Face Llama',
     _HF_SOURCE + 'llama/modeling_llama.py',
-    _rows(_HF_LLAMA),
+    rows(_HF_LLAMA),
     layout.TORCH,
   ),
   Project(
     'Hugging Face GPT-2',
     _HF_SOURCE + 'gpt2/modeling_gpt2.py',
-    _rows(_HF_GPT2),
+    rows(_HF_GPT2),
     layout.TORCH,
   ),
   Project(
     'Hugging Face Flax GPT-2',
     _HF_SOURCE + 'gpt2/modeling_flax_gpt2.py',
-    _rows(_HF_FLAX_GPT2),
+    rows(_HF_FLAX_GPT2),
   ),
   Project(
     'Hugging Face Flax BERT',
     _HF_SOURCE + 'bert/modeling_flax_bert.py',
-    _rows(_HF_FLAX_BERT),
+    rows(_HF_FLAX_BERT),
   ),
   Project(
     'Hugging Face Flax CLIP',
     _HF_SOURCE + 'clip/modeling_flax_clip.py',
-    _rows(_HF_FLAX_CLIP),
+    rows(_HF_FLAX_CLIP),
   ),
   Project(
     'Hugging Face Flax ViT',
     _HF_SOURCE + 'vit/modeling_flax_vit.py',
-    _rows(_HF_FLAX_VIT),
+    rows(_HF_FLAX_VIT),
   ),
-  Project('LoRA in NNX', 'flax 0.12.8 nnx.LoRALinear', _rows(_LORA)),
+  Project('LoRA in NNX', 'flax 0.12.8 nnx.LoRALinear', rows(_LORA)),
   Project(
     'LoRA in PEFT',
     'huggingface/peft@0033694 src/peft/tuners/lora/layer.py',
-    _rows(_PEFT),
+    rows(_PEFT),
     layout.TORCH,
   ),
   Project(
     'Mamba',
     'state-spaces/mamba@000b310 mamba_ssm/modules/mamba_simple.py',
-    _rows(_MAMBA),
+    rows(_MAMBA),
     layout.TORCH,
   ),
   Project(
     'Hugging Face Mixtral',
     _HF_SOURCE + 'mixtral/modeling_mixtral.py',
-    _rows(_HF_MIXTRAL),
+    rows(_HF_MIXTRAL),
     layout.TORCH,
   ),
 )

@@ -10,6 +10,7 @@ import optax
 import pytest
 from absl.testing import parameterized
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import sage_optax
 from tests.support import cases, stepping
@@ -385,6 +386,15 @@ class ShardedTest(parameterized.TestCase):
     # In float64: Newton-Schulz amplifies the rounding of sums in other orders.
     with jax.enable_x64(True):
       self._compare(case, axis_type, shape)
+
+  @parameterized.named_parameters(*(r for r in _ROWS if r[1].vector_state))
+  def test_state_of_sharded_vectors(self, case):
+    mesh = jax.make_mesh((4,), ('fsdp',), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+      vector = jax.device_put(jnp.ones(8), jax.NamedSharding(mesh, P('fsdp')))
+      state = jax.eval_shape(case.make(1).init, vector)
+    for leaf in jax.tree.leaves(state):
+      self.assertIn(leaf.shape, ((), (1,), (2,), (8,)))
 
   def _compare(self, case, axis_type, shape):
     grads = jnp.asarray(_grads(shape))
