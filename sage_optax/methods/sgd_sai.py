@@ -1,5 +1,6 @@
 """SGD-SaI: momentum with one step size per layer, set once at the start."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -120,11 +121,7 @@ def scale_by_sgd_sai(
       return jnp.where(gsnr > 0, started, grad.astype(mu.dtype))
 
     mu = jax.tree.map(move, grads, state.mu, state.gsnr)
-    gsnr = jax.tree.map(
-      lambda g, old: jnp.where(old > 0, old, ratio(g).astype(old.dtype)),
-      grads,
-      state.gsnr,
-    )
+    gsnr = _fill(state.gsnr, lambda: jax.tree.map(ratio, grads))
     factor = _over_maximum(gsnr) if normalize_by_max else gsnr
     scaled = jax.tree.map(jnp.multiply, factor, mu)
     count = optax.safe_increment(state.count)
@@ -136,6 +133,22 @@ def scale_by_sgd_sai(
   return boxes.opened(
     rounding.low_precision_state(tx, state_dtype, constant=('gsnr',))
   )
+
+
+def _fill(old, measure):
+  """Replaces zeros by what `measure` returns, which runs only if there are any.
+
+  The ratios take several passes over the gradients, and are needed once.
+  """
+
+  def filled():
+    return jax.tree.map(
+      lambda x, new: jnp.where(x > 0, x, new.astype(x.dtype)), old, measure()
+    )
+
+  zeros = [jnp.any(x == 0) for x in jax.tree.leaves(old)]
+  missing = functools.reduce(jnp.logical_or, zeros, jnp.zeros([], bool))
+  return jax.lax.cond(missing, filled, lambda: old)
 
 
 def _over_maximum(gsnr):
