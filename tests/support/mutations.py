@@ -138,8 +138,8 @@ MUTATIONS = (
   Mutation(
     'sgd_sai_measures_again',
     'sage_optax/methods/sgd_sai.py',
-    'lambda g, old: jnp.where(old > 0, old, ratio(g).astype(old.dtype)),',
-    'lambda g, old: ratio(g).astype(old.dtype),',
+    'return jax.lax.cond(missing, filled, lambda: old)',
+    'return measure()',
     _METHODS,
     _ORACLE + 'sgd_sai',
   ),
