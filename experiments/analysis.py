@@ -142,12 +142,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def differences(
   summaries: Sequence[Summary], baseline: Summary
 ) -> dict[str, Difference]:
-  """Differences to the baseline by arm, corrected by Holm over the arms.
+  """Differences of finished arms to the baseline, corrected by Holm.
 
-  Arms without results count, too: the correction does not grow with them.
+  Arms that are not finished count in the correction, which therefore does not
+  grow with them.
   """
   found = {
-    s.arm: difference(s, baseline) for s in summaries if s.arm != baseline.arm
+    s.arm: difference(s, baseline) if s.complete and baseline.complete else None
+    for s in summaries
+    if s.arm != baseline.arm
   }
   corrected = holm([d.p if d else None for d in found.values()])
   return {

@@ -114,7 +114,11 @@ def _recipe_arm(arm, options, schedule, roles):
     lambda step: rate * schedule(step),
     roles=roles,
     weight_decay=options['weight_decay'],
-    matrix={'lr_scale': options['matrix_rate'] / rate},
+    matrix={
+      'lr_scale': options['matrix_rate'] / rate,
+      # The decay of a matrix follows its own rate, as in the other arms.
+      'weight_decay': options['weight_decay'] * options['matrix_rate'] / rate,
+    },
     **given,
   )
 
@@ -267,7 +271,8 @@ RECIPE_ARMS: tuple[Arm, ...] = (
   _recipe('sage_scale', _SIGN, 4e-3, _B2),
   _recipe('sage', _SIGN, 2e-3, _B2),
   _recipe('lion', _SIGN, 2e-3, _B2),
-  _recipe('scale', _SIGN, 4e-3),
+  # As on a head, which the tied table also is.
+  _recipe('scale', _SIGN, 4e-3, embedding={'momentum': 0.9}),
   _recipe('sinkgd_pure', _SIGN, 2e-3),
   _recipe('apollo', _ADAM, 16e-3, _B2, **_LOW_RANK),
   _recipe('apollo_mini', _ADAM, 16e-3, _B2),

@@ -75,7 +75,10 @@ def pareto(
       fmt = 's' if is_rule else 'o'
       axes.errorbar(state, loss, half, fmt=fmt, capsize=3, color=color)
     front, lowest = [], math.inf
-    for state, loss, _, _ in sorted(points):
+    # States within one per cent are the same.
+    for state, loss, _, _ in sorted(
+      points, key=lambda p: (round(100 * math.log(p[0])), p[1])
+    ):
       if loss < lowest:
         front.append((state, loss))
         lowest = loss

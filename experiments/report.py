@@ -39,16 +39,16 @@ _PARTS = (
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
 _NAMES = (
-  'Circles are recipes of `sage_optax`; differences are to the recipe `adamw`. '
+  'Circles are recipes; differences are to the recipe `adamw`. '
   'Squares are rules for the embedding table, with SinkGD on the matrices; '
   'their table below compares them with AdamW + SinkGD instead. '
 )
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
-These studies train small language models with many optimizers, tuned by the
-same search, and compare their loss and their memory. `experiments/PROTOCOL.md`
-lists the optimizers, the models, the search and what decides; it was committed
-before the runs, and lists every change made since.
+These studies train small language models with many optimizers, tuned by one
+search, and compare their loss and their memory. `experiments/PROTOCOL.md` lists
+the optimizers, the models, the search, its starts and what decides; it was
+committed before the runs, and lists every change made since.
 `python -m experiments.report` writes this page from the files in `results/`,
 which have a line for every run.
 """
@@ -91,14 +91,14 @@ _HOW = f"""## How to read it
   which has the same initial weights and data, with a 95 % interval (Student's
   t). The baseline is the recipe `adamw` for recipes, and AdamW on the table for
   rules. *p* is corrected by Holm's method for all optimizers of the table that
-  are planned, finished or not.
+  are planned, finished or not; recipes and rules of a cell are two tables.
 - **State** is the memory that the optimizer keeps from step to step.
 - **Options.** *Good rates* are those whose lowest loss of seed 0 is within
   {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
-  above the mean of the 20 before, in a run; in the Llama, all optimizers have
-  about as many, so they say little. *Core-ms*, where measured, are
-  milliseconds of one core, measured for all optimizers in turns
-  (`python -m experiments.times`).
+  above the mean of the 20 before, in a run; in the Llama they count batches
+  that are hard for all optimizers. *Core-ms*, where measured, are milliseconds
+  of one core, measured for all optimizers in turns (`python -m
+  experiments.times`); at width 64 the model takes most of them.
 """
 
 
@@ -124,7 +124,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     _progress(found),
     verdicts.text(found),
     *verdicts.worth(found),
-    verdicts.limits(found),
+    tables.limits(found),
     tables.RULES,
   ]
   for name, heading, baseline in _PARTS:

@@ -1,5 +1,6 @@
 """The studies as data, and the order of their trials."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -18,6 +19,8 @@ _FIRST = (
   'adamw', 'sage', 'sinkgd', 'row_rms', 'factored', 'lion', 'lion_mean_h',
   'sage_shuffled',
 )  # fmt: skip
+# They differ in the damper only, and also try each other's best options.
+_SIGNS = ('sage', 'lion', 'lion_mean_h', 'sage_shuffled')
 _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
 _RECIPES_FIRST = tuple(
   f'recipe_{name}'
@@ -158,7 +161,7 @@ STUDIES = {
       'medium',
       (('medium_tied', _RECIPES_FIRST),),
       _THREE,
-      budget=5,
+      budget=9,
       after='small_recipes',
     ),
     Study(
@@ -195,18 +198,12 @@ def progress(
   make = functools.partial(trial.make, cell, arm.name)
   mine = f'["{cell}", "{arm.name}", '
   done = sum(key.startswith(mine) for key in losses)
-  start = _start(study, arm, losses)
-  if start is None:
+  if _start(study, arm, losses) is None:
     return ArmProgress(None, [], done, study.budget + len(study.seeds))
-  lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
-
-  def loss_of(point: trial.Point) -> float | None:
-    return losses.get(make(dict(point), 0).key)
-
   try:
-    tuned = tuning.search(
-      start, {} if study.after else lists, loss_of, study.budget
-    )
+    tuned = _search(study, cell, arm, losses)
+    if others := _found_by_others(study, cell, arm, losses):
+      tuned = _search(study, cell, arm, losses, others)
   except tuning.Missing as missing:
     trials = [make(dict(point), 0) for point in missing.points]
     left = max(study.budget - done, len(trials)) + len(study.seeds)
@@ -214,6 +211,39 @@ def progress(
   fresh = [make(tuned.options, seed) for seed in study.seeds]
   trials = [t for t in fresh if t.key not in losses]
   return ArmProgress(tuned, trials, done, len(trials))
+
+
+def _search(
+  study: Study,
+  cell: str,
+  arm: Arm,
+  losses: Mapping[str, float],
+  others: Sequence[Mapping[str, float]] = (),
+) -> tuning.Tuned:
+  """Tunes an arm whose start is known; see `tuning.search`."""
+  start = _start(study, arm, losses)
+  assert start is not None
+  lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
+
+  def loss_of(point: trial.Point) -> float | None:
+    return losses.get(trial.make(cell, arm.name, dict(point), 0).key)
+
+  lists = {} if study.after else lists
+  return tuning.search(start, lists, loss_of, study.budget, others)
+
+
+def _found_by_others(
+  study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
+) -> list[dict[str, float]]:
+  """The options that the arms with another damper found on their own."""
+  found = []
+  here = {name for at, names in study.blocks if at == cell for name in names}
+  if arm.name in _SIGNS and not study.after:
+    for name in here.intersection(_SIGNS) - {arm.name}:
+      with contextlib.suppress(tuning.Missing):
+        other = _search(study, cell, study.arm(name), losses)
+        found.append(other.options)
+  return sorted(found, key=trial.point_of)
 
 
 def _start(
@@ -263,16 +293,3 @@ def missing_trials(
     for cell, arm in arms_of(study, **which)
     for trial in progress(study, cell, arm, losses).missing
   ]
-
-
-def arms_in(cell: str) -> list[str]:
-  """Names of the arms of a cell, over all studies."""
-  return list(
-    dict.fromkeys(
-      name
-      for study in STUDIES.values()
-      for at, names in study.blocks
-      if at == cell
-      for name in names
-    )
-  )

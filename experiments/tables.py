@@ -1,9 +1,11 @@
-"""The tables of the report."""
+"""The tables of the report, and the limits of what they say."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-from experiments import analysis, arms, tuning
+import numpy as np
+
+from experiments import analysis, arms, trial, tuning
 from experiments.analysis import Difference, Summary
 from experiments.cells import CELLS
 
@@ -21,6 +23,53 @@ RULES = '\n'.join(
     '',
   ]
 )
+
+
+_MODELS = (
+  ('toy', ('toy',)),
+  ('small Llama', ('small_tied', 'small_recipes')),
+)
+_LIMITS = """## Limits
+
+- **Small models, one text.** Nothing here says what happens at a billion
+  parameters, or with other text.
+- **What was not tuned.** b1 of AdamW, SAGE and Lion is 0.9, Muon's momentum
+  0.95; some rules without a momentum gain from that in the toy (compare
+  `row_rms` with `adam_mini`). Nor were the warm-up, the clipping, the ranks and
+  the intervals of resets and projections. In recipes, the vectors have the rate
+  of the table; beside rules, AdamW on vectors has 4e-3.
+- **What is missing.** The recipes `soap`, `normuon`, `rmnp` and `symmetric`.
+- **Little text.** It has 3.9 million training tokens for V 4096 and 3.5 million
+  for V 8192, so runs of the medium Llama, and those with twice the tokens, see
+  up to a fifth of it twice. The validation split has 56 documents; intervals
+  are about seeds only.
+- **`recipe_rms_muon` came later.** The protocol lists the changes made after
+  the first runs. One adds this recipe, after `row_rms` had lost to AdamW on the
+  Llama; its search starts from six runs of other combinations
+  (`results/exploration.jsonl`) and so nearer to its best rates than others.
+  Its fresh seeds were used for nothing else.
+"""
+
+_ONE_SEED = """\
+- **One seed chooses the options.** The search compares losses of seed 0, and
+  a low one is partly luck. The loss of one optimizer differs between fresh
+  seeds by {spread} (median standard deviations), so options whose losses of
+  seed 0 are closer than that cannot be told apart. The intervals hold for the
+  chosen options and do not include this.
+"""
+
+_OVERLOOKED = """\
+- **The search can miss better options that were tried.** It changes one
+  option at a time, and an earlier version of the protocol took another path.
+  For {count} of {tuned} tuned optimizers, other options have a lower loss of
+  seed 0 than the chosen ones. The tables below keep the chosen ones, as the
+  protocol says, so these optimizers appear worse than they are, by about the
+  difference of the two columns of fresh seeds:
+
+| cell | optimizer | chosen: weight decay | seed 0 | fresh seeds | \
+better: weight decay | seed 0 | fresh seeds |
+|---|---|---|---|---|---|---|---|
+"""
 
 
 def table(
@@ -76,6 +125,13 @@ def widths(small: Sequence[Summary], medium: Sequence[Summary]) -> list[str]:
   return [*head, *rows, '']
 
 
+def _beta(arm: str, beta: float) -> str:
+  """A tuned beta; the ends of what was tried are marked."""
+  values = arms.ARMS[arm].betas
+  end = ' (end)' if beta in (values[0], values[-1]) else ''
+  return f'{analysis.beta_name(arm)} {beta:g}{end}'
+
+
 def _rank(summary: Summary) -> tuple[bool, float]:
   mean = summary.mean()
   if mean is not None:
@@ -122,11 +178,61 @@ def _tuning(summary: Summary, times: Mapping[str, float]) -> str:
     '' if good is None else f'{good[0]:.3g} to {good[1]:.3g}',
     f'{options["matrix_rate"]:.3g}',
     f'{options["weight_decay"]:g}',
-    '' if beta is None else f'{analysis.beta_name(summary.arm)} {beta:g}',
+    '' if beta is None else _beta(summary.arm, beta),
     f'{len(summary.tuning)}, {len(summary.final)}',
     f'{sum(line["spikes"] for line in lines) / len(lines):.3g}',
   ]
   if times:
     seconds = times.get(summary.arm)
     cells.append('' if seconds is None else f'{1000 * seconds:.0f}')
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+def limits(found: Mapping[str, Sequence[Summary]]) -> str:
+  """The section of what the numbers do not say."""
+  result = _LIMITS
+  spreads = [
+    f'{spread:.4f} nats in the {model}'
+    for model, names in _MODELS
+    if (spread := _spread([s for name in names for s in found[name]]))
+  ]
+  if spreads:
+    result += _ONE_SEED.format(spread=' and '.join(spreads))
+  tuned = [s for group in found.values() for s in group if s.progress.tuned]
+  rows = [row for s in tuned if (row := _overlooked(s))]
+  if rows:
+    result += _OVERLOOKED.format(count=len(rows), tuned=len(tuned))
+    result += '\n'.join(rows) + '\n'
+  return result
+
+
+def _spread(summaries: Sequence[Summary]) -> float | None:
+  """Median over arms of the standard deviation over fresh seeds."""
+  found = [
+    np.std(list(s.losses.values()), ddof=1)
+    for s in summaries
+    if s.complete and np.isfinite(list(s.losses.values())).all()
+  ]
+  return float(np.median(found)) if found else None
+
+
+def _overlooked(summary: Summary) -> str | None:
+  """A row about options that are better than those chosen, on seed 0."""
+  tuned, best = summary.progress.tuned, summary.best
+  if tuned is None or best is None:
+    return None
+  chosen = trial.point_of(tuned.options)
+  point = trial.point_of(best['options'])
+  if point == chosen:
+    return None
+  cells = [f'`{summary.cell}`', f'`{summary.arm}`']
+  losses = {trial.point_of(s['options']): s['loss'] for s in summary.tuning}
+  for at in (chosen, point):
+    lines = summary.fresh.get(at, {}).values()
+    fresh = [np.inf if x['loss'] is None else x['loss'] for x in lines]
+    cells += [
+      f'{dict(at)["weight_decay"]:g}',
+      f'{losses[at]:.4f}',
+      f'{np.mean(fresh):.4f}' if fresh else '',
+    ]
   return '| ' + ' | '.join(cells) + ' |'

@@ -20,6 +20,19 @@ from experiments.arms import ARMS
 from experiments.cells import CELLS
 
 
+def arms_in(cell: str) -> list[str]:
+  """Names of the arms of a cell, over all studies."""
+  return list(
+    dict.fromkeys(
+      name
+      for study in studies.STUDIES.values()
+      for at, names in study.blocks
+      if at == cell
+      for name in names
+    )
+  )
+
+
 def measure(cell: str, arms: list[str], rounds: int) -> dict[str, float]:
   """Returns the core-seconds of a step by arm: the median over rounds."""
   from experiments.text.llama import LlamaRunner
@@ -48,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
   commit = run.commit_of(allow_changes=False)
   os.environ.update(worker.ENVIRONMENT)
   worker.one_thread()
-  found = measure(args.cell, studies.arms_in(args.cell), args.rounds)
+  found = measure(args.cell, arms_in(args.cell), args.rounds)
   path = trial.times_of(args.cell, args.results)
   new = path.with_suffix('.new')
   new.unlink(missing_ok=True)

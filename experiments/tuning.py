@@ -45,6 +45,7 @@ def search(
   lists: Mapping[str, Sequence[float]],
   loss_of: Callable[[Point], float | None],
   budget: int,
+  others: Sequence[Mapping[str, float]] = (),
 ) -> Tuned:
   """Coordinate descent over the rates and other options until none moves.
 
@@ -56,6 +57,8 @@ def search(
     loss_of: Losses so far; None for points without one.
     budget: The smallest number of points to visit. A search that ends earlier
       also tries the diagonal neighbors of its best point, then half steps.
+    others: Points that are tried at last, such as the best ones of arms that
+      differ little.
 
   Raises:
     Missing: If the search needs a loss for which `loss_of` returns None.
@@ -85,6 +88,8 @@ def search(
     if len(visited) >= budget:
       break
     best([more])
+  for other in others:
+    best([point_of(other)])
   # If an extra point is the best, its own neighbors must be tried.
   point = settle(min(visited, key=visited.__getitem__))
   interior = all(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import analysis, trial
+from experiments import analysis
 from experiments.analysis import Difference, Summary
 from experiments.cells import CELLS
 
@@ -13,10 +13,6 @@ PRIZE_STATE, PRIZE_NATS = 0.01, 0.01
 # Cells of the last two questions, and studies of the baseline's tokens.
 _LLAMAS = ('small_tied', 'medium_tied')
 _TOKENS = ('small_recipes', 'small_tokens')
-_MODELS = (
-  ('toy', ('toy',)),
-  ('small Llama', ('small_tied', 'small_recipes')),
-)
 _OTHERS = ('sinkgd', 'lion', 'lion_mean_h', 'sage_shuffled')
 _NOT_YET = 'Not measured yet.'
 
@@ -27,6 +23,7 @@ _QUESTIONS = """## The four questions
    row of the table, and if the difference grows with the vocabulary and shrinks
    with more tokens a row.
    - {sinkgd}
+   - {trends}
 2. **Is SAGE's damper H worth having?** It is if `sage` has a lower loss than
    `lion`, which has no damper, and than `lion_mean_h`, whose damper is the same
    for all features. The shape of H matters if `sage` also has a lower loss than
@@ -39,40 +36,6 @@ _QUESTIONS = """## The four questions
    AdamW?** {prize}
 """
 
-_LIMITS = """## Limits
-
-- **Small models, one text.** Nothing here says what happens at a billion
-  parameters, or with other text.
-- **What was not tuned.** AdamW's b1 is 0.9. In recipes, the vectors have the
-  rate of the table; beside rules, AdamW on vectors has 4e-3.
-- **`recipe_rms_muon` came later.** The protocol lists the changes made after
-  the first runs. One adds this recipe, after `row_rms` had lost to AdamW on the
-  Llama; its search starts from six runs of other combinations
-  (`results/exploration.jsonl`) and so nearer to its best rates than others.
-  Its fresh seeds were used for nothing else.
-"""
-
-_ONE_SEED = """\
-- **One seed chooses the options.** The search compares losses of seed 0, and
-  a low one is partly luck. The loss of one optimizer differs between fresh
-  seeds by {spread} (median standard deviations), so options whose losses of
-  seed 0 are closer than that cannot be told apart. The intervals hold for the
-  chosen options and do not include this.
-"""
-
-_OVERLOOKED = """\
-- **The search can miss better options that were tried.** It changes one
-  option at a time, and an earlier version of the protocol took another path.
-  For {count} of {tuned} tuned optimizers, other options have a lower loss of
-  seed 0 than the chosen ones. The tables below keep the chosen ones, as the
-  protocol says, so these optimizers appear worse than they are, by about the
-  difference of the two columns of fresh seeds:
-
-| cell | optimizer | chosen: weight decay | seed 0 | fresh seeds | \
-better: weight decay | seed 0 | fresh seeds |
-|---|---|---|---|---|---|---|---|
-"""
-
 
 def text(found: Mapping[str, Sequence[Summary]]) -> str:
   """The section of the report."""
@@ -80,9 +43,13 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
   tables = [s for s in summaries if not s.arm.startswith('recipe_')]
   gaps = _gaps_of_sage(tables)
   answers = {other: _counted(gaps, other) for other in _OTHERS}
+  answers['sinkgd'] = _counted(
+    {cell: mine for cell, mine in gaps.items() if _rows(cell) <= 1}, 'sinkgd'
+  )
   lines = [
     _QUESTIONS.format(
       **answers,
+      trends=_trends(gaps),
       hybrid=_hybrid(summaries),
       prize=_prize(summaries),
     )
@@ -96,60 +63,9 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
       '|' + '---|' * (2 + len(_OTHERS)),
     ]
   for cell, mine in gaps.items():
-    rows = CELLS[cell].tokens / CELLS[cell].vocab_size
     shown = (_signed(mine[o]) if o in mine else '' for o in _OTHERS)
-    lines.append(f'| `{cell}` | {rows:g} | {" | ".join(shown)} |')
+    lines.append(f'| `{cell}` | {_rows(cell):g} | {" | ".join(shown)} |')
   return '\n'.join(lines) + '\n'
-
-
-def limits(found: Mapping[str, Sequence[Summary]]) -> str:
-  """The section of what the numbers do not say."""
-  result = _LIMITS
-  spreads = [
-    f'{spread:.4f} nats in the {model}'
-    for model, names in _MODELS
-    if (spread := _spread([s for name in names for s in found[name]]))
-  ]
-  if spreads:
-    result += _ONE_SEED.format(spread=' and '.join(spreads))
-  tuned = [s for group in found.values() for s in group if s.progress.tuned]
-  rows = [row for s in tuned if (row := _overlooked(s))]
-  if rows:
-    result += _OVERLOOKED.format(count=len(rows), tuned=len(tuned))
-    result += '\n'.join(rows) + '\n'
-  return result
-
-
-def _spread(summaries: Sequence[Summary]) -> float | None:
-  """Median over arms of the standard deviation over fresh seeds."""
-  found = [
-    np.std(list(s.losses.values()), ddof=1)
-    for s in summaries
-    if s.complete and np.isfinite(list(s.losses.values())).all()
-  ]
-  return float(np.median(found)) if found else None
-
-
-def _overlooked(summary: Summary) -> str | None:
-  """A row about options that are better than those chosen, on seed 0."""
-  tuned, best = summary.progress.tuned, summary.best
-  if tuned is None or best is None:
-    return None
-  chosen = trial.point_of(tuned.options)
-  point = trial.point_of(best['options'])
-  if point == chosen:
-    return None
-  cells = [f'`{summary.cell}`', f'`{summary.arm}`']
-  losses = {trial.point_of(s['options']): s['loss'] for s in summary.tuning}
-  for at in (chosen, point):
-    lines = summary.fresh.get(at, {}).values()
-    fresh = [np.inf if x['loss'] is None else x['loss'] for x in lines]
-    cells += [
-      f'{dict(at)["weight_decay"]:g}',
-      f'{losses[at]:.4f}',
-      f'{np.mean(fresh):.4f}' if fresh else '',
-    ]
-  return '| ' + ' | '.join(cells) + ' |'
 
 
 def answer(gap: Difference | None) -> str:
@@ -193,6 +109,35 @@ def _counted(gaps: Mapping[str, Mapping[str, Difference]], other: str) -> str:
   return f'Against `{other}`: {", ".join(counts)} of {len(answers)} cells.'
 
 
+def _rows(cell: str) -> float:
+  """Tokens of a step for each row of the table."""
+  return CELLS[cell].tokens / CELLS[cell].vocab_size
+
+
+def _trends(gaps: Mapping[str, Mapping[str, Difference]]) -> str:
+  """How the difference to 'sinkgd' changes in the toy, with V and tokens."""
+  toys = {
+    CELLS[cell]: -mine['sinkgd'].mean
+    for cell, mine in gaps.items()
+    if 'sinkgd' in mine and CELLS[cell].kind == 'bigram'
+  }
+  by_size = sorted(
+    (c.vocab_size, gap) for c, gap in toys.items() if _rows(c.name) == 0.5
+  )
+  by_dose = sorted(
+    (_rows(c.name), gap) for c, gap in toys.items() if c.vocab_size == 1024
+  )
+  text = [
+    f'{name} {", ".join(f"{x:g}" for x, _ in points)}: '
+    f'{", ".join(f"{gap:.2f}" for _, gap in points)}'
+    for name, points in (('for V', by_size), ('for tokens a row', by_dose))
+    if len(points) > 1
+  ]
+  if not text:
+    return 'Trends: not measured yet.'
+  return f'By how much it is lower in the toy, {"; ".join(text)}.'
+
+
 def _hybrid(summaries: Sequence[Summary]) -> str:
   """Whether sage_hybrid is better than AdamW, by cell."""
   answers = []
@@ -208,7 +153,7 @@ def _hybrid(summaries: Sequence[Summary]) -> str:
     if gap is None or gap.half_width is None or gap.p is None:
       continue
     decided = answer(gap)
-    if decided == 'lower' and gap.p > 1 - analysis.LEVEL:
+    if decided in ('lower', 'higher') and gap.p > 1 - analysis.LEVEL:
       decided = 'no difference seen, after the correction over all recipes'
     answers.append(
       f'Its loss in `{cell}` is {decided} ({_signed(gap)}, p {gap.p:.2g}).'

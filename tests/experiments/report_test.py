@@ -244,7 +244,7 @@ def test_step_times_come_from_their_own_measurement(tmp_path, monkeypatch):
 
 
 def test_arms_of_a_cell_are_those_of_all_its_studies():
-  arms = studies.arms_in('small_tied')
+  arms = times.arms_in('small_tied')
   assert len(arms) == len(set(arms))
   assert set(arms) == {arm.name for arm in (*TABLE_ARMS, *RECIPE_ARMS)}
 
@@ -272,7 +272,7 @@ def test_the_front_needs_three_finished_arms(results, tmp_path, monkeypatch):
 def test_options_that_the_search_missed_are_listed(results, tmp_path):
   root = tmp_path / 'results'
   shutil.copytree(results, root)
-  assert 'can miss' not in verdicts.limits(_found(root))
+  assert 'can miss' not in tables.limits(_found(root))
   sage = _summaries(root)['sage']
   options = {**sage.progress.tuned.options, 'weight_decay': 1.0, 'beta': 0.8}
   tuned = _line(
@@ -281,7 +281,7 @@ def test_options_that_the_search_missed_are_listed(results, tmp_path):
   for seed, loss in ((0, tuned['loss'] - 0.5), (1, 2.25), (2, 2.75)):
     line = _line(trial.make('small_tied', 'sage', options, seed))
     trial.append(trial.path_of('small_tied', root), {**line, 'loss': loss})
-  text = verdicts.limits(_found(root))
+  text = tables.limits(_found(root))
   assert 'For 1 of 2 tuned optimizers' in text
   fresh = sage.mean()
   assert (
