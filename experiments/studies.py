@@ -44,7 +44,8 @@ class Study:
     starts: the same for single arms.
     tunes_beta: whether the arms' betas are tuned; if not, defaults are used.
     after: study whose tuned options start the search, which then tunes only the
-      rates; '' for none.
+      rates and `again`; '' for none.
+    again: other options that such a study tunes, from the first value.
   """
 
   name: str
@@ -57,6 +58,7 @@ class Study:
   )
   tunes_beta: bool = True
   after: str = ''
+  again: tuple[str, ...] = ()
 
   def arm(self, name: str) -> Arm:
     """An arm as this study tunes it."""
@@ -162,6 +164,7 @@ STUDIES = {
       (('medium_tied', _RECIPES_FIRST),),
       _THREE,
       budget=9,
+      again=('weight_decay',),
       after='small_recipes',
     ),
     Study(
@@ -224,11 +227,13 @@ def _search(
   start = _start(study, arm, losses)
   assert start is not None
   lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
+  if study.after:
+    lists = {name: lists[name] for name in study.again}
+    start = {**start, **{name: lists[name][0] for name in study.again}}
 
   def loss_of(point: trial.Point) -> float | None:
     return losses.get(trial.make(cell, arm.name, dict(point), 0).key)
 
-  lists = {} if study.after else lists
   return tuning.search(start, lists, loss_of, study.budget, others)
 
 

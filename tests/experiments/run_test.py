@@ -111,6 +111,51 @@ def test_a_later_study_starts_from_tuned_options_and_moves_the_rates():
   assert {dict(t.options)['beta'] for t in found} == {start['beta']}
 
 
+def test_a_later_study_can_tune_the_decay_from_0():
+  earlier = studies.STUDIES['small_tied']
+  later = studies.Study(
+    'later',
+    (('medium_tied', ('sage',)),),
+    (1,),
+    5,
+    after='small_tied',
+    again=('weight_decay',),
+  )
+  before = dataclasses.replace(earlier, blocks=(('small_tied', ('sage',)),))
+  losses = {}
+  while ready := studies.missing_trials(before, losses):
+    losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
+  tried = []
+  while ready := studies.missing_trials(later, losses):
+    tried += [dict(t.options)['weight_decay'] for t in ready]
+    losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
+  assert tried[:5] == [0.0] * 5  # The rates come first.
+  assert tried[-1] == tuning.WEIGHT_DECAYS[-1]
+
+
+def test_similar_arms_try_each_others_options():
+  study = dataclasses.replace(
+    _STUDY, blocks=(('toy_v512', ('sage', 'lion', 'adamw')),), seeds=(1,)
+  )
+  hidden = {'embedding_rate': 0.5, 'matrix_rate': 0.5}
+
+  def loss(trial):
+    options = dict(trial.options)
+    found = options.items() >= hidden.items()
+    return -1.0 if found else _bowl(trial)
+
+  losses = {}
+  # SAGE finds by another start what the search of Lion does not reach.
+  study = dataclasses.replace(study, starts={'sage': hidden})
+  while ready := studies.missing_trials(study, losses):
+    losses |= {t.key: loss(t) for t in ready}
+  for name, finds in (('sage', True), ('lion', True), ('adamw', False)):
+    options = studies.progress(
+      study, 'toy_v512', study.arm(name), losses
+    ).tuned.options
+    assert (options['embedding_rate'] == 0.5) == finds, name
+
+
 def test_a_study_can_start_single_arms_elsewhere():
   study = dataclasses.replace(
     _STUDY,
