@@ -124,6 +124,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     _progress(found),
     verdicts.text(found),
     *verdicts.worth(found),
+    *verdicts.surprises(found),
     tables.limits(found),
     tables.RULES,
   ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import analysis
+from experiments import analysis, trial
 from experiments.analysis import Difference, Summary
 from experiments.cells import CELLS
 
@@ -190,6 +190,73 @@ def _prize(summaries: Sequence[Summary]) -> str:
       f'`recipe_adamw` is {_signed(gap)}.'
     )
   return ' '.join(answers)
+
+
+def surprises(found: Mapping[str, Sequence[Summary]]) -> list[str]:
+  """Facts that the questions do not ask for; [] if none is measured."""
+  small = [*found['small_tied'], *found['small_recipes']]
+  rules = {(s.cell, s.arm): s for group in found.values() for s in group}
+  lines = []
+  for name in ('adamw', 'recipe_adamw'):
+    rare = [
+      f'`{s.arm}` {first:+.3f} and {rest:+.3f}'
+      for s in small
+      if (pair := _rare(s, rules['small_tied', name])) is not None
+      for first, rest in [pair]
+    ]
+    if rare:
+      lines.append(
+        f'- **Rare tokens.** Loss minus that of `{name}`, for the rarest tenth '
+        f'of the tokens and for the others: {"; ".join(rare)}.'
+      )
+  gaps = []
+  for cell in ('toy_v512', 'toy_v1024', 'toy_v2048', 'toy_v4096', 'small_tied'):
+    arm, baseline = rules[cell, 'row_rms'], rules[cell, 'adamw']
+    if arm.complete and baseline.complete:
+      gap = analysis.difference(arm, baseline)
+      if gap is not None and gap.half_width is not None:
+        gaps.append(f'{_signed(gap)} in `{cell}`')
+  if gaps:
+    lines.append(
+      '- **A rule without momentum.** Loss of `row_rms` minus that of `adamw`: '
+      f'{", ".join(gaps)}.'
+    )
+  for name in ('sage', 'lion'):
+    summary = rules['small_tied', name]
+    tuned = summary.progress.tuned
+    other = tuned and _loss_at({**tuned.options, 'beta': 0.99}, summary)
+    if tuned and other and tuned.options['beta'] != 0.99:
+      best = _loss_at(tuned.options, summary)
+      lines.append(
+        f'- **b2 of `{name}`.** With {tuned.options["beta"]:g}, the loss of '
+        f'seed 0 is {best:.4f}; with 0.99, the default, and the same other '
+        f'options it is {other:.4f}.'
+      )
+  return ['## What surprised\n', *lines, ''] if lines else []
+
+
+def _rare(arm: Summary, baseline: Summary) -> tuple[float, float] | None:
+  """Differences of the loss of the rarest tenth of tokens, and of the rest."""
+  recipes = arm.arm.startswith('recipe_'), baseline.arm.startswith('recipe_')
+  if arm is baseline or recipes[0] != recipes[1]:
+    return None
+  if not (arm.complete and baseline.complete):
+    return None
+  gaps = [
+    np.subtract(arm.final[s]['by_decile'], baseline.final[s]['by_decile'])
+    for s in arm.final.keys() & baseline.final.keys()
+  ]
+  mean = np.mean(gaps, 0)
+  return float(mean[-1]), float(mean[:-1].mean())
+
+
+def _loss_at(options: Mapping[str, float], summary: Summary) -> float | None:
+  """The loss of seed 0 with some options, if it was measured."""
+  point = trial.point_of(options)
+  for line in summary.tuning:
+    if trial.point_of(line['options']) == point and not line['diverged']:
+      return line['loss']
+  return None
 
 
 def worth(found: Mapping[str, Sequence[Summary]]) -> list[str]:

@@ -219,6 +219,9 @@ def test_the_page_is_the_same_to_the_byte(results, tmp_path):
   mean = _summaries(results)['sage'].mean()
   assert f'| `sage` | {mean:.4f} |' in text
   assert '| `sinkgd` (still tuning) | *' in text
+  found = _summaries(results)
+  gap = analysis.difference(found['sage'], found['adamw']).mean
+  assert f'others: `sage` {gap:+.3f} and {gap:+.3f}.' in text
 
 
 def test_step_times_come_from_their_own_measurement(tmp_path, monkeypatch):
