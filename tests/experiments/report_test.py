@@ -301,41 +301,38 @@ def test_the_committed_page_is_that_of_the_results(tmp_path):
     assert (runs.ROOT / report.DOCS / name).exists()
 
 
-def _differences():
-  """Differences to recipe_adamw in small_tied, as committed, by arm."""
-  root = runs.ROOT / trial.RESULTS
-  found = [
-    summary
-    for name in ('small_recipes', 'small_tied')
-    for summary in analysis.summarize(studies.STUDIES[name], root)
-    if summary.complete
-  ]
-  baseline = next(s for s in found if s.arm == 'recipe_adamw')
-  return {s.arm: (s, analysis.difference(s, baseline)) for s in found}
+def _finished_in(name):
+  """The finished arms of a study, as committed."""
+  found = analysis.summarize(studies.STUDIES[name], runs.ROOT / trial.RESULTS)
+  return {s.arm: s for s in found if s.complete}
 
 
 def test_numbers_of_the_readme_are_those_of_the_results():
   readme = (runs.ROOT / 'README.md').read_text()
   section = readme.split('## What the study')[1].split('\n## ')[0]
-  found = _differences()
+  recipes, rules = _finished_in('small_recipes'), _finished_in('small_tied')
   shown = re.findall(r'([\d.]+)\s±\s([\d.]+)', section)
   expected = [
-    found[arm][1] for arm in ('recipe_rms_muon', 'recipe_sage_hybrid')
+    analysis.difference(recipes['recipe_rms_muon'], recipes['recipe_adamw']),
+    analysis.difference(rules['row_rms'], rules['adamw']),
+    analysis.difference(rules['sage'], rules['adamw']),
   ]
+  assert [gap.mean > 0 for gap in expected] == [False, True, True]
   assert len(shown) == len(expected)
   for (mean, half), gap in zip(shown, expected, strict=True):
     assert float(mean) == pytest.approx(abs(gap.mean), abs=6e-4)
     assert float(half) == pytest.approx(gap.half_width, abs=6e-4)
   ours, baseline = (
-    found[arm][0].best['state_bytes']
-    for arm in ('recipe_rms_muon', 'recipe_adamw')
+    recipes[f'recipe_{name}'].best['state_bytes']
+    for name in ('rms_muon', 'adamw')
   )
   (percent,) = re.findall(r'with ([\d.]+) %\s+of its', section)
   assert float(percent) == pytest.approx(100 * ours / baseline, abs=0.06)
 
 
 def test_rms_muon_has_the_options_that_were_tuned():
-  tuned = _differences()['recipe_rms_muon'][0].progress.tuned.options
+  arm = _finished_in('small_recipes')['recipe_rms_muon']
+  tuned = arm.progress.tuned.options
   recipe = recipe_table.RECIPES['rms_muon']
   factor = tuned['matrix_rate'] / tuned['embedding_rate']
   assert recipe.matrix.lr_scale == pytest.approx(factor)
