@@ -19,6 +19,7 @@ class _Fake:
 
   def __init__(self, path, vocab_size=100, eot_id=0):
     self.path = path / 'source.json'
+    self.file_name = tokenizer.NAMES[0]
     self.path.write_text('{}')
     self.vocab_size = vocab_size
     self.eot_id = eot_id
