@@ -13,8 +13,7 @@ from experiments.trial import Trial
 
 _TABLE = tuple(arm.name for arm in TABLE_ARMS)
 _RECIPES = tuple(arm.name for arm in RECIPE_ARMS)
-# The arms that decide the questions: those of the larger toys, and the first
-# of every other cell.
+# They decide the questions; the larger toys have no others.
 _FIRST = (
   'adamw', 'sage', 'sinkgd', 'row_rms', 'factored', 'lion', 'lion_mean_h',
   'sage_shuffled',
@@ -140,8 +139,8 @@ STUDIES = {
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
       _FIVE,
       starts={
-        f'recipe_{name}': _SIGN_DECAY
-        for name in ('lion_hybrid', 'sage_muon', 'sage_scale', 'sage', 'lion')
+        **{x: _SIGN_DECAY for x in _RECIPES if 'sage' in x or 'lion' in x},
+        'recipe_sage_hybrid': _SMALL_SAGE,
       },
     ),
     Study(
