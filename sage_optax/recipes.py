@@ -191,7 +191,9 @@ def _override(part: Part, changes: Mapping[str, Any], where: str) -> Part:
       f'{_join({"lr_scale", "weight_decay", *known})}.'
     )
   for key, value in own.items():
-    arguments.check_rate(f'{where}: {key}', value)
+    scale = key == 'lr_scale'
+    check = arguments.check_factor if scale else arguments.check_rate
+    check(f'{where}: {key}', value)
   signature = inspect.signature(METHODS[part.method]).parameters
   kwargs = {
     key: arguments.check(f'{where}: {key}', value, signature[key])

@@ -103,20 +103,20 @@ def leaf_key(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
 def check_dtype(dtype: Any) -> None:
   """Raises ValueError unless `dtype` is None or supported for states."""
   if dtype is not None:
-    allowed = ('float32', 'bfloat16', 'int8')
     try:
       name = jnp.dtype(dtype).name
     except TypeError:  # not the name of a dtype
       name = dtype
+    allowed = ('float32', 'bfloat16', 'int8')
     linalg.check_choice('The dtype of the state', name, allowed)
 
 
 def refuse_int8(dtype: Any, method: str, reason: str) -> None:
   """Raises ValueError if `dtype` is int8, for methods that gain nothing."""
+  check_dtype(dtype)
   if dtype is not None and jnp.dtype(dtype) == jnp.int8:
-    raise ValueError(
-      f"{method} has no state in int8: {reason}; use 'bfloat16' or None."
-    )
+    use = "use 'bfloat16' or None"
+    raise ValueError(f'{method} has no state in int8: {reason}; {use}.')
 
 
 def one_dtype(state_dtype: Any, mu_dtype: Any) -> Any:

@@ -105,18 +105,25 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def check_rate(name: str, value: Any) -> None:
   """Raises ValueError unless `value` is a number, a scalar or a schedule."""
-  number = isinstance(value, numbers.Number) or hasattr(value, 'dtype')
-  if isinstance(value, bool) or not (
-    number or callable(value) or value is None
-  ):
+  if not (_is_number(value) or callable(value) or value is None):
     raise ValueError(f'{name} must be a number or a schedule, got {value!r}.')
   if value is None and name == 'learning_rate':
     raise ValueError('learning_rate must be a number or a schedule, got None.')
-  if name.endswith('lr_scale') and not number:
+
+
+def check_factor(name: str, value: Any) -> None:
+  """Raises ValueError unless `value` is a number or a scalar."""
+  if not _is_number(value):
     raise ValueError(
       f'{name} must be a number, got {value!r}: pass a schedule as the '
       'learning rate.'
     )
+
+
+def _is_number(value: Any) -> bool:
+  if isinstance(value, bool):
+    return False
+  return isinstance(value, numbers.Number) or hasattr(value, 'dtype')
 
 
 def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:

@@ -106,7 +106,7 @@ class Evidence:
     ndim, shape = len(self.shapes[path]), self.shapes[path]
     dtype = jnp.result_type(self.leaves[path])
     if jnp.issubdtype(dtype, jnp.complexfloating):
-      doubt = 'it is complex: see optax.contrib.split_real_and_imaginary'
+      doubt = 'complex: mask it, or use optax.contrib.split_real_and_imaginary'
       return Role(None, doubt=doubt)
     if not jnp.issubdtype(dtype, jnp.floating):
       return Role(None, doubt='integers cannot be trained: mask the leaf')

@@ -168,7 +168,7 @@ def _patterns(
   """
   groups: dict[str, list[Leaf]] = {}
   for leaf in refused:
-    trained = jnp.issubdtype(jnp.result_type(leaf.leaf), jnp.inexact)
+    trained = jnp.issubdtype(jnp.result_type(leaf.leaf), jnp.floating)
     if trained and leaf.rule != names.STATISTICS:
       groups.setdefault(_escaped(leaf.path, True), []).append(leaf)
   found = []

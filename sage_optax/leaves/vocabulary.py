@@ -106,13 +106,21 @@ class Vocabularies:
       and tree.reading(other).role != 'embedding'
     ]
     # The outputs of a head are not the inputs of another matrix.
+    _, outputs = _sizes(shape, axes)
     used = any(
-      tree.shapes[other][:1] == shape[-1:] and names.is_general(other, known)
+      self._inputs(other, known) == outputs
       for other, known in tree.known.items()
-      if other not in (path, table)
+      if known is not None and names.is_general(other, known)
     )
     single = alike == [path] and not axes.batch and not used
     return single and self._is_like(path, table)
+
+  def _inputs(self, path: str, known: names.Known) -> int | None:
+    """The size of fan_in in the first layout of a name; None if it misfits."""
+    shape = self._evidence.shapes[path]
+    batch, _ = self._evidence.batch(path)
+    axes = axis_names.layout_axes(known.layouts[0], shape, batch)
+    return None if axes is None else _sizes(shape, axes)[0]
 
   def _is_like(self, path: str, table: str) -> bool:
     """Whether a matrix has the axes of a table, in any order."""

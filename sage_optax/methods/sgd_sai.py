@@ -136,9 +136,10 @@ def scale_by_sgd_sai(
 
 
 def _fill(old, measure):
-  """Replaces zeros by what `measure` returns, which runs only if there are any.
+  """Replaces ratios that are not positive by those that `measure` returns.
 
-  The ratios take several passes over the gradients, and are needed once.
+  It runs only if there are any: it takes several passes over the gradients.
+  NaN, from a first gradient that is not finite, is measured again, too.
   """
 
   def filled():
@@ -146,8 +147,8 @@ def _fill(old, measure):
       lambda x, new: jnp.where(x > 0, x, new.astype(x.dtype)), old, measure()
     )
 
-  zeros = [jnp.any(x == 0) for x in jax.tree.leaves(old)]
-  missing = functools.reduce(jnp.logical_or, zeros, jnp.zeros([], bool))
+  unknown = [jnp.any(~(x > 0)) for x in jax.tree.leaves(old)]
+  missing = functools.reduce(jnp.logical_or, unknown, jnp.zeros([], bool))
   return jax.lax.cond(missing, filled, lambda: old)
 
 

@@ -736,6 +736,16 @@ class StrangersTest(parameterized.TestCase):
     roles = [leaf.role for leaf in routing.resolve(params, said)]
     self.assertEqual(roles, ['matrix', 'matrix'])
 
+  def test_a_head_beside_a_matrix_to_the_width(self):
+    params = {
+      'tok_emb': {'weight': jnp.ones((96, 8))},
+      'to_logits': {'weight': jnp.ones((96, 8))},
+      'mixer': {'weight': jnp.ones((8, 32))},
+    }
+    found = routing.resolve(params, routing.Routing(preset=layout.TORCH))
+    roles = {leaf.path: leaf.role for leaf in found}
+    self.assertEqual(roles['to_logits/weight'], 'head')
+
   def test_a_bottleneck_of_a_tables_size_is_no_head(self):
     params = {
       'speaker_embedding': {'embedding': jnp.ones((32, 64))},

@@ -239,6 +239,10 @@ class PartsTest(parameterized.TestCase):
       'a number, .*: pass a schedule as',
     ),
     ({'state_dtype': 'foo'}, "state must be one of 'float32', .* got 'foo'"),
+    (
+      {'name': 'adafactor', 'state_dtype': 'foo'},
+      "state must be one of 'float32', .* got 'foo'",
+    ),
     ({'embeding': {}}, 'takes embeding: .*embedding.*weight_decay'),
   )
   def test_errors(self, kwargs, message):
@@ -268,8 +272,9 @@ class MemoryTest(parameterized.TestCase):
 
   def test_complex_parameters_are_refused(self):
     kernel = {'kernel': jnp.ones((6, 4), jnp.complex64)}
-    with self.assertRaisesRegex(ValueError, 'split_real_and_imaginary'):
+    with self.assertRaisesRegex(ValueError, 'split_real_') as caught:
       sage_optax.muon(0.1).init(kernel)
+    self.assertNotIn('rules=', str(caught.exception))  # They would not help.
     tx = sage_optax.scale_by_sinkgd()
     with self.assertRaisesRegex(ValueError, 'must be real, got complex64'):
       tx.update(kernel, tx.init(kernel))

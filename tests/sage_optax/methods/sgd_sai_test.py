@@ -24,6 +24,13 @@ def _normal(steps, shape, seed=0):
 
 
 class SgdSaiTest(parameterized.TestCase):
+  def test_a_first_gradient_that_is_not_finite_is_forgotten(self):
+    grads = _normal(3, (4, 3)).at[0, 0, 0].set(jnp.nan)
+    tx = sage_optax.scale_by_sgd_sai()
+    updates, _ = _steps(tx, grads)
+    expected, _ = _steps(tx, grads[1:])
+    np.testing.assert_allclose(updates[2], expected[1], rtol=1e-6)
+
   def test_ratio_is_taken_once_per_unit(self):
     # The second layer's first gradients are zero.
     grads = _normal(6, (2, 4, 3)) * 10.0 ** jnp.arange(6).reshape(6, 1, 1, 1)

@@ -133,6 +133,14 @@ def test_windows_of_prompts_alone(data, monkeypatch):
   assert scores['total'] == scores[runs.SUBSETS[1]]
   with pytest.raises(errors.UserError, match='contain only prompts'):
     score(set(runs.SUBSETS))
+  _open(data).check(4)
+  monkeypatch.setattr(
+    evaluate.Validation,
+    'batches',
+    lambda *_: ((n, t, 0 * w) for n, t, w in batches),
+  )
+  with pytest.raises(errors.UserError, match='contain only prompts'):
+    _open(data).check(4)
 
 
 def test_stops_when_told(data):
