@@ -106,21 +106,27 @@ def _table_arm(arm, options, schedule, roles):
 def _recipe_arm(arm, options, schedule, roles):
   """A recipe: its learning rate is the embedding's."""
   rate = options['embedding_rate']
-  given = dict(arm.fixed)
-  if 'beta' in options:
-    given[arm.beta_name] = options['beta']
   return sage_optax.recipe(
     arm.recipe,
     lambda step: rate * schedule(step),
     roles=roles,
-    weight_decay=options['weight_decay'],
-    matrix={
-      'lr_scale': options['matrix_rate'] / rate,
-      # The decay of a matrix follows its own rate, as in the other arms.
-      'weight_decay': options['weight_decay'] * options['matrix_rate'] / rate,
-    },
-    **given,
+    **recipe_arguments(arm, options),
   )
+
+
+def recipe_arguments(arm: Arm, options: Options) -> dict[str, Any]:
+  """The arguments of an arm's recipe, without its learning rate."""
+  scale = options['matrix_rate'] / options['embedding_rate']
+  decay = options['weight_decay']
+  result = {
+    'weight_decay': decay,
+    # The decay of a matrix follows its own rate, as in the other arms.
+    'matrix': {'lr_scale': scale, 'weight_decay': decay * scale},
+    **arm.fixed,
+  }
+  if 'beta' in options:
+    result[arm.beta_name] = options['beta']
+  return result
 
 
 def _optax_arm(arm, options, schedule, roles):
@@ -215,33 +221,6 @@ TABLE_ARMS: tuple[Arm, ...] = (
   _table('adafactor_momentum', 8e-3, sage_optax.scale_by_adafactor, _MOMENTUM),
   _table('adam_mini', 8e-3, lambda b: _adam_mini(-1, b), _B2),
 )
-
-
-# Name of a table arm -> its name in pictures, and what it does to a gradient g.
-RULES: dict[str, tuple[str, str]] = {
-  'adamw': ('AdamW', 'm / sqrt(v)'),
-  'sage': ('SAGE', 'the sign of a momentum times a damper H <= 1 per feature'),
-  'sinkgd': ('SinkGD', 'g with its rows and columns normalized in turn'),
-  'lion': ('Lion', 'the sign of a momentum'),
-  'lion_mean_h': ('Lion × mean H', 'control: SAGE with the mean of H for H'),
-  'sage_shuffled': (
-    'SAGE, shuffled H',
-    'control: SAGE with the entries of H given to other features',
-  ),
-  'row_rms': ('RMS per token', 'g / sqrt(v), one v per token'),
-  'row_momentum': ('row norm, momentum', 'a momentum over its RMS per token'),
-  'coupled_adam': ('Coupled Adam', 'AdamW with one v per feature'),
-  'factored': ('factored RMS', 'g / sqrt(v), v from row and column means'),
-  'row_norm': ('row norm', 'g over its RMS per token'),
-  'column_norm': ('column norm', 'g over its norm per feature (SCALE)'),
-  'column_momentum': (
-    'column norm, momentum',
-    'a momentum over its norm per feature (SCALE)',
-  ),
-  'adafactor': ('Adafactor', 'as `factored`, with growing decay and clipping'),
-  'adafactor_momentum': ('Adafactor, momentum', '`adafactor` and a momentum'),
-  'adam_mini': ('Adam-mini', 'AdamW with one v per token'),
-}
 
 
 def _recipe(

@@ -9,16 +9,10 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from experiments import (
-  analysis,
-  figures,
-  studies,
-  tables,
-  trial,
-  verdicts,
-)
-from experiments.analysis import Summary
+from experiments import studies, trial
 from experiments.cells import CELLS, Cell
+from experiments.evidence import analysis, choice, figures, tables, verdicts
+from experiments.evidence.analysis import Summary
 
 DOCS = pathlib.Path('docs')
 PICTURES = 'evidence'
@@ -80,9 +74,8 @@ _HOW = f"""## How to read it
   neighbors of every choice are worse; rates move by factors of 2. The chosen
   options then run with fresh seeds: 20 in the toy, 5 in the small and 3 in the
   medium Llama. The medium Llama, the untied one and the largest toy start from
-  the options of the small tied one or of `toy_v4096`, and tune the rates alone.
-  A recipe with the rates r and s is
-  `sage_optax.NAME(r, matrix={{'lr_scale': s / r}}, ...)`.
+  the options of the small tied one or of `toy_v4096`, and tune the rates alone,
+  the medium one also the weight decay.
 - **Loss** is in nats per token, of held-out text in the Llama, of all pairs of
   the text in the toy. Lower is better, and 0.01 nats is 1 % of perplexity. It
   is the mean over the fresh seeds. A number in italics is the lowest of seed 0
@@ -120,6 +113,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
   text = [
     _HEAD,
     *_front(found, pictures),
+    choice.text(found['small_recipes'], found['medium']),
     _HOW,
     _progress(found),
     verdicts.text(found),

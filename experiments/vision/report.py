@@ -11,9 +11,10 @@ from flax import nnx
 
 import sage_optax
 from examples import vit
-from experiments import analysis, studies, trial, tuning
+from experiments import studies, trial, tuning
 from experiments.arms import ARMS
 from experiments.cells import CELLS
+from experiments.evidence import analysis
 
 PAGE = pathlib.Path('docs/vision.md')
 _STUDY = studies.STUDIES['vit']

@@ -6,24 +6,28 @@ import math
 import re
 import shutil
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
 
+import sage_optax
 from experiments import (
-  analysis,
-  figures,
+  arms,
   outcome,
   report,
   run,
   studies,
-  tables,
   times,
   trial,
   tuning,
-  verdicts,
 )
-from experiments.arms import RECIPE_ARMS, RULES, TABLE_ARMS
+from experiments.arms import ARMS, RECIPE_ARMS, TABLE_ARMS
+from experiments.evidence import analysis, choice, figures, tables, verdicts
+from experiments.evidence.rule_names import RULES
 from sage_optax import recipe_table
 from tests.support import runs
 
@@ -182,6 +186,74 @@ def test_rates_of_two_widths_side_by_side():
   assert '| `a` | 0.064 | 0.032 | 0.5 | 0.016 | 0.004 | 0.25 |' in text
   assert '`b`' not in text
   assert not tables.widths(small, [_finished('medium_tied', 'a', (1.0,))])
+
+
+def test_the_recipe_to_use_depends_on_the_memory(monkeypatch):
+  losses = {
+    'adamw': (3.1, 3.2, 3.3),
+    'rms_muon': (3.21, 3.31, 3.42),
+    'lion': (3.11, 3.2, 3.3),  # not surely worse than AdamW
+    'sage_hybrid': (3.3, 3.4, 3.51),
+    'muon': (3.4, 3.5, 3.61),
+  }
+  states = {'rms_muon': 10, 'lion': 1005, 'sage_hybrid': 500, 'muon': 500}
+  small = [
+    _finished('small_tied', f'recipe_{name}', x, states.get(name, 1000))
+    for name, x in losses.items()
+  ]
+  names = [s.arm.removeprefix('recipe_') for s in choice.front(small)]
+  assert names == ['rms_muon', 'adamw']
+  worse = [(a.arm, b.arm, gap) for a, b, gap in choice.beaten(small)]
+  assert [pair[:2] for pair in worse] == [
+    ('recipe_sage_hybrid', 'recipe_rms_muon'),
+    ('recipe_muon', 'recipe_rms_muon'),
+  ]
+  assert worse[0][2].mean == pytest.approx(0.09)
+  monkeypatch.setattr(choice, '_tuned_call', lambda summary: summary.arm)
+  larger = [_finished('medium_tied', 'recipe_lion', (1.0, 2.0), 9)]
+  text = choice.text(small, larger)  # The larger cell has no baseline yet.
+  assert '| `rms_muon` | 1 | +0.1133 ± 0.0143 |' in text
+  assert '| `adamw` | 100 | 0 |' in text
+  assert 'medium_tied' not in text
+  larger.append(_finished('medium_tied', 'recipe_adamw', (1.1, 2.1), 9))
+  text = choice.text(small, larger)
+  assert "AdamW's, `small_tied` | `medium_tied` |" in text
+  assert text.count('recipe_lion') == 2  # a call for each model
+  assert not choice.text(small[1:], larger)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sage_hybrid', 'apollo', 'scale'])
+def test_calls_do_what_the_arms_did(name):
+  arm = ARMS[f'recipe_{name}']
+  rates = {'embedding_rate': 0.064, 'matrix_rate': 0.016}
+  options = {**arm.start, **rates, 'weight_decay': 0.1}
+  call = choice.call_of(arm, options)
+  rng = np.random.default_rng(0)
+  params = {
+    'embed': {'embedding': rng.normal(size=(24, 20))},
+    'mlp': {'kernel': rng.normal(size=(20, 18))},
+    'norm': {'scale': rng.normal(size=20)},
+  }
+  params = jax.tree.map(jnp.float32, params)
+  grads = jax.tree.map(jnp.sin, params)
+  updates = []
+  for tx in (
+    arms.optimizer(arm, options, lambda step: 1.0),
+    optax.chain(
+      optax.clip_by_global_norm(arms.CLIP),
+      eval(call, {'sage_optax': sage_optax}),
+    ),
+  ):
+    state = tx.init(params)
+    _, state = tx.update(grads, state, params)
+    found, _ = tx.update(params, state, params)
+    updates.append(found)
+  chex.assert_trees_all_close(*updates, rtol=1e-6)
+  changed = choice.call_of(arm, {**options, 'weight_decay': 0.0})
+  assert 'weight_decay' in call
+  assert 'weight_decay' not in changed
+  assert choice.call_of(ARMS['recipe_optax_muon'], options) is None
+  assert choice.call_of(ARMS['adamw'], options) is None
 
 
 def test_holm():

@@ -11,9 +11,9 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib import ticker
 
-from experiments import analysis
-from experiments.analysis import Summary
-from experiments.arms import RULES
+from experiments.evidence import analysis
+from experiments.evidence.analysis import Summary
+from experiments.evidence.rule_names import RULES
 
 _STYLE: Any = {
   'figure.dpi': 100,

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import analysis, trial
-from experiments.analysis import Difference, Summary
+from experiments import trial
 from experiments.cells import CELLS
+from experiments.evidence import analysis
+from experiments.evidence.analysis import Difference, Summary
 
 # Of the baseline's state, and nats above its loss.
 PRIZE_STATE, PRIZE_NATS = 0.01, 0.01
@@ -63,7 +64,7 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
       '|' + '---|' * (2 + len(_OTHERS)),
     ]
   for cell, mine in gaps.items():
-    shown = (_signed(mine[o]) if o in mine else '' for o in _OTHERS)
+    shown = (str(mine[o]) if o in mine else '' for o in _OTHERS)
     lines.append(f'| `{cell}` | {_rows(cell):g} | {" | ".join(shown)} |')
   return '\n'.join(lines) + '\n'
 
@@ -75,10 +76,6 @@ def answer(gap: Difference | None) -> str:
   if gap.mean + gap.half_width < 0:
     return 'lower'
   return 'higher' if gap.mean - gap.half_width > 0 else 'no difference seen'
-
-
-def _signed(gap: Difference) -> str:
-  return f'{gap.mean:+.4f} ± {gap.half_width:.4f}'
 
 
 def _gaps_of_sage(
@@ -155,9 +152,7 @@ def _hybrid(summaries: Sequence[Summary]) -> str:
     decided = answer(gap)
     if decided in ('lower', 'higher') and gap.p > 1 - analysis.LEVEL:
       decided = 'no difference seen, after the correction over all recipes'
-    answers.append(
-      f'Its loss in `{cell}` is {decided} ({_signed(gap)}, p {gap.p:.2g}).'
-    )
+    answers.append(f'Its loss in `{cell}` is {decided} ({gap}, p {gap.p:.2g}).')
   return ' '.join(answers) or _NOT_YET
 
 
@@ -187,7 +182,7 @@ def _prize(summaries: Sequence[Summary]) -> str:
     answers.append(
       f'{"Yes" if within else "No"} in `{cell}`: of the {len(known)} finished '
       f'with so little state, `{arm}` is the best; its loss minus that of '
-      f'`recipe_adamw` is {_signed(gap)}.'
+      f'`recipe_adamw` is {gap}.'
     )
   return ' '.join(answers)
 
@@ -215,7 +210,7 @@ def surprises(found: Mapping[str, Sequence[Summary]]) -> list[str]:
     if arm.complete and baseline.complete:
       gap = analysis.difference(arm, baseline)
       if gap is not None and gap.half_width is not None:
-        gaps.append(f'{_signed(gap)} in `{cell}`')
+        gaps.append(f'{gap} in `{cell}`')
   if gaps:
     lines.append(
       '- **A rule without momentum.** Loss of `row_rms` minus that of `adamw`: '

@@ -73,6 +73,10 @@ class Difference:
   p: float | None
   pairs: int
 
+  def __str__(self) -> str:
+    half = '' if self.half_width is None else f' ± {self.half_width:.4f}'
+    return f'{self.mean:+.4f}{half}'
+
 
 def summarize(
   study: studies.Study, root: pathlib.Path = trial.RESULTS

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import analysis, arms, trial, tuning
-from experiments.analysis import Difference, Summary
+from experiments import arms, trial, tuning
 from experiments.cells import CELLS
+from experiments.evidence import analysis, rule_names
+from experiments.evidence.analysis import Difference, Summary
 
 RULES = '\n'.join(
   [
@@ -18,7 +19,7 @@ RULES = '\n'.join(
     '|---|---|---|',
     *(
       f'| `{arm}` | {title} | {rule} |'
-      for arm, (title, rule) in arms.RULES.items()
+      for arm, (title, rule) in rule_names.RULES.items()
     ),
     '',
   ]

@@ -1,0 +1,1 @@
+"""What the report says: numbers, tables, pictures and answers."""
