@@ -19,7 +19,7 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from experiments import studies, trial, worker
+from experiments import schedule, studies, trial, worker
 from experiments.trial import Trial
 
 SOURCES = (
@@ -107,7 +107,7 @@ class StudyRunner:
   def run(self, study: studies.Study, pool: WorkerPool) -> bool:
     """Runs a study; returns whether it is complete."""
     path = trial.path_of(study.name, self._args.results)
-    losses = trial.losses(studies.read(study, self._args.results).values())
+    losses = trial.losses(schedule.read(study, self._args.results).values())
     while True:
       self._fill(study, pool, losses)
       if not pool.running:
@@ -124,14 +124,14 @@ class StudyRunner:
           losses |= trial.losses([line])
           self._say(study, one, line, losses)
     left = self._left(study, losses)
-    if left and not studies.missing_trials(study, losses, **self._which):
+    if left and not schedule.missing_trials(study, losses, **self._which):
       print(f'{study.name}: the other arms wait for {study.after}.')
     return not left
 
   def _left(self, study: studies.Study, losses: dict[str, float]) -> int:
     """The number of trials still to run, about."""
     return sum(
-      studies.progress(study, cell, arm, losses).left
+      schedule.progress(study, cell, arm, losses).left
       for cell, arm in studies.arms_of(study, **self._which)
     )
 
@@ -142,7 +142,7 @@ class StudyRunner:
         return
       ready = [
         t
-        for t in studies.missing_trials(study, losses, **self._which)
+        for t in schedule.missing_trials(study, losses, **self._which)
         if (t.cell, t.arm) not in self._failed
       ]
       busy = {t.key for trials in pool.running.values() for t in trials}

@@ -1,15 +1,9 @@
-"""The studies as data, and the order of their trials."""
+"""The studies as data, in the order in which they run."""
 
-import contextlib
 import dataclasses
-import functools
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from experiments import trial, tuning
 from experiments.arms import ARMS, RECIPE_ARMS, TABLE_ARMS, Arm
-from experiments.trial import Trial
 
 _TABLE = tuple(arm.name for arm in TABLE_ARMS)
 _RECIPES = tuple(arm.name for arm in RECIPE_ARMS)
@@ -19,7 +13,7 @@ _FIRST = (
   'sage_shuffled',
 )  # fmt: skip
 # They differ in the damper only, and also try each other's best options.
-_SIGNS = ('sage', 'lion', 'lion_mean_h', 'sage_shuffled')
+SIGNS = ('sage', 'lion', 'lion_mean_h', 'sage_shuffled')
 _DOSE = ('adamw', 'sage', 'sinkgd', 'lion')
 _RECIPES_FIRST = tuple(
   f'recipe_{name}'
@@ -27,6 +21,12 @@ _RECIPES_FIRST = tuple(
     'adamw', 'rms_muon', 'sage_hybrid', 'lion_hybrid', 'sinkgd', 'muon',
   )
 )  # fmt: skip
+# The other arms stop when no option moves, without extra points.
+_FEWER = {
+  name: 9
+  for name in (*_TABLE, *_RECIPES)
+  if name not in (*_FIRST, *_RECIPES_FIRST, 'recipe_sage_muon')
+}
 _UNTIED = ('recipe_adamw', 'recipe_rms_muon', 'recipe_sage_hybrid')
 
 
@@ -39,6 +39,7 @@ class Study:
     blocks: (cell, arms) in the order in which they are run.
     seeds: fresh seeds for the tuned arms; tuning uses seed 0.
     budget: smallest number of tuning trials per arm.
+    budgets: the same for single arms.
     start: options that replace those of `Arm.start`.
     starts: the same for single arms.
     tunes_beta: whether the arms' betas are tuned; if not, defaults are used.
@@ -51,6 +52,7 @@ class Study:
   blocks: tuple[tuple[str, tuple[str, ...]], ...]
   seeds: tuple[int, ...]
   budget: int = 14
+  budgets: Mapping[str, int] = dataclasses.field(default_factory=dict)
   start: Mapping[str, float] = dataclasses.field(default_factory=dict)
   starts: Mapping[str, Mapping[str, float]] = dataclasses.field(
     default_factory=dict
@@ -58,6 +60,10 @@ class Study:
   tunes_beta: bool = True
   after: str = ''
   again: tuple[str, ...] = ()
+
+  def budget_of(self, arm: str) -> int:
+    """The smallest number of tuning trials of an arm."""
+    return self.budgets.get(arm, self.budget)
 
   def arm(self, name: str) -> Arm:
     """An arm as this study tunes it."""
@@ -120,6 +126,7 @@ STUDIES = {
       'small_tied',
       _by_importance('small_tied', _FIRST, _TABLE),
       _FIVE,
+      budgets=_FEWER,
       starts={
         'lion_mean_h': _SMALL_SAGE,
         'sage_shuffled': _SMALL_SAGE,
@@ -138,6 +145,7 @@ STUDIES = {
       'small_recipes',
       _by_importance('small_tied', _RECIPES_FIRST, _RECIPES),
       _FIVE,
+      budgets=_FEWER,
       starts={
         **{x: _SIGN_DECAY for x in _RECIPES if 'sage' in x or 'lion' in x},
         'recipe_sage_hybrid': _SMALL_SAGE,
@@ -176,98 +184,6 @@ STUDIES = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class ArmProgress:
-  """Which trials of an arm in a cell are done.
-
-  Attributes:
-    tuned: The result of the search; None while it is not finished.
-    missing: Trials that can run now.
-    done: Number of trials that have results.
-    left: Number of trials still to run; an estimate during the search.
-  """
-
-  tuned: tuning.Tuned | None
-  missing: list[Trial]
-  done: int
-  left: int
-
-
-def progress(
-  study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
-) -> ArmProgress:
-  """Returns which trials of an arm are done, given the losses by key."""
-  make = functools.partial(trial.make, cell, arm.name)
-  mine = f'["{cell}", "{arm.name}", '
-  done = sum(key.startswith(mine) for key in losses)
-  if _start(study, arm, losses) is None:
-    return ArmProgress(None, [], done, study.budget + len(study.seeds))
-  try:
-    tuned = _search(study, cell, arm, losses)
-    if others := _found_by_others(study, cell, arm, losses):
-      tuned = _search(study, cell, arm, losses, others)
-  except tuning.Missing as missing:
-    trials = [make(dict(point), 0) for point in missing.points]
-    left = max(study.budget - done, len(trials)) + len(study.seeds)
-    return ArmProgress(None, trials, done, left)
-  fresh = [make(tuned.options, seed) for seed in study.seeds]
-  trials = [t for t in fresh if t.key not in losses]
-  return ArmProgress(tuned, trials, done, len(trials))
-
-
-def _search(
-  study: Study,
-  cell: str,
-  arm: Arm,
-  losses: Mapping[str, float],
-  others: Sequence[Mapping[str, float]] = (),
-) -> tuning.Tuned:
-  """Tunes an arm whose start is known; see `tuning.search`."""
-  start = _start(study, arm, losses)
-  assert start is not None
-  lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
-  if study.after:
-    lists = {name: lists[name] for name in study.again}
-    start = {**start, **{name: lists[name][0] for name in study.again}}
-
-  def loss_of(point: trial.Point) -> float | None:
-    return losses.get(trial.make(cell, arm.name, dict(point), 0).key)
-
-  return tuning.search(start, lists, loss_of, study.budget, others)
-
-
-def _found_by_others(
-  study: Study, cell: str, arm: Arm, losses: Mapping[str, float]
-) -> list[dict[str, float]]:
-  """The options that the arms with another damper found on their own."""
-  found = []
-  here = {name for at, names in study.blocks if at == cell for name in names}
-  if arm.name in _SIGNS and not study.after:
-    for name in here.intersection(_SIGNS) - {arm.name}:
-      with contextlib.suppress(tuning.Missing):
-        other = _search(study, cell, study.arm(name), losses)
-        found.append(other.options)
-  return sorted(found, key=trial.point_of)
-
-
-def _start(
-  study: Study, arm: Arm, losses: Mapping[str, float]
-) -> Mapping[str, float] | None:
-  """Where a search starts; None while an earlier study is not finished."""
-  if not study.after:
-    return {**arm.start, **study.start, **study.starts.get(arm.name, {})}
-  earlier = STUDIES[study.after]
-  *_, cell = (at for at, names in earlier.blocks if arm.name in names)
-  found = progress(earlier, cell, earlier.arm(arm.name), losses)
-  return found.tuned.options if found.tuned and not found.left else None
-
-
-def read(study: Study, root: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """The lines of a study, and of the one that it starts from, by key."""
-  lines = trial.read(trial.path_of(study.name, root))
-  return lines | (read(STUDIES[study.after], root) if study.after else {})
-
-
 def arms_of(
   study: Study,
   only: Sequence[str] | None = None,
@@ -286,14 +202,3 @@ def arms_of(
   for index, (cell, arm) in enumerate(pairs):
     if index % shard[1] == shard[0] and (only is None or arm.name in only):
       yield cell, arm
-
-
-def missing_trials(
-  study: Study, losses: Mapping[str, float], **which: Any
-) -> list[Trial]:
-  """Trials that can run now, by priority."""
-  return [
-    trial
-    for cell, arm in arms_of(study, **which)
-    for trial in progress(study, cell, arm, losses).missing
-  ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments import studies, trial
+from experiments import schedule, studies, trial
 from experiments.arms import ARMS, Arm
 
 Line = Mapping[str, Any]
@@ -33,7 +33,7 @@ class Summary:
 
   cell: str
   arm: str
-  progress: studies.ArmProgress
+  progress: schedule.ArmProgress
   tuning: Sequence[Line]
   fresh: Mapping[trial.Point, Mapping[int, Line]]
   final: Mapping[int, Line]
@@ -82,7 +82,7 @@ def summarize(
   study: studies.Study, root: pathlib.Path = trial.RESULTS
 ) -> list[Summary]:
   """Summarizes all arms and cells of a study, in its order."""
-  lines = studies.read(study, root)
+  lines = schedule.read(study, root)
   losses = trial.losses(lines.values())
   groups: dict[tuple[str, str], list[Line]] = {}
   for line in lines.values():
@@ -92,14 +92,14 @@ def summarize(
       cell,
       arm,
       groups.get((cell, arm.name), []),
-      studies.progress(study, cell, arm, losses),
+      schedule.progress(study, cell, arm, losses),
     )
     for cell, arm in studies.arms_of(study)
   ]
 
 
 def _summary(
-  cell: str, arm: Arm, mine: Sequence[Line], progress: studies.ArmProgress
+  cell: str, arm: Arm, mine: Sequence[Line], progress: schedule.ArmProgress
 ) -> Summary:
   """Summarizes one arm in one cell, given its lines."""
   tries = [line for line in mine if line['seed'] == 0]

@@ -20,6 +20,7 @@ from experiments import (
   outcome,
   report,
   run,
+  schedule,
   studies,
   times,
   trial,
@@ -68,7 +69,7 @@ def _write_results(root, most):
   )
   losses = {}
   for _ in range(300):
-    ready = studies.missing_trials(part, losses)
+    ready = schedule.missing_trials(part, losses)
     if not ready or len(losses) > most:
       break
     line = _line(ready[0])
@@ -114,7 +115,7 @@ def test_paired_differences_agree_with_scipy(results):
 
 def _finished(cell, arm, losses, state_bytes=0):
   lines = {i + 1: {'loss': x, 'diverged': False} for i, x in enumerate(losses)}
-  progress = studies.ArmProgress(None, [], len(lines), 0)
+  progress = schedule.ArmProgress(None, [], len(lines), 0)
   best = {'state_bytes': state_bytes}
   return analysis.Summary(cell, arm, progress, [], {}, lines, best)
 

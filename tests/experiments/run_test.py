@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from experiments import rerun, run, studies, trial, tuning
+from experiments import rerun, run, schedule, studies, trial, tuning
 from experiments.arms import ARMS
 from tests.support import runs
 
@@ -72,13 +72,13 @@ def test_a_study_is_run_to_its_end_without_repetition():
     _STUDY, blocks=(('toy_v512', ('sage', 'sinkgd')),)
   )
   losses, order = {}, []
-  while ready := studies.missing_trials(study, losses):
+  while ready := schedule.missing_trials(study, losses):
     assert ready[0].key not in losses
     losses[ready[0].key] = _bowl(ready[0])
     order.append(ready[0])
   assert len(order) == len(losses) == 2 * (14 + 20)
   for cell, arm in studies.arms_of(study):
-    progress = studies.progress(study, cell, arm, losses)
+    progress = schedule.progress(study, cell, arm, losses)
     assert progress.left == 0
     assert progress.done == 34
     assert progress.tuned.options['embedding_rate'] == 4e-3
@@ -94,14 +94,14 @@ def test_a_later_study_starts_from_tuned_options_and_moves_the_rates():
   before = dataclasses.replace(
     studies.STUDIES['small_tied'], blocks=(('small_tied', ('sage',)),)
   )
-  while ready := studies.missing_trials(before, losses):
-    assert not studies.missing_trials(later, losses)
+  while ready := schedule.missing_trials(before, losses):
+    assert not schedule.missing_trials(later, losses)
     losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
   (pair,) = studies.arms_of(before)
-  start = studies.progress(before, *pair, losses).tuned.options
+  start = schedule.progress(before, *pair, losses).tuned.options
   assert start['weight_decay'] == tuning.WEIGHT_DECAYS[-1]
   found = []
-  while ready := studies.missing_trials(later, losses):
+  while ready := schedule.missing_trials(later, losses):
     found += ready
     losses |= {t.key: _bowl(t) for t in ready}
   # The best point, its four neighbors, and two fresh seeds of it.
@@ -123,10 +123,10 @@ def test_a_later_study_can_tune_the_decay_from_0():
   )
   before = dataclasses.replace(earlier, blocks=(('small_tied', ('sage',)),))
   losses = {}
-  while ready := studies.missing_trials(before, losses):
+  while ready := schedule.missing_trials(before, losses):
     losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
   tried = []
-  while ready := studies.missing_trials(later, losses):
+  while ready := schedule.missing_trials(later, losses):
     tried += [dict(t.options)['weight_decay'] for t in ready]
     losses |= {t.key: _bowl(t) - dict(t.options)['weight_decay'] for t in ready}
   assert tried[:5] == [0.0] * 5  # The rates come first.
@@ -147,10 +147,10 @@ def test_similar_arms_try_each_others_options():
   losses = {}
   # SAGE finds by another start what the search of Lion does not reach.
   study = dataclasses.replace(study, starts={'sage': hidden})
-  while ready := studies.missing_trials(study, losses):
+  while ready := schedule.missing_trials(study, losses):
     losses |= {t.key: loss(t) for t in ready}
   for name, finds in (('sage', True), ('lion', True), ('adamw', False)):
-    options = studies.progress(
+    options = schedule.progress(
       study, 'toy_v512', study.arm(name), losses
     ).tuned.options
     assert (options['embedding_rate'] == 0.5) == finds, name
@@ -164,7 +164,7 @@ def test_a_study_can_start_single_arms_elsewhere():
     starts={'lion': {'embedding_rate': 2.0, 'beta': 0.95}},
   )
   for arm, rate, beta in (('sage', 0.5, 0.99), ('lion', 2.0, 0.95)):
-    first = studies.missing_trials(study, {}, only=[arm])
+    first = schedule.missing_trials(study, {}, only=[arm])
     options = [dict(trial.options) for trial in first]
     assert {o['embedding_rate'] for o in options} == {
       rate / 2, rate, rate * 2,
@@ -186,7 +186,7 @@ def test_shards_are_a_partition():
 
 def test_workers_get_different_trials_and_batches_of_one_arm():
   losses = {}
-  ready = studies.missing_trials(_STUDY, losses)
+  ready = schedule.missing_trials(_STUDY, losses)
   first = run.choose(ready, set(), None, 1)
   second = run.choose(ready, {first[0].key}, None, 1)
   assert first != second
@@ -204,7 +204,25 @@ def test_every_block_names_known_arms_and_cells():
       if CELLS[cell].kind != 'vit':
         config_of(CELLS[cell])
       assert set(arms) <= set(ARMS)
-    assert set(study.starts) <= {a.name for _, a in studies.arms_of(study)}
+    names = {arm.name for _, arm in studies.arms_of(study)}
+    assert set(study.starts) <= names
+    assert all(study.budget_of(name) <= study.budget for name in names)
+
+
+def test_arms_that_decide_no_question_may_have_fewer_trials():
+  study = studies.STUDIES['small_recipes']
+  assert study.budget_of('recipe_sage_hybrid') == 14
+  counts = []
+  for name in ('recipe_sage_hybrid', 'recipe_apollo'):
+    losses = {}
+    start = ARMS[name].start | study.starts.get(name, {})
+    while ready := schedule.missing_trials(study, losses, only=[name]):
+      if any(one.seed for one in ready):
+        break  # The search is over.
+      for one in ready:
+        losses[one.key] = 1.0 + (dict(one.options) != start)
+    counts.append(len(losses))
+  assert counts[0] >= 14 > counts[1] >= 9
 
 
 def test_rerun_chooses_the_same_lines_whatever_their_order(tmp_path):

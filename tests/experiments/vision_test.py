@@ -7,7 +7,7 @@ import pytest
 from sklearn import datasets
 
 from examples import vit
-from experiments import studies, trial
+from experiments import schedule, studies, trial
 from experiments.cells import CELLS
 from experiments.vision import report, runner
 from tests.support import runs
@@ -69,5 +69,5 @@ def test_both_recipes_have_the_same_search():
   starts = [arm.start for arm in _ARMS.values()]
   assert all(set(start) == set(starts[0]) for start in starts)
   for arm in _ARMS.values():
-    there = studies.progress(_STUDY, 'digits', arm, {})
+    there = schedule.progress(_STUDY, 'digits', arm, {})
     assert there.left == _STUDY.budget + len(_STUDY.seeds)
