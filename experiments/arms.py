@@ -34,6 +34,7 @@ class Arm:
     recipe: name of a recipe of `sage_optax`, or of one of Optax's optimizers.
     beta_name: the recipe's name for 'beta'.
     fixed: other arguments of the recipe.
+    one_rate: whether the table and the matrices have the same rate.
   """
 
   name: str
@@ -43,6 +44,7 @@ class Arm:
   recipe: str = ''
   beta_name: str = 'b2'
   fixed: Options = dataclasses.field(default_factory=dict)
+  one_rate: bool = False
 
 
 def optimizer(
@@ -243,6 +245,10 @@ RECIPE_ARMS: tuple[Arm, ...] = (
   _recipe('sage_hybrid', 4e-3, 2e-3, _B2),
   # A candidate for the prize; rates from trials of its parts.
   _recipe('rms_muon', 32e-3, 32e-3, _B2),
+  # As AdamW is mostly used.
+  dataclasses.replace(
+    _recipe('adamw_one_rate', 8e-3, 8e-3, _B2, recipe='adamw'), one_rate=True
+  ),
   _recipe('lion_hybrid', _SIGN, 4e-3, _B2),
   _recipe('sinkgd', _ADAM, 4e-3, _B2),
   _recipe('muon', _ADAM, 32e-3, _B2),

@@ -70,7 +70,9 @@ def _search(
   def loss_of(point: trial.Point) -> float | None:
     return losses.get(trial.make(cell, arm.name, dict(point), 0).key)
 
-  return tuning.search(start, lists, loss_of, study.budget_of(arm.name), others)
+  return tuning.search(
+    start, lists, loss_of, study.budget_of(arm.name), others, arm.one_rate
+  )
 
 
 def _found_by_others(

@@ -8,10 +8,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from experiments.trial import Point, point_of
 
 RATES = ('embedding_rate', 'matrix_rate')
+Rates: TypeAlias = tuple[tuple[str, ...], ...]  # those that move together
 WEIGHT_DECAYS = (0.0, 0.1, 0.3, 1.0)
 # After this many points, no search starts another round or moves a rate.
 LONGEST = 40
@@ -46,6 +48,7 @@ def search(
   loss_of: Callable[[Point], float | None],
   budget: int,
   others: Sequence[Mapping[str, float]] = (),
+  one_rate: bool = False,
 ) -> Tuned:
   """Coordinate descent over the rates and other options until none moves.
 
@@ -59,11 +62,13 @@ def search(
       also tries the diagonal neighbors of its best point, then half steps.
     others: Points that are tried at last, such as the best ones of arms that
       differ little.
+    one_rate: Whether the rates are equal and move together.
 
   Raises:
     Missing: If the search needs a loss for which `loss_of` returns None.
   """
   visited: dict[Point, float] = {}
+  rates: Rates = (RATES,) if one_rate else tuple((name,) for name in RATES)
 
   def best(candidates: Sequence[Point]) -> Point:
     found = {point: loss_of(point) for point in candidates}
@@ -77,14 +82,14 @@ def search(
   def settle(point: Point) -> Point:
     """Searches along one option after another until none moves."""
     while True:
-      before = point = _descend(point, best, visited)
+      before = point = _descend(point, rates, best, visited)
       for name, values in lists.items():
         point = _climb(point, name, values, best)
       if point == before or len(visited) >= LONGEST:
         return point
 
   point = settle(point_of(start))
-  for more in _extras(point):
+  for more in _extras(point, rates):
     if len(visited) >= budget:
       break
     best([more])
@@ -93,20 +98,20 @@ def search(
   # If an extra point is the best, its own neighbors must be tried.
   point = settle(min(visited, key=visited.__getitem__))
   interior = all(
-    visited.get(_scaled(point, name, factor), -math.inf) >= visited[point]
-    for name in RATES
+    visited.get(_scaled(point, names, factor), -math.inf) >= visited[point]
+    for names in rates
     for factor in (0.5, 2.0)
   )
   return Tuned(dict(point), list(visited), interior)
 
 
-def _descend(point, best, visited):
+def _descend(point, rates, best, visited):
   """Moves along each rate until all neighbors are worse."""
   while len(visited) < LONGEST:
     before = point
-    for name in RATES:
+    for names in rates:
       while len(visited) < LONGEST:
-        around = [_scaled(point, name, f) for f in (0.5, 1.0, 2.0)]
+        around = [_scaled(point, names, f) for f in (0.5, 1.0, 2.0)]
         moved = best(around)
         if moved == point:
           break
@@ -132,19 +137,21 @@ def _climb(point, name, values, best):
   return point
 
 
-def _extras(point):
+def _extras(point, rates):
   """Points near the best one that the descent did not need."""
-  for a, b in itertools.product((0.5, 2.0), repeat=2):
-    yield _scaled(_scaled(point, RATES[0], a), RATES[1], b)
-  for name, factor in itertools.product(RATES, (2**-0.5, 2**0.5)):
-    yield _scaled(point, name, factor)
-  for name, factor in itertools.product(RATES, (0.25, 4.0)):
-    yield _scaled(point, name, factor)
+  if len(rates) > 1:
+    for a, b in itertools.product((0.5, 2.0), repeat=2):
+      yield _scaled(_scaled(point, rates[0], a), rates[1], b)
+  for names, factor in itertools.product(rates, (2**-0.5, 2**0.5)):
+    yield _scaled(point, names, factor)
+  for names, factor in itertools.product(rates, (0.25, 4.0)):
+    yield _scaled(point, names, factor)
 
 
 def _with(point: Point, name: str, value: float) -> Point:
   return point_of({**dict(point), name: value})
 
 
-def _scaled(point: Point, name: str, factor: float) -> Point:
-  return _with(point, name, dict(point)[name] * factor)
+def _scaled(point: Point, names: Sequence[str], factor: float) -> Point:
+  options = dict(point)
+  return point_of({**options, **{x: options[x] * factor for x in names}})

@@ -76,6 +76,21 @@ def test_finds_the_optimum(best, decay, beta):
   assert sorted(tuned.visited) == sorted(losses)
 
 
+def test_rates_that_move_together_stay_equal():
+  losses = {}
+  lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': _ARM.betas}
+  for _ in range(100):
+    try:
+      tuned = tuning.search(_ARM.start, lists, losses.get, 9, one_rate=True)
+      break
+    except tuning.Missing as missing:
+      losses |= {point: _loss(point, (8e-3, 2e-3)) for point in missing.points}
+  assert all(len({dict(p)[name] for name in tuning.RATES}) == 1 for p in losses)
+  assert tuned.options['matrix_rate'] == pytest.approx(4e-3)
+  assert tuned.interior
+  assert len(losses) >= 9
+
+
 def test_weight_decay_is_searched_again_when_beta_has_moved():
   def loss(point):
     decay, beta = (dict(point)[name] for name in ('weight_decay', 'beta'))
