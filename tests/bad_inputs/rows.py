@@ -82,6 +82,7 @@ _WRONG: dict[tuple, list[Any]] = {
   (*_SUBSET, 'documents'): ['del', -1, '60', None, 1.5, 10**9],
   (*_SUBSET, 'bytes'): ['del', -1, '9', None, 1, 0, 10**12, 17.5, 12345],
   (*_SUBSET, 'tokens'): ['del', -1, '9', None, 1, 0, 10**12, 1.5],
+  (*_SUBSET, 'target_bytes'): [-1, '9', 1, 10**12],
   (*_SUBSET, 'token_bytes'): [-1, '9', None, 1, 10**12, 12345],
   (*_SUBSET, 'shards'): ['del', None, {}, 'x', [], [None], ['x'], [{}]],
   (*_SHARD, 'file'): [

@@ -84,18 +84,21 @@ class Encoder:
     tokens = np.concatenate(parts)
     if int(tokens.max(initial=0)) >= self.model.vocab_size:
       raise ValueError(f'token {tokens.max()} is beyond the vocabulary')
+    # From `first` on, every second part is a target.
     if isinstance(text, str):
-      key, data = text, [self._ended(parts[0])]
+      key, first = text, 0
     else:
-      key = json.dumps(text)  # Shows where prompts end.
-      data = [
-        self._ended(part) if index % 2 else self._marked(part)
-        for index, part in enumerate(parts)
-      ]
+      key, first = json.dumps(text), 1  # The key shows where prompts end.
+    data = [
+      self._ended(part) if index % 2 == first else self._marked(part)
+      for index, part in enumerate(parts)
+    ]
+    sizes = [len(part.encode()) for part in _parts(text)]
     return Encoded(
       subset,
-      sum(len(part.encode()) for part in _parts(text)),
-      int(self._token_bytes[tokens].sum()),
+      sum(sizes),
+      sum(sizes[first::2]),
+      int(self._token_bytes[np.concatenate(parts[first::2])].sum()),
       hashlib.sha256(key.encode()).digest(),
       np.concatenate(data).tobytes(),
     )

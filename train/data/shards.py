@@ -46,6 +46,7 @@ class _Subset(msgspec.Struct):
   bytes: _Count
   tokens: _Count
   shards: list[_Shard]
+  target_bytes: _Count | None = None
   token_bytes: _Count = 0
 
 
@@ -193,9 +194,10 @@ def _fault(manifest: Any) -> str | None:
         return f'{where} has other tokens than its shards together'
       if not entry.documents <= entry.tokens:
         return f'{where} has more documents than tokens'
-      low, high = sorted((entry.bytes, entry.token_bytes))
-      if entry.token_bytes and high > 16 * low + 2**10:
-        return f'{where} has {entry.bytes} bytes of {entry.token_bytes}'
+      size = entry.bytes if entry.target_bytes is None else entry.target_bytes
+      low, high = sorted((size, entry.token_bytes))
+      if size > entry.bytes or (entry.token_bytes and high > 16 * low + 2**10):
+        return f'{where} has {entry.bytes} bytes, {size} of {entry.token_bytes}'
   if len(set(names)) < len(names):
     return 'a shard is named twice'
   if manifest.get('crc', crc := files_lib.crc(manifest)) != crc:
@@ -219,13 +221,15 @@ def byte_scales(manifest: dict[str, Any], split: str) -> dict[str, float]:
     split: 'train' or 'validation'.
 
   Returns:
-    Bytes of text / bytes of its tokens' pieces; exactly 1 for a byte-level
-    tokenizer, and if the manifest has no such number.
+    Bytes of text without prompts / bytes of its tokens' pieces; exactly 1 for a
+    byte-level tokenizer, and if the manifest has no such number.
   """
   scales = {}
   for name, entry in manifest['splits'].get(split, {}).items():
     counted = entry.get('token_bytes')
-    scales[name] = entry['bytes'] / counted if counted else 1.0
+    # Earlier versions counted prompts in both.
+    size = entry.get('target_bytes', entry['bytes'])
+    scales[name] = size / counted if counted else 1.0
   return scales
 
 

@@ -30,13 +30,15 @@ class Encoded(NamedTuple):
   Attributes:
     subset: Its subset.
     num_bytes: Size of its text in UTF-8.
-    token_bytes: Size of its tokens' pieces in UTF-8.
+    target_bytes: Size of its text without prompts.
+    token_bytes: Size of its targets' pieces in UTF-8.
     digest: SHA-256 of its text.
     data: Its tokens and the end-of-text token, as bytes of a shard.
   """
 
   subset: str
   num_bytes: int
+  target_bytes: int
   token_bytes: int
   digest: bytes
   data: bytes
@@ -79,7 +81,9 @@ class Writer:
           f'The input has more than {_MAX_SUBSETS} subsets ({subset!r} is one '
           'more): use fewer values of meta.pile_set_name.'
         )
-      counts = dict.fromkeys(('documents', 'bytes', 'token_bytes', 'tokens'), 0)
+      counts = dict.fromkeys(
+        ('documents', 'bytes', 'target_bytes', 'token_bytes', 'tokens'), 0
+      )
       subsets[subset] = {**counts, 'shards': []}
     entry = subsets[subset]
     if (split, subset) not in self._open:
@@ -96,6 +100,7 @@ class Writer:
     entry['tokens'] += num_tokens
     entry['documents'] += 1
     entry['bytes'] += document.num_bytes
+    entry['target_bytes'] += document.target_bytes
     entry['token_bytes'] += document.token_bytes
     if shard['tokens'] >= self._limit:
       self._end_shard(split, subset)

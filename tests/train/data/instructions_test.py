@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import sentencepiece
 
 from tests.support import corpora, runs
 from train import prepare
@@ -66,7 +67,32 @@ def test_prompts_are_no_targets(tmp_path, workers):
   size = manifest['splits']['validation']['text']
   texts = [text for line in _LINES for text in line.values() if text]
   assert size['bytes'] == sum(len(text.encode()) for text in texts)
-  assert size['token_bytes'] == size['bytes']
+  prompts = sum(len(line.get('prompt', '')) for line in _LINES)
+  assert size['target_bytes'] == size['token_bytes'] == size['bytes'] - prompts
+
+
+def test_scaled_token_bytes_are_those_of_the_responses(tmp_path):
+  prompt, response = 'the quick brown fox jumps over it ' * 9, 'fox'
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([prompt]),
+    model_prefix=str(tmp_path / 'tiny'),
+    vocab_size=60,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  model = tokenizer.load(tmp_path / 'tiny.model')
+  (ids,) = model.encode_batch([response])
+  counted = model.token_bytes()[ids].sum()
+  assert counted == 1 + len(response)  # A space is added to each part.
+  (tmp_path / 'data').mkdir()
+  writer = writer_lib.Writer(tmp_path / 'data', model, masked=True)
+  encoder = encoding.Encoder(model, instructions=True)
+  for document in encoder.encode([('text', (prompt, response))]):
+    writer.add('validation', document)
+  writer.finish(corpus_hash='x')
+  manifest = shards.read_manifest(tmp_path / 'data')
+  scale = shards.byte_scales(manifest, 'validation')['text']
+  assert counted * scale == pytest.approx(len(response))
 
 
 def test_evaluation_counts_the_targets(tmp_path):

@@ -44,7 +44,7 @@ def _hash(items):
   digest = encoding.CorpusHash()
   for split, subset, text in items:
     key = hashlib.sha256(text.encode()).digest()
-    digest.add(split, writer.Encoded(subset, 0, 0, key, b''))
+    digest.add(split, writer.Encoded(subset, 0, 0, 0, key, b''))
   return digest.value
 
 

@@ -40,7 +40,8 @@ _DOCUMENTS = [
 
 def _document(subset, ids, vocab_size=100, eot_id=0):
   data = np.array([*ids, eot_id], shards.dtype(vocab_size)).tobytes()
-  return writer_lib.Encoded(subset, 10 * len(ids), 4 * len(ids), b'', data)
+  size = len(ids)
+  return writer_lib.Encoded(subset, 12 * size, 10 * size, 4 * size, b'', data)
 
 
 def _write(directory, fake, **kwargs):
@@ -79,7 +80,8 @@ def test_manifest(data):
   entry = manifest['splits']['train']['b']
   assert entry['documents'] == 3
   assert entry['tokens'] == 4 + 10 + 3
-  assert entry['bytes'] == 140
+  assert entry['bytes'] == 12 * 14
+  assert entry['target_bytes'] == 10 * 14
   assert entry['token_bytes'] == 4 * 14
   assert shards.subsets(manifest, 'train') == ['b', 'a']
   assert shards.subsets(manifest, 'validation') == ['b']
@@ -233,7 +235,9 @@ def test_byte_scales(data):
   assert shards.byte_scales(manifest, 'train') == {'b': 2.5, 'a': 2.5}
   manifest['splits']['train']['b']['token_bytes'] = 0  # All unknown tokens.
   del manifest['splits']['train']['a']['token_bytes']  # An older directory.
+  del manifest['splits']['validation']['b']['target_bytes']
   assert shards.byte_scales(manifest, 'train') == {'b': 1, 'a': 1}
+  assert shards.byte_scales(manifest, 'validation') == {'b': 3}
   assert shards.byte_scales(manifest, 'test') == {}
 
 
