@@ -174,6 +174,11 @@ class Validation:
       ):
         yield name, tokens, weights
 
+  def beginnings(self, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each subset and its first tokens, at most `size`, no padding."""
+    for name, stream in self._streams.items():
+      yield name, stream.all_targets().read(0, size)
+
   def check(self, max_windows: int | None) -> None:
     """Raises UserError if the windows that are evaluated have no target."""
     batches = self.batches(max_windows)

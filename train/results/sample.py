@@ -1,6 +1,7 @@
 """Generates text: one window, compiled once, filled token by token."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,12 +126,8 @@ def continue_validation(
     sharding=NamedSharding(run.program.mesh, PartitionSpec()),
   )
   result: dict[str, str] = {}
-  for name, tokens, _ in run.inputs.validation.batches():
-    if name in result:
-      continue
-    if len(result) == _MAX_SAMPLES:
-      break
-    prompt = tokens[0, :_PROMPT_TOKENS]
+  prompts = run.inputs.validation.beginnings(_PROMPT_TOKENS)
+  for name, prompt in itertools.islice(prompts, _MAX_SAMPLES):
     added = generator(
       params,
       prompt,

@@ -75,6 +75,17 @@ def test_a_subset_called_total_is_not_the_total(data):
   assert scores['total (subset)'] == plain[name]
 
 
+def test_beginnings_are_not_padded(data):
+  found = dict(_open(data).beginnings(10**6))
+  assert list(found) == list(runs.SUBSETS)
+  for subset, tokens in found.items():
+    stream = shards.open_split(data, evaluate.SPLIT, subset=subset)
+    np.testing.assert_array_equal(tokens, stream.read(0, stream.num_tokens))
+    np.testing.assert_array_equal(
+      dict(_open(data).beginnings(3))[subset], tokens[:3]
+    )
+
+
 def test_part_of_the_split_comes_from_every_subset(data):
   scores = _open(data).score(_previous_token_costs, max_windows=4)
   assert scores['total'].tokens == 4 * _SEQ_LEN
