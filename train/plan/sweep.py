@@ -259,11 +259,14 @@ def next_batch(
   step = max(unit, low // _PRECISION // unit * unit)
   if high is not None and high - low <= step:
     return None
-  points = sorted(tried.items(), key=lambda kv: abs(kv[1][0] - room))[:2]
-  if len(points) == 1:
+  if len(tried) == 1:
     guess = 2.0 * low if fitting else min(failing) / 2
   else:
-    (b1, (n1, _)), (b2, (n2, _)) = points
+    # Not the two closest to the room: compilers round, so the slope between
+    # neighbors can be anything.
+    bracketed = fitting and failing
+    b1, b2 = (low, min(failing)) if bracketed else (min(tried), max(tried))
+    n1, n2 = tried[b1][0], tried[b2][0]
     slope = (n2 - n1) / (b2 - b1)
     guess = b1 + (room - n1) / slope if slope > 0 else 2.0 * max(b1, b2)
   batch = int(min(guess, 4 * max(tried))) // unit * unit

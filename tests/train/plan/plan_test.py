@@ -506,6 +506,16 @@ class SweepTest(parameterized.TestCase):
         self.assertGreater(need, 5000)
 
 
+  def test_next_batch_bears_uneven_needs(self):
+    tried, batch = {}, 512
+    while batch is not None:
+      need = 0.1 * _G + 1e8 * batch * (1 + 0.03 * math.sin(batch))
+      tried[batch] = (need, need <= 16 * _G)
+      batch = sweep.next_batch(tried, 16 * _G, 4)
+    self.assertLessEqual(len(tried), 8)
+    self.assertGreater(max(b for b, (_, fits) in tried.items() if fits), 150)
+
+
 class OutputTest(parameterized.TestCase):
   def _rows(self, **kwargs):
     fake = _fake_sweep(fixed={'adamw': 15 * _G, 'lion': 3 * _G}, **kwargs)
