@@ -170,7 +170,9 @@ def _close_file(path: str) -> str:
 
 def _unknown_field(argv: Sequence[str], path: str) -> str | None:
   """Returns a message about the first override of an unknown field."""
-  known = list(fields.settings(_load_file(path)))
+  config = _load_file(path)
+  known = list(fields.settings(config))
+  tables = [d.path for d in fields.walk(config) if isinstance(d.value, dict)]
   for arg in argv[1:]:
     match = re.match(r'--?(?:no)?config\.([^=]*)', arg)
     if match is None or match[1] in known:
@@ -179,6 +181,11 @@ def _unknown_field(argv: Sequence[str], path: str) -> str | None:
     below = [f for f in known if f.startswith(f'{got}.')]
     if below:
       return f'config.{got} is a section: give one of its fields, {below[0]}'
+    table, _, entry = got.rpartition('.')
+    if table in tables:
+      close = difflib.get_close_matches(got, known, 1, 0.9)
+      hint = f'did you mean config.{close[0]}?' if close else f'add it to {path}'
+      return f'config.{table} has no entry {entry!r}: {hint}'
     named = [f for f in known if f.split('.')[-1] == got.split('.')[-1]]
     close = named or difflib.get_close_matches(got, known, 1, 0.5)
     hint = f': did you mean config.{close[0]}?' if close else ''

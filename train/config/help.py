@@ -20,12 +20,12 @@ _PAGE = """\
 
 A configuration file has a function `get_config()` that returns a
 `train.config.Config`. Every field can also be set on the command line, for
-example `--config.train.steps=100`, and so can the entries of a dictionary, for
-example `--config.optimizer.learning_rates.adamw=1e-3`; `none` means None. The
-column "changes" shows the effect of changing a field between two starts of a
-run: "the run" means that it would be another run, so the working directory is
-rejected; "rounding" means that the resumed run prints a warning and may differ
-in the last digits.
+example `--config.train.steps=100`, and so can the entries that a dictionary has
+in the file, for example `--config.optimizer.learning_rates.adamw=1e-3`; `none`
+means None. The column "changes" shows the effect of changing a field between
+two starts of a run: "the run" means that it would be another run, so the
+working directory is rejected; "rounding" means that the resumed run prints a
+warning and may differ in the last digits.
 """
 
 

@@ -1,5 +1,6 @@
 """Checks of a configuration; an error is one line that states what to do."""
 
+import sage_optax
 from train.config import fields
 from train.config.resolve import learning_rate, mesh_shape, rope_scaling
 from train.config.schema import Config
@@ -17,6 +18,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
   fields.check(config)
   _check_schedule(config)
   _check_model(config)
+  _check_tables(config)
   learning_rate(config)  # Raises if there is none.
   _check_batch(config)
   if num_devices is not None:
@@ -63,6 +65,17 @@ def _check_model(config: Config) -> None:
       f'num_kv_heads={kv_heads}'
     )
   rope_scaling(model)  # Raises if its fields are inconsistent.
+
+
+def _check_tables(config: Config) -> None:
+  """Raises UserError if a dictionary has the rate of an unknown recipe."""
+  for name in ('learning_rates', 'matrix_lr_scales'):
+    for recipe in getattr(config.optimizer, name):
+      if recipe not in sage_optax.recipe_names():
+        raise UserError(
+          f'config.optimizer.{name} has an entry {fields.show(recipe)}, which '
+          f'is no recipe: use {", ".join(sage_optax.recipe_names())}'
+        )
 
 
 def _check_batch(config: Config) -> None:
