@@ -184,7 +184,9 @@ def _unknown_field(argv: Sequence[str], path: str) -> str | None:
     table, _, entry = got.rpartition('.')
     if table in tables:
       close = difflib.get_close_matches(got, known, 1, 0.9)
-      hint = f'did you mean config.{close[0]}?' if close else f'add it to {path}'
+      hint = (
+        f'did you mean config.{close[0]}?' if close else f'add it to {path}'
+      )
       return f'config.{table} has no entry {entry!r}: {hint}'
     named = [f for f in known if f.split('.')[-1] == got.split('.')[-1]]
     close = named or difflib.get_close_matches(got, known, 1, 0.5)

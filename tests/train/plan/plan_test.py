@@ -505,7 +505,6 @@ class SweepTest(parameterized.TestCase):
         need = 50 + slope * above + (above > 500) * 3000
         self.assertGreater(need, 5000)
 
-
   def test_next_batch_bears_uneven_needs(self):
     tried, batch = {}, 512
     while batch is not None:
