@@ -178,7 +178,7 @@ def _text_records(path: pathlib.Path) -> _Records:
   size = 0
   with (
     open(path, 'rb') as raw,
-    io.TextIOWrapper(raw, 'utf-8', errors='replace', newline='\n') as file,
+    io.TextIOWrapper(raw, 'utf-8-sig', errors='replace', newline='\n') as file,
   ):
     _check_utf8(path, raw.peek(2))
     # A limit, since a file may be a single line.

@@ -78,6 +78,16 @@ def test_text_files_are_cut_into_documents(tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  ('name', 'content'), [('a.txt', 'é\n'), ('a.jsonl', '{"text": "é\\n"}')]
+)
+def test_a_byte_order_mark_is_no_text(name, content, tmp_path):
+  path = tmp_path / name
+  path.write_text(content, encoding='utf-8-sig')
+  texts, _, _ = _read(path)
+  assert texts == [('text', 'é\n')]
+
+
 def test_a_long_text_is_cut_and_loses_nothing(tmp_path):
   path = tmp_path / 'a.txt'
   lines = ''.join(f'line {i} with a few words é\n' for i in range(5000))
