@@ -1,5 +1,6 @@
 import importlib
 import operator
+import os
 import pathlib
 import re
 import tempfile
@@ -371,6 +372,14 @@ class ValidateTest(parameterized.TestCase):
     declared = {x.path: x for x in fields.walk(config_lib.Config())}
     accepts = declared[f'optimizer.{name}'].declaration.accepts
     self.assertEqual(accepts.words, words)
+
+  def test_a_tilde_is_the_home_directory(self):
+    home = os.path.expanduser('~')
+    paths = ('workdir', 'init.path', 'data.path', 'data.tokenizer')
+    config = config_lib.load(_QUICKSTART, *(f'{path}=~/x' for path in paths))
+    settings = fields.settings(config)
+    self.assertEqual({settings[path] for path in paths}, {f'{home}/x'})
+    self.assertIsNone(settings['log.compilation_cache'])
 
   def test_evaluation_is_no_longer_than_training(self):
     config = config_lib.load(

@@ -1,5 +1,8 @@
 """Resolves the values None, 'auto' and -1 of a configuration."""
 
+import os
+from typing import Any
+
 from models import llama, rope
 from train.config.schema import Config, ModelConfig
 from train.errors import UserError
@@ -11,6 +14,17 @@ _ATTENTION_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 def complete(config: Config) -> None:
   """Fills in the fields whose default is computed from others, in place."""
+  paths: tuple[tuple[Any, str], ...] = (
+    (config, 'workdir'),
+    (config.init, 'path'),
+    (config.data, 'path'),
+    (config.data, 'tokenizer'),
+    (config.log, 'compilation_cache'),
+  )
+  # Shells leave the tilde in --config.workdir=~/runs/mine.
+  for section, name in paths:
+    if path := getattr(section, name):
+      setattr(section, name, os.path.expanduser(path))
   if not config.workdir:
     config.workdir = f'runs/{config.name}'
   if not config.eval.batch_size:
