@@ -414,6 +414,22 @@ def test_rms_muon_has_the_options_that_were_tuned():
     assert part.lr_scale == 1.0
 
 
+def test_rates_in_docstrings_are_those_of_the_study():
+  found = _finished_in('small_recipes')
+  shown = 0
+  for path in (runs.ROOT / 'sage_optax' / 'methods').glob('*.py'):
+    text = ' '.join(path.read_text().split())
+    for part in re.findall(r'From our study at width 64(.*?)\.(?: |$)', text):
+      for name, *rates in re.findall(
+        r'`(\w+)` ([\de.-]+) and ([\de.-]+)', part
+      ):
+        options = found[f'recipe_{name}'].progress.tuned.options
+        tuned = [options[rate] for rate in tuning.RATES]
+        assert [float(x) for x in rates] == pytest.approx(tuned, rel=0.02), name
+        shown += 1
+  assert shown
+
+
 def test_every_rule_is_explained():
   assert set(RULES) == {arm.name for arm in TABLE_ARMS}
 
