@@ -133,11 +133,14 @@ class Validation:
     self._seq_len = seq_len
     self._batch_size = batch_size
     self._token_bytes = token_bytes
+    self._masked = manifest.get('masked', False)
     self._scales = shards.byte_scales(manifest, SPLIT)
 
   @property
-  def num_tokens(self) -> int:
-    """Targets in the whole split."""
+  def num_targets(self) -> int:
+    """Targets in the whole split; reads it if it has prompts."""
+    if self._masked:
+      return sum(int((weights > 0).sum()) for *_, weights in self.batches())
     return sum(stream.num_tokens - 1 for stream in self._streams.values())
 
   @property

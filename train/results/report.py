@@ -117,7 +117,7 @@ def _write(
     'steps': config.train.steps,
     'tokens': run.tokens,
     'validation': {name: score.as_dict() for name, score in scores.items()},
-    'validation_tokens': run.inputs.validation.num_tokens,
+    'validation_tokens': run.inputs.validation.num_targets,
     'baselines': baselines,
     'baseline_tokens': fitted,
     'model_parameters': llama.num_params(program.model),

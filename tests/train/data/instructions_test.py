@@ -22,6 +22,7 @@ from train.data import (
 from train.data import writer as writer_lib
 from train.data.source import Source
 from train.errors import UserError
+from train.results import evaluate
 
 _LINES = [
   {'prompt': 'Document 1 says', 'completion': ' café.'},
@@ -105,6 +106,13 @@ def test_evaluation_counts_the_targets(tmp_path):
     found += tokens[:, 1:][weights > 0].tolist()
     counted.append(weights.sum())
   assert found == [t for t in signed[1:] if t >= 0]
+  validation = evaluate.Validation(
+    tmp_path / 'out',
+    seq_len=7,
+    batch_size=2,
+    token_bytes=tokenizer.load(tmp_path / 'out').token_bytes(),
+  )
+  assert json.dumps(validation.num_targets) == str(len(found))
   assert sum(counted) < stream.num_tokens - 1
 
 
