@@ -503,8 +503,8 @@ def _configuration_files() -> Iterator[Row]:
 def _resume_states() -> Iterator[Row]:
   """Records of an interrupted preparation that it did not write."""
   for text in (
-    *('', '[]', 'null', '{}', '{"format": 2}', '{"format": 3}', '[' * 10**5),
-    *('{"format": 3, "crc": 0}', '{"format": 3, "crc": "x"}', '\x00\xff'),
+    *('', '[]', 'null', '{}', '{"format": 2}', '{"format": 4}', '[' * 10**5),
+    *('{"format": 4, "crc": 0}', '{"format": 4, "crc": "x"}', '\x00\xff'),
   ):
 
     def spoil(root, text=text):

@@ -18,7 +18,7 @@ from train.data import shards
 from train.errors import UserError
 
 RESUME_STATE = 'progress.json'
-_FORMAT = 3
+_FORMAT = 4
 # A directory with another lock, or with files but no lock, was not created by
 # this module.
 _LOCK = 'lock'
