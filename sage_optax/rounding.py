@@ -68,7 +68,7 @@ def raw_key(key: int | jax.Array) -> jax.Array:
         f'{key.dtype.name}{list(key.shape)}.'
       )
     if key.shape == (2,):
-      return key.astype(jnp.uint32)
+      return jnp.array(key, jnp.uint32)  # A copy: states are donated.
   return jax.random.key_data(jax.random.key(key, impl=_IMPL))
 
 

@@ -159,7 +159,7 @@ def aligned_zeros(param: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   def make(p):
     sharding = jax.typeof(p).sharding
     if not _explicit(sharding.mesh):
-      return jnp.zeros(shape, dtype)
+      return jax.lax.full_like(p, 0, dtype, shape)
     spec = aligned_spec(sharding.spec, p.shape, shape)
     return jnp.zeros(shape, dtype, out_sharding=spec)
 

@@ -222,7 +222,9 @@ def whiten(
     gram = matmul(x, x.mT) if wide else matmul(x.mT, x)
     size = linalg.norm(gram, _UNIT)
     size = jnp.where(size > 0, size, 1.0)
+    # In `shard_map`, the identity varies over devices as the matrices do.
     eye = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
+    eye = jnp.zeros_like(gram) + eye
 
     def step(_, carry):
       y, z = carry

@@ -151,7 +151,8 @@ def renew(
     def new(leaf_key, count, grad, old):
       grad = linalg.as_stat(grad)
       drawn = _draw(when.projector, leaf_key, count, grad, old, place)
-      return drawn.astype(old.dtype)
+      # In `shard_map`, it varies over devices as the old one does.
+      return jnp.zeros_like(old) + drawn.astype(old.dtype)
 
     new = linalg.in_auto_axes(new, old)
     # Otherwise, if the rank of the projected gradient is sharded, the compiler

@@ -137,6 +137,13 @@ class PromisesTest(parameterized.TestCase):
     given = jax.jit(lambda state: state, donate_argnums=0)(state)
     chex.assert_trees_all_equal_shapes_and_dtypes(given, state)
 
+  def test_key_is_copied_into_the_state(self):
+    key, params = jax.random.PRNGKey(0), jnp.ones((6, 4))
+    tx = sage_optax.spam(1e-3, key=key, default_role='auto')
+    state = tx.init({'matrix': params, 'vector': params[0]})
+    jax.block_until_ready(jax.jit(lambda s: s, donate_argnums=0)(state))
+    self.assertFalse(key.is_deleted())
+
   @parameterized.named_parameters(*_ROWS)
   def test_updates_keep_the_dtype_and_statistics_are_float32(self, case):
     tx = case.make(None)
@@ -395,6 +402,21 @@ class ShardedTest(parameterized.TestCase):
       state = jax.eval_shape(case.make(1).init, vector)
     for leaf in jax.tree.leaves(state):
       self.assertIn(leaf.shape, ((), (1,), (2,), (8,)))
+
+  def test_layers_of_each_device_in_shard_map(self):
+    # Traced only: what a loop or a condition returns must vary over devices as
+    # its arguments do.
+    mesh = jax.make_mesh((2,), ('stage',), (AxisType.Auto,))
+    made = {case.name: case.make(2) for case in cases.CASES}
+    for projector in ('gaussian', 'subspace'):
+      made[projector] = sage_optax.scale_by_galore(2, projector=projector)
+    stages = P(None, 'stage')
+    grads = jnp.asarray(_grads((4, 6, 4)))
+    for name, tx in made.items():
+      local = functools.partial(_scan, tx)
+      run = jax.shard_map(local, mesh=mesh, in_specs=stages, out_specs=stages)
+      with self.subTest(name):
+        self.assertEqual(jax.eval_shape(run, grads).shape, grads.shape)
 
   def _compare(self, case, axis_type, shape):
     grads = jnp.asarray(_grads(shape))
