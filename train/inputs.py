@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from models import llama
-from train.config import Config, model_config
+from train.config import Config, mesh_shape, model_config
 from train.data import bundled, loader, shards
 from train.data import tokenizer as tokenizer_lib
 from train.distributed import processes
@@ -183,6 +184,8 @@ def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
     'SentencePiece spiece.model (its tokenizer.json has 32100 entries)',
     128256: "Llama 3's, 3.1's, 3.2's and 3.3's tokenizer.json",
   }.get(vocabulary, 'any whose vocabulary is at most that')
+  data, fsdp, _ = mesh_shape(config, jax.device_count())
+  rows = max(2, data * fsdp)
   return f"""no prepared data in {directory}: run two commands
   python -m train.prepare --input 'TEXTS/*.jsonl.zst' \\
     --tokenizer tokenizer.json --output {directory}
@@ -190,15 +193,33 @@ def _how_to_get_data(config: Config, directory: pathlib.Path) -> str:
 TEXTS are .txt, .jsonl(.gz, .zst) or .parquet files. Tokenizers with the
 {vocabulary} entries of this model: {known}.
 To try it on this machine, with text that needs no download:
-  {command} --config.data.source=bundled \\
-    --config.train.batch_size=2 --config.train.steps=2
-That should take about {_trial_time(config)} (an estimate)."""
+  {command} {' '.join(_trial(config, rows))}
+That should take about {_trial_time(config, rows)} (an estimate)."""
 
 
-def _trial_time(config: Config) -> str:
-  """Estimates how long two steps of two sequences take on this CPU."""
+def _trial(config: Config, rows: int) -> list[str]:
+  """Options that train two steps of `rows` sequences on the bundled text.
+
+  They use directories of their own, and override what was typed.
+  """
+  options = {'data.source': 'bundled', 'workdir': f'{config.workdir}-trial'}
+  options |= {'train.steps': '2', 'train.batch_size': f'{rows}'}
+  if config.data.path:
+    options['data.path'] = ''
+  if config.train.microbatch:
+    options['train.microbatch'] = 'none'
+  small = config.model.vocab_size < config.data.vocab_size
+  if small and not config.data.tokenizer:
+    options['data.vocab_size'] = f'{config.model.vocab_size}'
+  return [
+    shlex.quote(f'--config.{name}={value}') for name, value in options.items()
+  ]
+
+
+def _trial_time(config: Config, rows: int) -> str:
+  """Estimates how long two steps of `rows` sequences take on this CPU."""
   model = model_config(config, 'cpu')
-  tokens = 2 * 2 * config.train.seq_len
+  tokens = 2 * rows * config.train.seq_len
   flops = llama.flops_per_token(model, config.train.seq_len) * tokens
   # A training step runs at about half the speed of a matrix product.
   # Evaluating as many tokens is a third of the work. The parameters, the

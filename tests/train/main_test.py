@@ -365,6 +365,8 @@ def test_published_configuration_without_data_explains(
   args = [f'--config={file}', cache, batch]
   if path:
     args.append(f'--config.data.path={path}')
+    args.append('--config.train.microbatch=8')
+    args.append('--config.data.vocab_size=40000')
   monkeypatch.setattr(sys, 'argv', ['main.py', *args])
   assert runs.call(*args) == 2
   err = capsys.readouterr().err
@@ -376,11 +378,21 @@ def test_published_configuration_without_data_explains(
     f'  {command}{place}\n',
     *vocabulary,
     f'  {command} --config.data.source=bundled',
-    '--config.train.batch_size=2 --config.train.steps=2',
     '(an estimate)',
   ):
     assert text in err
   assert not list(tmp_path.iterdir())
+  (trial,) = [line for line in err.splitlines() if 'source=bundled' in line]
+  overrides = shlex.split(trial)[4:]
+  assert overrides[: len(args) - 1] == args[1:]
+  tried = config.load(
+    str(file), *(flag.removeprefix('--config.') for flag in overrides)
+  )
+  config.validate(tried, num_devices=8)
+  assert (tried.train.steps, tried.train.batch_size) == (2, 8)
+  assert tried.data.vocab_size <= tried.model.vocab_size
+  # The trial leaves the places of the run free.
+  assert (tried.data.path, tried.workdir) == ('', f'runs/{name}-trial')
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
