@@ -193,7 +193,11 @@ def aligned_spec(
 
 
 def check_length(spec: jax.P, shape: tuple[int, ...]) -> None:
-  """Raises ValueError if a spec has more entries than an array has axes."""
+  """Raises ValueError if a spec is none, or has more entries than axes."""
+  if not isinstance(spec, jax.P | tuple):
+    raise ValueError(
+      f'param_specs must be a tree of PartitionSpecs, got {spec!r}.'
+    )
   if len(spec) > len(shape):
     raise ValueError(
       f'{spec} has {len(spec)} entries, but the array {shape} has only '

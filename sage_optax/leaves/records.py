@@ -1,7 +1,7 @@
 """The user's options about leaves, and the record of each leaf."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sage_optax.leaves import pairs, presets
@@ -29,6 +29,23 @@ class Routing:
         'scan_axis must be None or an axis counted from 0, got '
         f'{axis!r}. For optax.inject_hyperparams pass static_args='
         "('scan_axis',)."
+      )
+    preset = self.preset
+    if preset is not None and not isinstance(preset, presets.Preset):
+      raise ValueError(
+        'preset must be one of sage_optax.layout, such as layout.TORCH, got '
+        f'{preset!r}.'
+      )
+    for name in ('rules', 'matrix_axes', 'stacked'):
+      if isinstance(getattr(self, name), Iterator):
+        raise ValueError(
+          f'{name} is read for every tree of parameters: pass a list, not an '
+          f'iterator, got {getattr(self, name)!r}.'
+        )
+    if not isinstance(self.stacked, str | tuple | list):
+      raise ValueError(
+        f'stacked must be a pattern or a list of patterns, got {self.stacked!r}'
+        '.'
       )
 
 

@@ -12,7 +12,7 @@ ROLES = ('embedding', 'head', 'matrix', 'vector')
 
 # A pattern is a regular expression, searched in the path, or a tuple of axis
 # names that must equal the leaf's logical axes ('*' matches any one name).
-Rule = tuple[str | tuple[str, ...], str]
+Rule = tuple[str | re.Pattern[str] | tuple[str, ...], str]
 
 
 def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
@@ -21,6 +21,7 @@ def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
     check_role(default_role)
   if isinstance(rules, str):
     raise ValueError(f'rules must be (pattern, role) pairs, got {rules!r}.')
+  found: list[Rule] = []
   for rule in rules or ():
     if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise ValueError(
@@ -28,12 +29,15 @@ def check(rules: Sequence[Rule] | None, default_role: str | None) -> list[Rule]:
       )
     pattern, role = rule
     check_role(role)
-    if isinstance(pattern, str):
+    if isinstance(pattern, list):
+      pattern = tuple(pattern)
+    elif not isinstance(pattern, tuple):
       compile_pattern(pattern)
-  return list(rules or ())
+    found.append((pattern, role))
+  return found
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
   """As `re.compile`, but raises a ValueError that shows the pattern."""
   try:
     return re.compile(pattern)
@@ -59,7 +63,7 @@ def search(
 ) -> tuple[str, str] | None:
   """Returns (role, name of the rule) of the matching rule, or None."""
   found = [
-    (role, str(pattern))
+    (role, str(getattr(pattern, 'pattern', pattern)))
     for pattern, role in rules
     if _matches(pattern, path, axes)
   ]
@@ -97,10 +101,8 @@ def axes_by_path(
   return found
 
 
-def _matches(
-  pattern: str | tuple[str, ...], path: str, axes: tuple[Any, ...] | None
-) -> bool:
-  if isinstance(pattern, str):
+def _matches(pattern: Any, path: str, axes: tuple[Any, ...] | None) -> bool:
+  if not isinstance(pattern, tuple):
     return re.search(pattern, path) is not None
   if axes is None or len(pattern) != len(axes):
     return False

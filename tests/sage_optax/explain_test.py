@@ -284,6 +284,7 @@ class StateSpecsTest(parameterized.TestCase):
       (P('a'), {'x': 2, 'y': 2}, "names the mesh axis 'a', .* has 'x', 'y'"),
       (P('x', None, 'x'), {'x': 2}, 'has 3 entries, .* only 2 axes'),
       (P('x', None, 'x'), None, 'has 3 entries, .* only 2 axes'),
+      (jax.devices()[0], None, 'must be a tree of PartitionSpecs, got Cpu'),
     ):
       with self.assertRaisesRegex(ValueError, message):
         state_specs(lion, {'kernel': leaf}, {'kernel': spec}, mesh)

@@ -1,6 +1,7 @@
 """Roles: the names of the common libraries, users' rules, and errors."""
 
 import functools
+import re
 
 import flax.linen as nn
 import haiku as hk
@@ -202,6 +203,12 @@ class RulesTest(parameterized.TestCase):
     self.assertEqual([m.role for m in found], ['head', 'matrix'])
     self.assertEqual([m.rule for m in found], ['embed/', '^router$'])
 
+  def test_compiled_patterns(self):
+    head = [(re.compile('EMBED/', re.IGNORECASE), 'head')]
+    found = roles.match(self.params, rules=head, default_role='auto')
+    self.assertEqual([m.role for m in found], ['head', 'matrix'])
+    self.assertEqual(found[0].rule, 'EMBED/')
+
   def test_logical_axes(self):
     axes = {
       'embed': {'embedding': ('vocab', 'embed')},
@@ -259,9 +266,21 @@ class RulesTest(parameterized.TestCase):
       ({'router': 'matrix'}, 'rules must be .* pairs'),
       (['router'], 'rules must be .* pairs'),
       ([('*router', 'matrix')], 'is not a regular expression'),
+      ([(None, 'matrix')], 'is not a regular expression'),
+      (zip(['router'], ['matrix'], strict=True), 'rules .* not an iterator'),
     ):
       with self.assertRaisesRegex(ValueError, message):
         roles.assign(self.params, rules=rules)
+
+  @parameterized.parameters(
+    ({'preset': 'TORCH'}, "preset must be one of .* got 'TORCH'"),
+    ({'matrix_axes': iter([])}, 'matrix_axes .* not an iterator'),
+    ({'stacked': iter(['router'])}, 'stacked .* not an iterator'),
+    ({'stacked': None}, 'stacked must be a pattern or .* got None'),
+  )
+  def test_malformed_options(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      sage_optax.sage_hybrid(0.1, **options)
 
   def test_roles_that_do_not_fit(self):
     params = jax.tree.map(lambda x: jnp.ones(x.shape), self.params)
