@@ -135,7 +135,8 @@ def refusal(
     if leaf.role is None or leaf.by_name:
       rules.append(f"  (r'{pattern}', '{role}'),")
     plain = ((), (0,)) if role == 'vector' else ((0,), (1,))
-    if shape and (pair != plain or (leaf.rule and len(shape) == 2)):
+    more = len(shape) > (1 if role == 'vector' else 2)
+    if shape and (pair != plain or more or (leaf.rule and len(shape) == 2)):
       axes.append(f"  (r'{pattern}', {pair}),  # of {shape}")
   if any(leaf.doubt == presets.LAYOUT_DOUBT for leaf in refused):
     parts.append(

@@ -108,6 +108,13 @@ class RefusalTest(parameterized.TestCase):
         else:
           self.assertEqual(again, '', path)
 
+  def test_the_first_axis_alone_is_suggested(self):
+    params = {'mlp': {'bias': jax.ShapeDtypeStruct((16, 4, 1, 1), jnp.float32)}}
+    message = _refusal(params, preset=layout.MAXTEXT)
+    self.assertIn("(r'^mlp/bias$', ((), (0,))),", message)
+    said = _pasted(message)
+    self.assertEqual(_refusal(params, preset=layout.MAXTEXT, **said), '')
+
   def test_patterns_match_the_refused_leaves_only(self):
     # Layers with other shapes, and one that is not refused.
     shapes = ((6, 4), 6), ((6, 4), 6), ((8, 2), 8), ((4, 8), 8)
