@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax.core import linalg
+from sage_optax.leaves import arguments
 
 
 def hyperball(
@@ -49,7 +50,8 @@ def hyperball(
     a count if the learning rate is a schedule.
 
   Raises:
-    ValueError: `core_ndim` does not fit; from `update`, no `params`.
+    ValueError: `core_ndim` does not fit, or `learning_rate` is not a number or
+      schedule; from `update`, no `params`.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np, optax, sage_optax
@@ -63,6 +65,7 @@ def hyperball(
     Wen et al., arXiv 2606.16899, 2026 (AdamH, MuonH).
   """
   linalg.check_static('core_ndim', core_ndim, (None, 1, 2))
+  arguments.check_rate('learning_rate', learning_rate)
 
   def norm(x):
     return linalg.norm(x, linalg.unit_axes(x.ndim, core_ndim))

@@ -151,3 +151,8 @@ class HyperballTest(parameterized.TestCase):
     tx = sage_optax.hyperball(optax.identity(), 0.5)
     with self.assertRaisesRegex(ValueError, 'hyperball needs the parameters'):
       tx.update(jnp.ones((2, 2)), tx.init(jnp.ones((2, 2))))
+
+  def test_needs_a_learning_rate(self):
+    # Optax takes None as no scaling, and would not change the sign either.
+    with self.assertRaisesRegex(ValueError, 'must be a number .* got None'):
+      sage_optax.hyperball(optax.identity(), None)
