@@ -266,13 +266,14 @@ class Evidence:
     role, known = decided.role or decided.likely, self.known[path]
     shape, (batch, _) = self.shapes[path], self.batch(path)
     normal = 1 if role == 'vector' else 2
+    if role is not None and len(shape) - len(batch) < normal:
+      batch = ()
     if not batch and self.scan_axis is not None and len(shape) > normal:
       batch = (self.scan_axis,)
-    layouts = known.layouts if known is not None else ()
-    preset = self.routing.preset
+    layouts, preset = known.layouts if known else (), self.routing.preset
     if preset is not None and preset.outputs_first:
       layouts += presets.CONVOLUTIONS
-    if presets.either_order(known, role, self.routing.preset):
+    if presets.either_order(known, role, preset):
       layouts = ('o i',)
     if role == 'embedding' and known is not None and known.role != role:
       layouts = ('i o',)
@@ -287,9 +288,8 @@ class Evidence:
       same = (role == 'vector') == (not axes.fan_in)
       if same and not self._heads_doubt(path, axes):
         return axis_names.Reading(role, axes)
-    outputs = beside.sizes if beside else ()
-    likely = axis_names.guess(path, shape, batch, outputs)
-    return axis_names.Reading(role, likely)
+    sizes = beside.sizes if beside else ()
+    return axis_names.Reading(role, axis_names.guess(path, shape, batch, sizes))
 
   def _reader(self, path: str) -> str:
     return 'module' if path in self.modules else 'names of axes'

@@ -115,6 +115,14 @@ class RefusalTest(parameterized.TestCase):
     said = _pasted(message)
     self.assertEqual(_refusal(params, preset=layout.MAXTEXT, **said), '')
 
+  def test_a_matrix_without_room_for_a_stack(self):
+    kernel = jax.ShapeDtypeStruct((16, 64), jnp.float32)
+    params = {'decoder': {'logits_dense': {'kernel': kernel}}}
+    said = _pasted(_refusal(params, stacked='decoder/'))
+    (pair,) = said['matrix_axes']
+    self.assertEqual(pair[1], ((0,), (1,)))
+    self.assertEqual(_refusal(params, stacked='decoder/', **said), '')
+
   def test_patterns_match_the_refused_leaves_only(self):
     # Layers with other shapes, and one that is not refused.
     shapes = ((6, 4), 6), ((6, 4), 6), ((8, 2), 8), ((4, 8), 8)
