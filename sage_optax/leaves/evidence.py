@@ -33,7 +33,7 @@ class Evidence:
     self.paths = metadata.unique([path for path, _, _ in located])
     self.leaves = dict(zip(self.paths, [x[2] for x in located], strict=True))
     self.named = dict(zip(self.paths, [x[1] for x in located], strict=True))
-    self.shapes = {p: jnp.shape(leaf) for p, leaf in self.leaves.items()}
+    self.shapes = {p: metadata.shape(p, x) for p, x in self.leaves.items()}
     self.logical = rules.axes_by_path(routing.logical_axes, self.paths)
     if any(isinstance(p, tuple) for p, _ in self.rules) and not self.logical:
       raise ValueError('A rule for names of axes needs logical_axes=.')

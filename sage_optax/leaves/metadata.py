@@ -5,10 +5,12 @@ Boxes are recognized by their attributes, so that no library must be imported:
 the named arrays of Haliax and Penzai.
 """
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 # Kinds of axes: a stack of layers, experts, the vocabulary, positions, the
 # width of the residual stream, and anything else that a matrix maps from or to.
@@ -75,6 +77,16 @@ def _is_box(part: str, key: Any, named: bool) -> bool:
   if isinstance(key, jax.tree_util.FlattenedIndexKey):
     return named and key.key == 0  # A node whose children have no names.
   return part in _BOXED
+
+
+def shape(path: str, leaf: Any) -> tuple[int, ...]:
+  """The shape of a leaf; raises ValueError if it is not an array."""
+  if not hasattr(leaf, 'dtype') and not isinstance(leaf, numbers.Number):
+    raise ValueError(
+      f'{path} is not an array, but {leaf!r}: remove it from the tree, for '
+      'example by equinox.filter(model, equinox.is_inexact_array).'
+    )
+  return jnp.shape(leaf)
 
 
 def unique(paths: list[str]) -> list[str]:

@@ -66,6 +66,12 @@ def by_role(
       arrays, treedef = jax.tree.flatten(tree)
       if not arrays:  # Optax's empty placeholder.
         return tree
+      if len(arrays) != len(leaves):
+        raise ValueError(
+          f'There are {len(leaves)} parameters, but {len(arrays)} gradients: '
+          'pass trees of the same structure. If gradients are None, filter or '
+          'mask the parameters likewise.'
+        )
       found = [
         views.view(axes, array)
         for (_, axes), array in zip(leaves, arrays, strict=True)
@@ -118,7 +124,7 @@ def _partition(
 
 
 def _form(leaf: Any) -> tuple[Any, ...]:
-  return jnp.shape(leaf), jnp.result_type(leaf)
+  return getattr(leaf, 'shape', ()), getattr(leaf, 'dtype', type(leaf))
 
 
 def _check_flat(

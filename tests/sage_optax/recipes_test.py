@@ -375,6 +375,22 @@ class CompatibilityTest(parameterized.TestCase):
     _assert_equal(model.kernel, optax.apply_updates(bare, expected)['kernel'])
     self.assertIsNone(model.bias)
 
+  def test_equinox_module_that_is_not_filtered(self):
+    model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    params = eqx.filter(model, eqx.is_inexact_array)
+    tx = sage_optax.sage_hybrid(0.1)
+    state = tx.init(params)
+    for call in (
+      lambda: tx.init(model),
+      lambda: tx.update(params, state, model),
+      lambda: sage_optax.explain('sage_hybrid', model),
+    ):
+      with self.assertRaisesRegex(ValueError, 'activation is not an array'):
+        call()
+    grads = eqx.tree_at(lambda tree: tree.layers[0].bias, params, None)
+    with self.assertRaisesRegex(ValueError, '4 parameters, but 3 gradients'):
+      tx.update(grads, state, params)
+
   def test_haiku(self):
     model = hk.transform(lambda x: hk.Linear(6)(x))
     params = model.init(jax.random.key(0), jnp.ones((1, 4)))
