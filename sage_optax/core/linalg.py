@@ -161,7 +161,8 @@ def aligned_zeros(param: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if not _explicit(sharding.mesh):
       return jax.lax.full_like(p, 0, dtype, shape)
     spec = aligned_spec(sharding.spec, p.shape, shape)
-    return jnp.zeros(shape, dtype, out_sharding=spec)
+    sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
+    return jnp.zeros(shape, dtype, out_sharding=sharding)
 
   return jnp.zeros_like(jax.eval_shape(make, param))
 

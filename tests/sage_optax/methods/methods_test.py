@@ -403,6 +403,19 @@ class ShardedTest(parameterized.TestCase):
     for leaf in jax.tree.leaves(state):
       self.assertIn(leaf.shape, ((), (1,), (2,), (8,)))
 
+  @parameterized.named_parameters(*_ROWS)
+  def test_state_of_explicitly_sharded_shapes(self, case):
+    # Planned before there is a mesh context.
+    mesh = jax.sharding.AbstractMesh((4,), ('x',), (AxisType.Explicit,))
+    sharded = jax.ShapeDtypeStruct(
+      (8, 4), jnp.float32, sharding=jax.NamedSharding(mesh, P('x'))
+    )
+    state = jax.eval_shape(case.make(2).init, sharded)
+    plain = jax.eval_shape(case.make(2).init, jnp.ones((8, 4)))
+    self.assertEqual(
+      jax.tree.map(jnp.shape, state), jax.tree.map(jnp.shape, plain)
+    )
+
   def test_layers_of_each_device_in_shard_map(self):
     # Traced only: what a loop or a condition returns must vary over devices as
     # its arguments do.
