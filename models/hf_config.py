@@ -51,16 +51,17 @@ def from_hf(fields: Mapping[str, Any]) -> LlamaConfig:
     ValueError: A field is missing, or has a value that is not supported; the
       message names it.
   """
-  rope = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+  # If both are present, transformers uses the older name.
+  rope = fields.get('rope_scaling') or fields.get('rope_parameters') or {}
   if not isinstance(rope, Mapping):
     raise ValueError(f'rope_parameters={rope!r} is not an object')
   for name, allowed in _FIXED.items():
-    value = fields.get(name, rope.get(name, allowed[-1]))
-    if value not in allowed:
-      raise ValueError(
-        f'{name}={value!r} is not supported: only '
-        f'{" or ".join(map(repr, allowed))} is'
-      )
+    for value in (where.get(name, allowed[-1]) for where in (fields, rope)):
+      if value not in allowed:
+        raise ValueError(
+          f'{name}={value!r} is not supported: only '
+          f'{" or ".join(map(repr, allowed))} is'
+        )
   values: dict[str, Any] = {}
   for ours, theirs in _SAME.items():
     absent = theirs in _ABSENT and fields.get(theirs) is None

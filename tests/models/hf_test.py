@@ -61,6 +61,24 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "rope_type='yarn'"):
       hf_config.from_hf(fields | scaled)
 
+  def test_the_older_name_counts_if_both_are_there(self):
+    # The same as LlamaConfig of transformers 4 and 5.
+    both = {
+      'rope_parameters': {'rope_type': 'default', 'rope_theta': 5e3},
+      'rope_scaling': {'type': 'linear', 'factor': 2.0},
+    }
+    config = hf_config.from_hf(_FIELDS | both)
+    self.assertEqual(config.rope_scaling, rope.RopeScaling(2.0))
+    self.assertEqual(config.rope_theta, 1e4)
+
+  def test_a_factor_in_either_place_is_seen(self):
+    partial = {
+      'partial_rotary_factor': None,
+      'rope_parameters': {'rope_type': 'default', 'partial_rotary_factor': 0.5},
+    }
+    with self.assertRaisesRegex(ValueError, 'partial_rotary_factor=0.5'):
+      hf_config.from_hf(_FIELDS | partial)
+
   @parameterized.parameters(
     ('num_attention_heads', 0),
     ('num_hidden_layers', '2'),
@@ -155,6 +173,17 @@ class DirectoryTest(parameterized.TestCase):
     self.assertEqual(set(back), set(state))
     for name, array in state.items():
       np.testing.assert_array_equal(back[name], array)
+
+  def test_a_whole_file_is_preferred_to_shards(self):
+    # As in transformers; the index may be left from an older version.
+    directory = self._tempdir()
+    state = dict(files.Weights(_DIRECTORY))
+    files.write_weights(directory, state, 20_000)
+    newer = state | {'model.norm.weight': state['model.norm.weight'] + 1}
+    files.write_weights(directory, newer, 10**9)
+    np.testing.assert_array_equal(
+      files.Weights(directory)['model.norm.weight'], newer['model.norm.weight']
+    )
 
   def test_missing_and_damaged_files_are_named(self):
     directory = self._tempdir()
