@@ -18,6 +18,7 @@ from train.hf import files
 
 # Copied along with a tokenizer.json or tokenizer.model.
 _BESIDE = ('tokenizer_config.json', 'special_tokens_map.json')
+_TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
 class Format(NamedTuple):
@@ -55,7 +56,7 @@ def export(
     UserError: If there is no such run or checkpoint, `target` is not empty, or
       the tokenizer is not the run's.
   """
-  run = files.read_json(workdir / workdir_lib.RUN_FILE).get('run', {})
+  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run', {})
   model = _model(run, workdir)
   found = workdir_lib.checkpoints(workdir / workdir_lib.CHECKPOINTS)
   paths = [p for p in found if step in (None, int(p.name))]
@@ -175,7 +176,7 @@ def restore_params(
 def _of_origin(source: str | None, seq_len: int) -> dict[str, Any]:
   """Fields of the imported config.json that training does not change."""
   # Without an entry, transformers would use ids of its own.
-  found: dict[str, Any] = {'bos_token_id': None, 'eos_token_id': None}
+  found: dict[str, Any] = dict.fromkeys(_TOKENS)
   path = None if source is None else pathlib.Path(source, files.CONFIG)
   if path is None or not path.exists():
     return found

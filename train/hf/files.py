@@ -15,16 +15,24 @@ from train.errors import UserError
 CONFIG = 'config.json'
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# Others, such as integers, are quantized and need scales.
+_DTYPES = ('F64', 'F32', 'F16', 'BF16')
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the JSON object in a file; raises UserError if it has none."""
+def read_json(
+  path: pathlib.Path, of: str = 'a Hugging Face Llama'
+) -> dict[str, Any]:
+  """Returns the JSON object in a file; raises UserError if it has none.
+
+  Args:
+    path: The file.
+    of: What the directory of the file belongs to, for the error.
+  """
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise UserError(
-      f'cannot read {path} ({error}): give the directory of a Hugging Face '
-      'Llama'
+      f'cannot read {path} ({error}): give the directory of {of}'
     ) from error
   if not isinstance(content, dict):
     raise UserError(f'{path} contains no JSON object')
@@ -51,13 +59,15 @@ class Weights(Mapping[str, np.ndarray]):
     """Finds the files.
 
     Args:
-      directory: Contains model.safetensors, or its shards and their index.
+      directory: Contains model.safetensors, or shards and their index. If it
+        contains both, the shards are ignored, as by transformers.
 
     Raises:
-      UserError: If a file is missing or damaged.
+      UserError: If a file is missing or damaged, or has a tensor of a type that
+        is not supported.
     """
     index = directory / _INDEX
-    if index.exists():
+    if index.exists() and not (directory / _WEIGHTS).exists():
       files = read_json(index).get('weight_map')
       if not isinstance(files, dict):
         raise UserError(f'{index} has no weight_map')
@@ -73,7 +83,14 @@ class Weights(Mapping[str, np.ndarray]):
           f'cannot read {path} ({error}): give a directory with {_WEIGHTS}, '
           'or all its shards'
         ) from error
-      self._shards |= dict.fromkeys(shard.keys(), shard)
+      for name in shard.keys():  # noqa: SIM118 (not a dict)
+        dtype = shard.get_slice(name).get_dtype()
+        if dtype not in _DTYPES:
+          raise UserError(
+            f'{path}: {name} has the type {dtype}, but only '
+            f'{", ".join(_DTYPES)} are supported'
+          )
+        self._shards[name] = shard
 
   def __getitem__(self, name: str) -> np.ndarray:
     return self._shards[name].get_tensor(name)

@@ -12,7 +12,7 @@ from train.data import tokenizer as tokenizer_lib
 from train.errors import UserError
 from train.hf import files
 
-_TEMPLATE = '''"""Starts from the weights in {source}."""
+_TEMPLATE = '''"""Starts from the weights in config.init.path."""
 
 from configs import finetune
 from train.config import Config

@@ -116,7 +116,11 @@ def test_a_tokenizer_file_is_copied_by_its_usual_name(
 
 def test_an_export_keeps_what_was_imported(exported, tmp_path):
   _, workdir, _ = exported
-  origin = {'max_position_embeddings': 64, 'bos_token_id': 7}
+  origin = {
+    'max_position_embeddings': 64,
+    'bos_token_id': 7,
+    'pad_token_id': 9,
+  }
   files.write_json(tmp_path / 'config.json', origin)
   copy = tmp_path / 'copy'
   shutil.copytree(workdir, copy)
@@ -127,6 +131,7 @@ def test_an_export_keeps_what_was_imported(exported, tmp_path):
   fields = files.read_json(tmp_path / 'hf' / 'config.json')
   assert fields['max_position_embeddings'] == 64
   assert fields['bos_token_id'] == 7
+  assert fields['pad_token_id'] == 9
   assert fields['eos_token_id'] is None
 
 
@@ -153,7 +158,10 @@ def test_sizes_of_files_are_positive(size, capsys):
     (['export', '{run}', '{new}', '--step', '7'], 'no checkpoint of step 7'),
     (['export', '{run}', '{hf}'], 'is not empty'),
     (['export', '{run}', '{hf}/config.json/x'], 'cannot create'),
-    (['export', '{hf}', '{new}'], 'cannot read .*run.json'),
+    (
+      ['export', '{hf}', '{new}'],
+      'cannot read .*run.json .*: give the directory of a run$',
+    ),
     (['import', '{run}', '{new}'], 'cannot read .*config.json'),
     (['import', '{hf}', '{new}', '--recipe', 'sag'], "unknown recipe 'sag'"),
   ],
@@ -187,6 +195,23 @@ def test_wrong_tensors_are_refused_at_import(tmp_path, capsys):
     'down_proj.weight has the shape (32, 44), but config.json requires (32, 40)'
     in (capsys.readouterr().err)
   )
+
+
+def test_quantized_tensors_are_refused_at_import(tmp_path, capsys):
+  shutil.copytree(_LLAMA3, tmp_path / 'int8')
+  state = dict(files.Weights(_LLAMA3))
+  state['model.norm.weight'] = state['model.norm.weight'].astype(np.int8)
+  files.write_weights(tmp_path / 'int8', state, 10**9)
+  assert command.main(['import', str(tmp_path / 'int8'), str(tmp_path)]) == 2
+  assert 'model.norm.weight has the type I8' in capsys.readouterr().err
+
+
+def test_a_path_may_have_any_characters(tmp_path):
+  source = tmp_path / 'a\\N"""b'
+  shutil.copytree(_LLAMA3, source)
+  assert command.main(['import', str(source), str(tmp_path / 'w')]) == 0
+  config = config_lib.load(str(tmp_path / 'w' / 'config.py'))
+  assert config.init.path == str(source)
 
 
 def test_scaled_positions_survive_import(tmp_path):
