@@ -57,7 +57,7 @@ def scales(
 
   def iterate(k, carry):
     r, c, sums = carry
-    ours, theirs = (scalars(options.eps, norm, k == 0) for norm in norms)
+    ours, theirs = (scalars(options.eps, norm, k) for norm in norms)
     if columns:
       c, sums = read(x, (r, c), ours)
       return rescale(r, lax.psum(sums, others), *theirs), c, sums
@@ -71,10 +71,19 @@ def scales(
   return lax.fori_loop(0, options.num_iters, iterate, (r, c, sums))[:2]
 
 
-def scalars(eps: Any, target: Any, first: Any) -> jax.Array:
-  """eps, the target norm, and the norm above which a scale changes."""
-  floor = jnp.where(first, -1.0, 0.0)
-  return jnp.stack([jnp.asarray(v, jnp.float32) for v in (eps, target, floor)])
+def scalars(eps: Any, target: Any, iteration: Any) -> jax.Array:
+  """The last three arguments of `rescale`."""
+  three = eps, target, floor(eps, iteration)
+  return jnp.stack([jnp.asarray(v, jnp.float32) for v in three])
+
+
+def floor(eps: Any, iteration: Any) -> jax.Array:
+  """The norm above which a scale changes, in an iteration from 0.
+
+  In the first one, also slices whose squares are all zero are divided by eps,
+  unless eps is so small that this may overflow.
+  """
+  return jnp.where((iteration == 0) & (eps > 1e-30), -1.0, 0.0)
 
 
 def rescale(scale, squares, eps, target, floor):

@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from sage_optax.core.sinkhorn_scales import Options, Scales
-from sage_optax.kernels.sinkhorn_reads import rescale
+from sage_optax.kernels.sinkhorn_reads import floor, rescale
 from sage_optax.kernels.sinkhorn_tpu_tiles import add_squares
 
 
@@ -89,8 +89,8 @@ def resident(
       scale, sums = ((flat, flat_sums), (up, up_sums))[axis]
       sums[...] = jnp.zeros_like(sums)
       add_squares(block, up, flat, sums, axis, (rows, lanes))
-      floor = jnp.where(k == 0, -1.0, 0.0)
-      scale[...] = rescale(scale[...], sums[...], scalars[0], target, floor)
+      eps = scalars[0]
+      scale[...] = rescale(scale[...], sums[...], eps, target, floor(eps, k))
 
     def iterate(k, _):
       normalize(int(how.turned), targets[0], k)  # over fan_in

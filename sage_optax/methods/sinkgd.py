@@ -49,7 +49,7 @@ def scale_by_sinkgd(
       `sage_optax.sharding.with_mesh`, kernels that read a matrix once, or once
       per iteration. They have been compiled and interpreted, but have not run
       on the hardware. They do not normalize slices whose entries are all below
-      1e-18.
+      1e-19 times eps (below 1e-19, if eps is 0).
     core_ndim: number of trailing axes that form one unit: 2 for matrices, 1 for
       vectors; all axes before them are a batch. None: min(ndim, 2).
 

@@ -16,6 +16,12 @@ def gradient(shape, dtype=jnp.float32):
   return jnp.asarray(x, dtype)
 
 
+def zero_slices():
+  """Matrices with a zero row and column, and one of zeros."""
+  x = gradient((3, 40, 50)).at[0, 7].set(0).at[0, :, 9].set(0)
+  return x.at[1].set(0)
+
+
 def apply(x, scales):
   """The array scaled, in float32."""
   in_scale, out_scale = scales
