@@ -252,6 +252,9 @@ def collectives(rows: Sequence[dict[str, Any]]) -> str:
       'bytes per device, and the size of the largest array sent.',
       '',
       *align(lines, left=5),
+      *dict.fromkeys(
+        f'{row["recipe"]}: {note}.' for row in rows for note in row['notes']
+      ),
     ]
   )
 

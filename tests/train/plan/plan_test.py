@@ -572,6 +572,22 @@ class OutputTest(parameterized.TestCase):
       )
     self.assertEqual(found['mesh'], {'data': 1, 'fsdp': 16, 'tensor': 1})
 
+  def test_collectives_have_their_notes_once(self):
+    row = optimizer_collectives.ParameterUpdate(
+      *('galore', 'layers/q/kernel', 'matrix', (2, 8, 8), (None, None, 'fsdp')),
+      matrix=64,
+      vectors=32,
+      counts={'all-reduce': 1},
+      bytes={'all-reduce': 2000},
+      largest=8,
+      notes=["planned with projector='subspace'"],
+    )
+    *_, parameter, note = table.collectives(
+      2 * [dataclasses.asdict(row)]
+    ).splitlines()
+    self.assertRegex(parameter, r'^galore .* 1 all-reduce +2 +8 +yes$')
+    self.assertEqual(note, "galore: planned with projector='subspace'.")
+
   def test_chart(self):
     rows, fake = self._rows()
     path = pathlib.Path(
