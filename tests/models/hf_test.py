@@ -169,6 +169,9 @@ class DirectoryTest(parameterized.TestCase):
     self.assertLessEqual(
       max(path.stat().st_size for path in written), max_shard_bytes + 2000
     )
+    (directory / 'other').touch()
+    mode = (directory / 'other').stat().st_mode
+    self.assertEqual({path.stat().st_mode for path in written}, {mode})
     back = files.Weights(directory)
     self.assertEqual(set(back), set(state))
     for name, array in state.items():

@@ -144,12 +144,14 @@ def write_weights(
       },
     }
     write_json(directory / _INDEX, index)
-  for name, shard in zip(names, shards, strict=True):
+  paths = [directory / name for name in names]
+  for path, shard in zip(paths, shards, strict=True):
+    path.touch()
+    mode = path.stat().st_mode
     # transformers requires this metadata.
-    safetensors.numpy.save_file(
-      shard, directory / name, metadata={'format': 'pt'}
-    )
-  return [directory / name for name in names]
+    safetensors.numpy.save_file(shard, path, metadata={'format': 'pt'})
+    path.chmod(mode)  # save_file replaces it by a file for its owner only.
+  return paths
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
