@@ -93,7 +93,7 @@ def export(
   files.write_json(target / files.CONFIG, config)
   return (
     f'{target} has the parameters of step {paths[0].name}, in {form.dtype}: '
-    f'{", ".join(path.name for path in written)}'
+    f'{", ".join(path.name for path in written)}{_missing(run)}'
   )
 
 
@@ -171,6 +171,17 @@ def restore_params(
         'give another --step'
       )
   return restored['params']
+
+
+def _missing(run: dict[str, Any]) -> str:
+  """Reports that fields of the imported config.json could not be copied."""
+  source = run.get('init.path')
+  if source is None or pathlib.Path(source, files.CONFIG).exists():
+    return ''
+  return (
+    f'\n{pathlib.Path(source, files.CONFIG)}, from which the run started, is '
+    'missing: check max_position_embeddings and the token ids in the new one.'
+  )
 
 
 def _of_origin(source: str | None, seq_len: int) -> dict[str, Any]:

@@ -127,12 +127,16 @@ def test_an_export_keeps_what_was_imported(exported, tmp_path):
   run = files.read_json(copy / 'run.json')
   run['run']['init.path'] = str(tmp_path)
   files.write_json(copy / 'run.json', run)
-  exporting.export(copy, tmp_path / 'hf', exporting.Format())
+  message = exporting.export(copy, tmp_path / 'hf', exporting.Format())
+  assert 'is missing' not in message
   fields = files.read_json(tmp_path / 'hf' / 'config.json')
   assert fields['max_position_embeddings'] == 64
   assert fields['bos_token_id'] == 7
   assert fields['pad_token_id'] == 9
   assert fields['eos_token_id'] is None
+  (tmp_path / 'config.json').unlink()
+  message = exporting.export(copy, tmp_path / 'again', exporting.Format())
+  assert f'{tmp_path / "config.json"}, from which the run started' in message
 
 
 def test_parameters_in_float64(exported, tmp_path):
