@@ -66,8 +66,9 @@ def scale_by_sage(
   Learning rates:
     Published: 2e-3 for the hybrid (270M to 1.3B, The Pile), with a factor of 10
     on matrices of unit norm. The authors tuned none of their rates. From our
-    study at width 64, embedding and matrices: `sage_hybrid` 8e-3 and 4e-3, with
-    b2 0.95, which is much better there than 0.99.
+    study at width 64, embedding and matrices: `sage_hybrid` 8e-3 and 4e-3,
+    `sage_muon` 8e-3 and 1.6e-2, both with b2 0.95, which is much better there
+    than 0.99.
 
   Args:
     b1: weight of the old momentum in the update.
