@@ -34,6 +34,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
   'attention_dropout': (0, None),
   'quantization_config': (None,),
   'sliding_window': (None,),
+  'is_causal': (True,),
   'partial_rotary_factor': (1.0, None),
 }
 

@@ -49,6 +49,7 @@ class ConfigTest(parameterized.TestCase):
     ('head_dim', 16),
     ('quantization_config', {'bits': 4}),
     ('sliding_window', 128),
+    ('is_causal', False),
     ('partial_rotary_factor', 0.5),
   )
   def test_what_is_not_supported_is_named(self, name, value):
