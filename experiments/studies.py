@@ -27,6 +27,10 @@ _FEWER = {
   for name in (*_TABLE, *_RECIPES)
   if name not in (*_FIRST, *_RECIPES_FIRST, 'recipe_sage_muon')
 }
+_MEDIUM = (
+  'recipe_adamw', 'recipe_rms_muon', 'recipe_sage_hybrid', 'recipe_muon',
+  'recipe_sage_muon', 'recipe_lion_hybrid', 'recipe_sinkgd',
+)  # fmt: skip
 _UNTIED = ('recipe_adamw', 'recipe_rms_muon', 'recipe_sage_hybrid')
 
 
@@ -168,7 +172,7 @@ STUDIES = {
     ),
     Study(
       'medium',
-      (('medium_tied', _RECIPES_FIRST),),
+      (('medium_tied', _MEDIUM),),
       _THREE,
       budget=9,
       again=('weight_decay',),
