@@ -192,6 +192,15 @@ def surprises(found: Mapping[str, Sequence[Summary]]) -> list[str]:
   small = [*found['small_tied'], *found['small_recipes']]
   rules = {(s.cell, s.arm): s for group in found.values() for s in group}
   lines = []
+  one, two = (
+    rules['small_tied', f'recipe_adamw{end}'] for end in ('_one_rate', '')
+  )
+  if one.complete and two.complete:
+    lines.append(
+      '- **One rate or two.** Loss of `recipe_adamw_one_rate`, whose table and '
+      f'matrices have the same rate, minus that of `recipe_adamw`: '
+      f'{analysis.difference(one, two)}.'
+    )
   for name in ('adamw', 'recipe_adamw'):
     rare = [
       f'`{s.arm}` {first:+.3f} and {rest:+.3f}'

@@ -30,7 +30,8 @@ def scale_by_adam(
   Learning rates:
     Published: 1e-4 in SAGE's suite (270M and 1.3B, The Pile), untuned; 1e-3 is
     customary at 60M parameters, 5e-4 at 1B and above. From our study at width
-    64, embedding and matrices: `adamw` 6.4e-2 and 8e-3.
+    64, embedding and matrices: `adamw` 6.4e-2 and 8e-3; one rate for both is
+    much worse.
 
   Args:
     b1: decay of the first moment.
