@@ -25,9 +25,9 @@ the interval, and at most as much state.
 | recipe | its loss minus that of | is |
 |---|---|---|"""
 _CALLS = """
-With the tuned options, all measured recipes are these calls. The first number
-is the peak of the learning rate's schedule. `matrix` sets the factor of the
-matrices' rate, and their weight decay in proportion to it.
+With the tuned options, the recipes of `sage_optax` are these calls. The first
+number is the peak of the learning rate's schedule. `matrix` sets the factor of
+the matrices' rate, and their weight decay in proportion to it.
 """
 
 
@@ -129,13 +129,15 @@ def call_of(arm: arms.Arm, options: arms.Options) -> str | None:
 
 
 def _tuned_call(summary: Summary) -> str | None:
+  arm = arms.ARMS[summary.arm]
   assert summary.progress.tuned is not None
-  return call_of(arms.ARMS[summary.arm], summary.progress.tuned.options)
+  # Its recipe has a call with two rates.
+  return None if arm.one_rate else call_of(arm, summary.progress.tuned.options)
 
 
 def _without_zeros(value: Any) -> Any:
   if isinstance(value, dict):
-    return {k: v for k, v in value.items() if v and (k, v) != ('lr_scale', 1)}
+    return {k: v for k, v in value.items() if v}
   return value
 
 
