@@ -226,7 +226,12 @@ def test_the_recipe_to_use_depends_on_the_memory(monkeypatch):
 @pytest.mark.parametrize(
   ('name', 'matrix_rate'),
   # Equal rates need a factor of 1, since sage_hybrid has its own.
-  [('adamw', 0.016), ('sage_hybrid', 0.064), ('apollo', 0.016), ('scale', 0.016)],
+  [
+    ('adamw', 0.016),
+    ('sage_hybrid', 0.064),
+    ('apollo', 0.016),
+    ('scale', 0.016),
+  ],
 )
 def test_calls_do_what_the_arms_did(name, matrix_rate):
   arm = ARMS[f'recipe_{name}']
