@@ -30,7 +30,30 @@ def get_config() -> Config:
   # every step.
   config.train.microbatch = 2
 
-  config.optimizer.weight_decay = 0.01
+  # From our study of a Llama of width 64 (docs/evidence.md).
+  config.optimizer.recipe = 'sage_muon'
+  config.optimizer.learning_rates |= {
+    'adamw': 6.4e-2,
+    'muon': 4.5e-2,
+    'rms_muon': 6.4e-2,
+    'sage_hybrid': 8e-3,
+    'sage_muon': 8e-3,
+  }
+  config.optimizer.matrix_lr_scales |= {
+    'adamw': 0.125,
+    'muon': 0.35,
+    'rms_muon': 0.25,
+    'sage_hybrid': 0.5,
+    'sage_muon': 2.0,
+  }
+  config.optimizer.b2s |= {
+    'adamw': 0.99,
+    'muon': 0.99,
+    'rms_muon': 0.99,
+    'sage_hybrid': 0.95,
+    'sage_muon': 0.95,
+  }
+  config.optimizer.weight_decay = 0.1
   config.schedule.final_fraction = 0.0
 
   config.eval.every = 200

@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(items):
 def _free_programs():
   """Frees a module's compiled programs: a worker would keep all of them."""
   yield
+  jax.config.update('jax_enable_x64', False)  # A run in float64 sets it.
   jax.clear_caches()
   gc.collect()
   # glibc keeps what is freed: two thirds of a worker's memory.

@@ -12,6 +12,11 @@ from typing import Any
 from train import errors
 
 
+def path(text: str) -> pathlib.Path:
+  """The path in an argument; a shell leaves the `~` in `--output=~/data`."""
+  return pathlib.Path(text).expanduser()
+
+
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
   """Reads a file.
 

@@ -89,6 +89,8 @@ def recipe_options(config: Config) -> dict[str, Any]:
     unset = declared.value is None or declared.value is False
     if declared.declaration.option and not unset:
       result[declared.path] = declared.value
+  if options.recipe in options.b2s:
+    result.setdefault('b2', options.b2s[options.recipe])
   for role in sage_optax.roles.ROLES:
     given = dataclasses.asdict(getattr(options, role))
     given = {k: v for k, v in given.items() if v is not None}

@@ -23,7 +23,7 @@ from typing import Any
 
 import tqdm
 
-from train import errors, output
+from train import errors, files, output
 from train.data import atomic_dir, bundled, documents, readers
 from train.data import tokenizer as tokenizer_lib
 from train.data.source import Source, identities
@@ -206,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     help='number of lines without a document to skip (default: '
     f'{Source.max_bad_lines})',
   )
-  parser.add_argument('--tokenizer', help='tokenizer.json or .model')
+  parser.add_argument(
+    '--tokenizer', type=files.path, help='tokenizer.json or .model'
+  )
   parser.add_argument(
     '--workers',
     type=int,
@@ -222,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--max_mb', type=float, help='megabytes of bundled text (default: all)'
   )
-  parser.add_argument('--output', required=True, help='directory to create')
+  parser.add_argument(
+    '--output', type=files.path, required=True, help='directory to create'
+  )
   return parser
 
 

@@ -469,6 +469,7 @@ def _configuration() -> Iterator[Row]:
 
 _FILES_OF_CONFIGURATIONS = (
   *('learning_rates = -1', 'learning_rates = None', 'matrix_lr_scales = [1]'),
+  *('b2s = None', "b2s = {'sage': 2.0}"),
   *("learning_rates = {'adamw': 10**400}", "learning_rates = {'adamw': '1'}"),
   *(
     'embedding = 3',

@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 import sage_optax
+from configs import quickstart
 from experiments import (
   arms,
   outcome,
@@ -441,6 +442,18 @@ def test_rates_in_docstrings_are_those_of_the_study():
         assert [float(x) for x in rates] == pytest.approx(tuned, rel=0.02), name
         shown += 1
   assert shown
+
+
+def test_options_of_the_quickstart_are_those_of_the_study():
+  found = _finished_in('small_recipes')
+  given = quickstart.get_config().optimizer
+  assert set(given.b2s) == set(given.matrix_lr_scales)
+  for recipe, factor in given.matrix_lr_scales.items():
+    tuned = found[f'recipe_{recipe}'].progress.tuned.options
+    rate = given.learning_rates[recipe]
+    assert rate == pytest.approx(tuned['embedding_rate'], rel=0.02), recipe
+    assert factor * rate == pytest.approx(tuned['matrix_rate'], rel=0.02)
+    assert given.b2s[recipe] == tuned['beta'], recipe
 
 
 def test_every_rule_is_explained():

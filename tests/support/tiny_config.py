@@ -18,6 +18,8 @@ def get_config() -> Config:
   config.train.batch_size = 8
   config.train.seq_len = 32
   config.train.microbatch = None
+  config.optimizer = Config().optimizer
+  config.optimizer.weight_decay = 0.01
   config.eval.every = 20
   config.eval.max_windows = 8
   config.eval.batch_size = 8

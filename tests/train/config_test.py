@@ -63,9 +63,8 @@ class ConfigFilesTest(parameterized.TestCase):
     self.assertEqual(
       set(config.optimizer.learning_rates), set(sage_optax.recipe_names())
     )
-    self.assertLessEqual(
-      set(config.optimizer.matrix_lr_scales), set(sage_optax.recipe_names())
-    )
+    for table in (config.optimizer.matrix_lr_scales, config.optimizer.b2s):
+      self.assertLessEqual(set(table), set(sage_optax.recipe_names()))
     for recipe in sage_optax.recipe_names():
       config.optimizer.recipe = recipe
       config_lib.validate(config)
@@ -156,8 +155,8 @@ class CommandLineTest(parameterized.TestCase):
     (('--config.trian.steps=1',), 'did you mean config.train.steps'),
     (('--config.optimizer.learning_rates.lino=1',), 'learning_rates.lion'),
     (
-      ('--config.optimizer.matrix_lr_scales.muon=1',),
-      f"matrix_lr_scales has no entry 'muon': add it to {_QUICKSTART}",
+      ('--config.optimizer.matrix_lr_scales.swan=1',),
+      f"matrix_lr_scales has no entry 'swan': add it to {_QUICKSTART}",
     ),
     (('--config.train=1',), 'config.train is a section'),
     (('--config.train.steps=many',), 'config.train.steps'),
@@ -246,6 +245,8 @@ class ValidateTest(parameterized.TestCase):
     ('optimizer.learning_rates', {'adamw': '1'}, 'give float'),
     ('optimizer.learning_rates', {'adam': 1.0}, "an entry 'adam', which is no"),
     ('optimizer.matrix_lr_scales', {3: 1.0}, 'an entry 3, which is no recipe'),
+    ('optimizer.b2s', {'adam': 0.9}, "an entry 'adam', which is no recipe"),
+    ('optimizer.b2s', {'adamw': 1.0}, 'less than 1'),
     ('optimizer.learning_rates', {'adamw': True}, 'give float'),
     ('model.hidden_size', 9 * 10**18, 'at most'),
     ('model.num_layers', 9 * 10**18, 'at most'),
@@ -344,6 +345,16 @@ class ValidateTest(parameterized.TestCase):
     )
     with pytest.raises(UserError, match=name):
       _abstract_state(config)
+
+  def test_b2_of_a_recipe_gives_way_to_b2(self):
+    config = config_lib.load(_QUICKSTART, 'optimizer.recipe=adamw')
+    config.optimizer.b2s = {'adamw': 0.9, 'lion': 0.8}
+    b2 = 'recipe.matrix.b2'
+    self.assertEqual(optimizer.resolved_parts(config)[b2], 0.9)
+    config.optimizer.b2 = 0.5
+    self.assertEqual(optimizer.resolved_parts(config)[b2], 0.5)
+    config.optimizer.b2, config.optimizer.b2s = None, {'lion': 0.8}
+    self.assertEqual(optimizer.resolved_parts(config)[b2], 0.999)
 
   @parameterized.parameters('muon', 'normuon', 'symmetric')
   def test_options_of_muon(self, recipe):

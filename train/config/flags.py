@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+import sage_optax
 from train.config import fields
 from train.config.resolve import complete
 from train.config.schema import Config
@@ -184,6 +185,8 @@ def _unknown_field(argv: Sequence[str], path: str) -> str | None:
     table, _, entry = got.rpartition('.')
     if table in tables:
       close = difflib.get_close_matches(got, known, 1, 0.9)
+      if entry in sage_optax.recipe_names():  # Another name was not meant.
+        close = []
       hint = (
         f'did you mean config.{close[0]}?' if close else f'add it to {path}'
       )

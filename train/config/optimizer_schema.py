@@ -17,7 +17,8 @@ _WEIGHT_DECAY = Range(0, 1e3)
 # Rates without a source come from our own short trials on a model of 1.4M
 # parameters: a starting point, not an optimum. With the recipes' factor (0.33,
 # sinkgd 0.05), the matrices of the hybrids move by about 1e-3 per entry and
-# step.
+# step. The rates of our study, at width 64, are larger (docs/evidence.md);
+# configs/quickstart.py has them.
 LEARNING_RATES = {
   'adamw': 3e-3,
   'lion': 1e-3,
@@ -37,7 +38,6 @@ LEARNING_RATES = {
   'swan': 1e-3,  # as sinkgd_pure, no trial yet
   'soap': 3e-3,  # its paper, 360M and 660M (arXiv 2409.11321)
   # Its authors use 0.02 for the matrices only; here AdamW has the same rate.
-  # No trial yet.
   'muon': 1e-2,
   'muon_eq': 2e-3,  # its script at 130M (arXiv 2603.28254)
   'normuon': 2e-3,  # as muon_eq, whose updates have the same size
@@ -45,11 +45,9 @@ LEARNING_RATES = {
   'adam_mini': 3e-3,  # as adamw
   'coupled_adam': 3e-3,  # as adamw
   'rmnp': 5e-3,  # its script (arXiv 2603.20527), with AdamW's own rate there
-  # Matrices as with muon_eq's published rate at 350M. Our study: 6.4e-2 at
-  # width 64 (docs/evidence.md).
-  'rms_muon': 1e-2,
+  'rms_muon': 1e-2,  # matrices as with muon_eq's published rate at 350M
   'symmetric': 2e-2,  # its paper, matrices of Qwen3 0.6B (arXiv 2605.18106)
-  'sage_muon': 5e-3,  # not published, no trial yet
+  'sage_muon': 5e-3,  # not published
   'sage_scale': 1e-3,  # not published, no trial yet
 }
 
@@ -112,10 +110,18 @@ class OptimizerConfig:
   )
   b2: Optional[float] = field(
     None,
-    'Decay rate of the second moment.',
+    'Decay rate of the second moment; none: b2s[recipe] if it is there, else '
+    "the method's.",
     _DECAY_RATE,
     'resolved',
     option=True,
+  )
+  b2s: dict[str, float] = field(
+    {},
+    'Decay rate of the second moment, for recipes with another one than their '
+    "methods'.",
+    _DECAY_RATE,
+    'resolved',
   )
   eps: Optional[float] = field(
     None,

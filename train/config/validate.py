@@ -68,8 +68,8 @@ def _check_model(config: Config) -> None:
 
 
 def _check_tables(config: Config) -> None:
-  """Raises UserError if a dictionary has the rate of an unknown recipe."""
-  for name in ('learning_rates', 'matrix_lr_scales'):
+  """Raises UserError if a dictionary has an entry of an unknown recipe."""
+  for name in ('learning_rates', 'matrix_lr_scales', 'b2s'):
     for recipe in getattr(config.optimizer, name):
       if recipe not in sage_optax.recipe_names():
         raise UserError(

@@ -15,10 +15,9 @@ Exit status: 0; 2 for bad input, with one line that states what to do.
 import argparse
 import contextlib
 import math
-import pathlib
 import sys
 
-from train import errors
+from train import errors, files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,12 +63,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(dest='command', required=True)
   importer = commands.add_parser('import', help='start a run from weights')
-  path = pathlib.Path
   importer.add_argument(
-    'source', metavar='DIR', type=path, help='directory of the Llama'
+    'source', metavar='DIR', type=files.path, help='directory of the Llama'
   )
   importer.add_argument(
-    'workdir', metavar='WORKDIR', type=path, help='directory of the new run'
+    'workdir',
+    metavar='WORKDIR',
+    type=files.path,
+    help='directory of the new run',
   )
   importer.add_argument(
     '--recipe',
@@ -78,10 +79,13 @@ def _parser() -> argparse.ArgumentParser:
   )
   exporter = commands.add_parser('export', help='write weights')
   exporter.add_argument(
-    'workdir', metavar='WORKDIR', type=path, help='directory of the run'
+    'workdir',
+    metavar='WORKDIR',
+    type=files.path,
+    help='directory of the run',
   )
   exporter.add_argument(
-    'target', metavar='DIR', type=path, help='directory to create'
+    'target', metavar='DIR', type=files.path, help='directory to create'
   )
   exporter.add_argument(
     '--step', type=int, help='step of the checkpoint (default: the last one)'
@@ -94,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   exporter.add_argument(
     '--tokenizer',
-    type=pathlib.Path,
+    type=files.path,
     help='file or directory of the tokenizer to copy; the directory of the '
     'shards has one',
   )

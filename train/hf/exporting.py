@@ -56,7 +56,7 @@ def export(
     UserError: If there is no such run or checkpoint, `target` is not empty, or
       the tokenizer is not the run's.
   """
-  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run', {})
+  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run')
   model = _model(run, workdir)
   found = workdir_lib.checkpoints(workdir / workdir_lib.CHECKPOINTS)
   paths = [p for p in found if step in (None, int(p.name))]
@@ -97,20 +97,23 @@ def export(
   )
 
 
-def _model(run: dict[str, Any], workdir: pathlib.Path) -> layers.LlamaConfig:
-  """The model of a run, from its identity."""
+def _model(run: Any, workdir: pathlib.Path) -> layers.LlamaConfig:
+  """The model of a run, from its identity, which may have been edited."""
   names = (
     *('vocab_size', 'hidden_size', 'intermediate_size', 'num_layers'),
     *('num_heads', 'num_kv_heads', 'tie_embeddings', 'rope_theta'),
     *('rms_norm_eps', 'init_std'),
   )
-  try:
-    values = {name: run[f'model.{name}'] for name in names}
-  except KeyError as error:
-    raise UserError(
-      f'{workdir / workdir_lib.RUN_FILE} has no {error}: give the working '
-      'directory of a run'
-    ) from error
+  run = run if isinstance(run, dict) else {}
+  values = {name: run.get(f'model.{name}') for name in names}
+  for name, value in values.items():
+    if (name, value) == ('num_kv_heads', None):
+      continue
+    if not isinstance(value, int | float):
+      raise UserError(
+        f'{workdir / workdir_lib.RUN_FILE} has no number model.{name}: give '
+        'the working directory of a run, or restore that file'
+      )
   scaling = None
   if run.get('model.rope_factor') is not None:
     scaling = rope.RopeScaling(

@@ -9,12 +9,11 @@ docs/planning.md explains the columns.
 import argparse
 import json
 import os
-import pathlib
 import re
 import sys
 from typing import Any
 
-from train import errors
+from train import errors, files
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,11 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     action='store_true',
     help='compile with less effort (TPUs only); leaves out bytes and time',
   )
-  add('--json', type=pathlib.Path, metavar='FILE', help='write all figures')
-  add('--png', type=pathlib.Path, metavar='FILE', help='draw the peaks')
+  add('--json', type=files.path, metavar='FILE', help='write all figures')
+  add('--png', type=files.path, metavar='FILE', help='draw the peaks')
   add(
     '--markdown',
-    type=pathlib.Path,
+    type=files.path,
     metavar='FILE',
     help='write the table into a document, replacing the previous one',
   )

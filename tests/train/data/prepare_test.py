@@ -247,3 +247,13 @@ def test_sigterm_ends_the_command_cleanly(tmp_path):
   assert process.returncode == 128 + signal.SIGTERM
   assert 'nothing was kept' in error
   assert not list(tmp_path.iterdir())
+
+
+def test_home_directory_in_arguments(monkeypatch):
+  # A shell does not replace the `~` in `--output=~/data`.
+  monkeypatch.setenv('HOME', '/elsewhere')
+  given = prepare._parser().parse_args(['--output=~/x', '--tokenizer=~/y'])
+  assert (str(given.output), str(given.tokenizer)) == (
+    '/elsewhere/x',
+    '/elsewhere/y',
+  )

@@ -114,6 +114,29 @@ def test_a_tokenizer_file_is_copied_by_its_usual_name(
   assert (tmp_path / 'hf' / 'tokenizer.json').read_bytes() == content
 
 
+@pytest.mark.parametrize(
+  ('edit', 'name'),
+  [
+    (None, 'vocab_size'),
+    ([1], 'vocab_size'),
+    ({'model.hidden_size': '64'}, 'hidden_size'),
+    ({'model.num_kv_heads': '2'}, 'num_kv_heads'),
+  ],
+)
+def test_an_edited_description_is_one_line(
+  exported, tmp_path, capsys, edit, name
+):
+  _, workdir, _ = exported
+  run = files.read_json(workdir / 'run.json')
+  run['run'] = {**run['run'], **edit} if isinstance(edit, dict) else edit
+  files.write_json(tmp_path / 'run.json', run)
+  args = ['export', str(tmp_path), str(tmp_path / 'hf')]
+  assert command.main(args) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert f'run.json has no number model.{name}: give' in error
+
+
 def test_an_export_keeps_what_was_imported(exported, tmp_path):
   _, workdir, _ = exported
   origin = {
