@@ -56,7 +56,9 @@ def export(
     UserError: If there is no such run or checkpoint, `target` is not empty, or
       the tokenizer is not the run's.
   """
-  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run')
+  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run', {})
+  if not isinstance(run, dict):
+    run = {}  # Edited: the model's fields are missing.
   model = _model(run, workdir)
   found = workdir_lib.checkpoints(workdir / workdir_lib.CHECKPOINTS)
   paths = [p for p in found if step in (None, int(p.name))]
@@ -97,15 +99,14 @@ def export(
   )
 
 
-def _model(run: Any, workdir: pathlib.Path) -> layers.LlamaConfig:
+def _model(run: dict[str, Any], workdir: pathlib.Path) -> layers.LlamaConfig:
   """The model of a run, from its identity, which may have been edited."""
   names = (
     *('vocab_size', 'hidden_size', 'intermediate_size', 'num_layers'),
     *('num_heads', 'num_kv_heads', 'tie_embeddings', 'rope_theta'),
     *('rms_norm_eps', 'init_std'),
   )
-  run = run if isinstance(run, dict) else {}
-  values = {name: run.get(f'model.{name}') for name in names}
+  values: dict[str, Any] = {name: run.get(f'model.{name}') for name in names}
   for name, value in values.items():
     if (name, value) == ('num_kv_heads', None):
       continue
