@@ -103,6 +103,11 @@ def open_inputs(
     should_stop=stop,
     say=say,
   )
+  trained = config.train.steps * config.train.batch_size
+  during_the_run, _ = evaluate.windows(
+    config.eval.max_windows, trained=trained, seq_len=config.train.seq_len
+  )
+  validation.check(during_the_run)
   train = shards.open_split(directory, 'train', should_stop=stop, say=say)
   return Inputs(directory, manifest, tokenizer, train, validation)
 

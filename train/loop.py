@@ -120,7 +120,6 @@ class Trainer:
       trained=run.windows,
       seq_len=config.train.seq_len,
     )
-    run.inputs.validation.check(self._sample)
 
   def run(self) -> None:
     """Trains from the current step to the end, and reports."""

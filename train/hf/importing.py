@@ -2,15 +2,12 @@
 
 import pathlib
 
-import jax
-import numpy as np
-
 import sage_optax
-from models import hf, layers, llama
+from models import layers
 from train import workdir as workdir_lib
 from train.data import tokenizer as tokenizer_lib
 from train.errors import UserError
-from train.hf import files
+from train.hf import files, pretrained
 
 _TEMPLATE = '''"""Starts from the weights in config.init.path."""
 
@@ -53,7 +50,7 @@ def write_config(
       f'{", ".join(sage_optax.recipe_names())}'
     )
   model = files.read_config(source)
-  _check_tensors(source, model)
+  pretrained.check_tensors(source, model)
   tokenizer = ''
   if any((source / name).exists() for name in tokenizer_lib.NAMES):
     tokenizer_lib.load(source)  # Raises UserError if it cannot be used.
@@ -83,25 +80,6 @@ def write_config(
     'train.prepare), then start with\n'
     f'python -m train.main --config {target} --config.data.path=SHARDS'
   )
-
-
-def _check_tensors(source: pathlib.Path, model: layers.LlamaConfig) -> None:
-  """Raises UserError unless names and shapes are those of the model."""
-  weights = files.Weights(source)
-  try:
-    hf.readers(weights, model)
-  except ValueError as error:
-    raise UserError(f'{source}: {error}') from error
-  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
-  # Arrays that take no memory.
-  zero = np.float32(0)
-  empty = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), shapes)
-  for name, expected in hf.to_hf(empty, model).items():
-    if weights.shape(name) != expected.shape:
-      raise UserError(
-        f'{source}: {name} has the shape {weights.shape(name)}, but '
-        f'{files.CONFIG} requires {expected.shape}'
-      )
 
 
 def _assignments(model: layers.LlamaConfig) -> list[str]:

@@ -4,8 +4,9 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
-from models import hf, layers
+from models import hf, layers, llama
 from train import workdir
 from train.config import Config
 from train.errors import UserError
@@ -39,7 +40,9 @@ def check(config: Config, model: layers.LlamaConfig) -> None:
   """
   checkpoints = pathlib.Path(config.workdir, workdir.CHECKPOINTS)
   if config.init.path is not None and not workdir.checkpoints(checkpoints):
-    check_config(pathlib.Path(config.init.path), model)
+    directory = pathlib.Path(config.init.path)
+    check_config(directory, model)
+    check_tensors(directory, model)
 
 
 def check_config(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
@@ -52,6 +55,25 @@ def check_config(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
         f'{directory / files.CONFIG} has {name}={have!r}, but config.model has '
         f'{want!r}: use the configuration that `python -m train.hf import` '
         'writes'
+      )
+
+
+def check_tensors(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
+  """Raises UserError unless names and shapes are those of the model."""
+  weights = files.Weights(directory)
+  try:
+    hf.readers(weights, model)
+  except ValueError as error:
+    raise UserError(f'{directory}: {error}') from error
+  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
+  # Arrays that take no memory.
+  zero = np.float32(0)
+  empty = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), shapes)
+  for name, expected in hf.to_hf(empty, model).items():
+    if weights.shape(name) != expected.shape:
+      raise UserError(
+        f'{directory}: {name} has the shape {weights.shape(name)}, but '
+        f'{files.CONFIG} requires {expected.shape}'
       )
 
 

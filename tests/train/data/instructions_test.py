@@ -96,6 +96,16 @@ def test_scaled_token_bytes_are_those_of_the_responses(tmp_path):
   assert counted * scale == pytest.approx(len(response))
 
 
+def test_data_without_targets_leave_the_working_directory(tmp_path, capsys):
+  lines = [{'prompt': f'{i} + 0 = ', 'completion': str(i)} for i in range(50)]
+  _prepare(tmp_path, lines, 'out')
+  args = runs.command(tmp_path / 'out', tmp_path / 'run', 'train.seq_len=2')
+  # The first window of the validation split is within a prompt.
+  assert runs.call(*args, '--config.eval.max_windows=1') == 2
+  assert 'contain only prompts' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
 def test_evaluation_counts_the_targets(tmp_path):
   _prepare(tmp_path, [_TRAINED], 'out')
   stream = shards.open_split(tmp_path / 'out', 'validation')

@@ -74,6 +74,30 @@ def test_a_run_starts_from_what_another_exported(exported, tmp_path, capsys):
   (tmp_path / 'config.json').rename(directory / 'config.json')
 
 
+@pytest.mark.parametrize(
+  ('tensors', 'message'),
+  [
+    (None, 'cannot read .*model.safetensors'),
+    ({'model.norm.weight': np.ones(3, np.float32)}, 'has the shape'),
+  ],
+)
+def test_bad_weights_leave_the_working_directory(
+  exported, tmp_path, capsys, tensors, message
+):
+  data, _, directory = exported
+  source, workdir = tmp_path / 'hf', tmp_path / 'next'
+  shutil.copytree(directory, source)
+  assert command.main(['import', str(source), str(workdir)]) == 0
+  weights = dict(files.Weights(source))
+  (source / 'model.safetensors').unlink()
+  if tensors:
+    files.write_weights(source, weights | tensors, 10**9)
+  overrides = (f'--config.{o}' for o in _overrides(data, workdir))
+  assert runs.call(f'--config={workdir}/config.py', *overrides) == 2
+  assert re.search(message, capsys.readouterr().err)
+  assert [path.name for path in workdir.iterdir()] == ['config.py']
+
+
 def test_exported_configuration_and_tokenizer(exported):
   data, _, directory = exported
   fields = files.read_json(directory / 'config.json')
