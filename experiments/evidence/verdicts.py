@@ -180,9 +180,9 @@ def _prize(summaries: Sequence[Summary]) -> str:
     assert gap.half_width is not None
     within = gap.mean + gap.half_width <= PRIZE_NATS
     answers.append(
-      f'{"Yes" if within else "No"} in `{cell}`: of the {len(known)} finished '
-      f'with so little state, `{arm}` is the best; its loss minus that of '
-      f'`recipe_adamw` is {gap}.'
+      f'{"Yes" if within else "No"} in `{cell}`: `{arm}` is the best with so '
+      f'little state ({len(known)} finished, recipes and rules); its loss minus '
+      f'that of `recipe_adamw` is {gap}.'
     )
   return ' '.join(answers)
 

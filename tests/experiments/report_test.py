@@ -140,9 +140,9 @@ def test_answers_about_recipes_by_cell():
   # `lion` has too much state. sd 0.001, t(0.975, 2) 4.303, 3 pairs.
   half = 4.303 * 0.001 / 3**0.5
   assert prize == (
-    'Yes in `small_tied`: of the 2 finished with so little state, `row_rms` is '
-    f'the best; its loss minus that of `recipe_adamw` is -0.0090 ± {half:.4f}. '
-    '`medium_tied` is not measured yet.'
+    'Yes in `small_tied`: `row_rms` is the best with so little state (2 '
+    'finished, recipes and rules); its loss minus that of `recipe_adamw` is '
+    f'-0.0090 ± {half:.4f}. `medium_tied` is not measured yet.'
   )
   assert hybrid.startswith('Its loss in `small_tied` is lower (-0.1003 ± ')
   prize, hybrid = answers(
@@ -150,7 +150,7 @@ def test_answers_about_recipes_by_cell():
     _finished('medium_tied', 'recipe_sage_hybrid', (3.1, 3.0, 3.2), 500),
   )
   assert 'Yes in `small_tied`' in prize
-  assert 'No in `medium_tied`: of the 1 finished' in prize
+  assert 'No in `medium_tied`: `row_rms` is the best' in prize
   assert '`medium_tied` is no difference seen' in hybrid
 
 
