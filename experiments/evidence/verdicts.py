@@ -181,8 +181,8 @@ def _prize(summaries: Sequence[Summary]) -> str:
     within = gap.mean + gap.half_width <= PRIZE_NATS
     answers.append(
       f'{"Yes" if within else "No"} in `{cell}`: `{arm}` is the best with so '
-      f'little state ({len(known)} finished, recipes and rules); its loss minus '
-      f'that of `recipe_adamw` is {gap}.'
+      f'little state ({len(known)} finished, recipes and rules); its loss '
+      f'minus that of `recipe_adamw` is {gap}.'
     )
   return ' '.join(answers)
 
