@@ -94,7 +94,11 @@ def _reboxed(like, tree):
 
 def _boxed(tx, state, params):
   """The state, with each array that belongs to a parameter boxed like it."""
-  sealed = jax.tree.map(_Sealed, params, is_leaf=is_box)
+
+  def seal(x):  # A box of None has no array, and the state has none for it.
+    return _Sealed(x) if jax.tree.leaves(x) else None
+
+  sealed = jax.tree.map(seal, params, is_leaf=is_box)
 
   def wrap(x, sealed):
     if isinstance(x, optax.MaskedNode) or not is_box(sealed.box):

@@ -42,10 +42,11 @@ def block_size(shape: tuple[int, ...]) -> int | None:
   This is the largest divisor that also divides a 16th of the axis (else an 8th,
   and so on), so that no block is split over 16 devices. It is below 32 only if
   the axis has no divisor from 32 to 128. An axis without any is one block.
-  None: the axis is shorter than 16, so codes would save nothing.
+  None: the axis is shorter than 16 or another is empty, so codes would save
+  nothing.
   """
   last = shape[-1] if shape else 0
-  if last < _SMALLEST_AXIS:
+  if last < _SMALLEST_AXIS or 0 in shape:
     return None
   for sizes in (range(128, 31, -1), range(31, 15, -1)):
     for parts in (16, 8, 4, 2, 1):

@@ -6,6 +6,7 @@ the named arrays of Haliax and Penzai.
 """
 
 import numbers
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -43,6 +44,11 @@ _WORDS = {
 KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 
 _BOXED = ('value', 'array', 'data_array')
+# In a dict, 'value' may be a projection of attention: it is a box only within
+# what is a leaf in Flax, as in NNX's state restored from a checkpoint.
+_FLAX_LEAF = re.compile(
+  r'(?:kernel|bias|scale|weight|lora_[ab]|\w*(?:embed\w*|emb|token))$'
+)
 
 
 class AxisNames(NamedTuple):
@@ -68,15 +74,19 @@ def leaf_path(key_path: tuple[Any, ...]) -> tuple[str, bool]:
       part = getattr(key, 'name', getattr(key, 'key', getattr(key, 'idx', key)))
     named |= isinstance(part, str)
     parts.append(str(part).replace('.', '/').strip('/'))
-  while len(parts) > 1 and _is_box(parts[-1], key_path[len(parts) - 1], named):
+  while len(parts) > 1 and _is_box(parts, key_path[len(parts) - 1], named):
     parts.pop()
   return '/'.join(parts), named
 
 
-def _is_box(part: str, key: Any, named: bool) -> bool:
+def _is_box(parts: list[str], key: Any, named: bool) -> bool:
+  """Whether the last part of a path is the content of a box."""
   if isinstance(key, jax.tree_util.FlattenedIndexKey):
     return named and key.key == 0  # A node whose children have no names.
-  return part in _BOXED
+  in_dict = isinstance(key, jax.tree_util.DictKey)
+  return parts[-1] in _BOXED and (
+    not in_dict or _FLAX_LEAF.search(parts[-2]) is not None
+  )
 
 
 def shape(path: str, leaf: Any) -> tuple[int, ...]:

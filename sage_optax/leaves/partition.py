@@ -39,7 +39,8 @@ def by_role(
   known: dict[Any, list[tuple[str | None, Axes | None]]] = {}
 
   def leaves_of(tree):
-    key = jax.tree.structure(tree), tuple(map(_form, jax.tree.leaves(tree)))
+    forms = tuple(map(_form, jax.tree.leaves(tree)))
+    key = jax.tree.structure(tree), forms, views.matrices.get()
     if key not in known:
       resolved = resolve_tree(tree, routing)
       _check_flat(resolved.leaves, routing, elementwise)

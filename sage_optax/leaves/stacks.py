@@ -69,7 +69,20 @@ class Proofs:
     return AMBIGUOUS
 
   def _has_matrix(self, folder: str) -> bool:
-    return any(len(self._shapes[p]) >= 3 for p in self._members[folder])
+    """Whether a folder has a matrix whose other axes are not those of heads.
+
+    If all may be kernels of attention, a norm [heads, head_dim] proves nothing.
+    """
+    return any(
+      len(self._shapes[path]) >= 3 and not self._may_have_heads(path)
+      for path in self._members[folder]
+    )
+
+  def _may_have_heads(self, path: str) -> bool:
+    known = self._known[path]
+    layouts = () if known is None else known.layouts
+    axes = len(self._shapes[path])
+    return any(len(layout.split()) == axes for layout in layouts)
 
   def _of_folder(self, folder: str) -> set[_Axis] | None:
     """Axes that may count layers in a whole folder; None if unknown."""

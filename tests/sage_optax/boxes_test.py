@@ -190,3 +190,16 @@ class SpecsTest(parameterized.TestCase):
     on_mesh = sharding.with_mesh(tx, _mesh(8), specs)
     text = jax.jit(on_mesh.update).lower(grads, tx.init(grads)).as_text()
     self.assertIn('all_to_all', text)
+
+  def test_a_box_without_an_array(self):
+    params = {
+      'kernel': nn.Partitioned(jnp.ones((8, 16)), _WIDTH),
+      'bias': nn.Partitioned(None, ('model',)),
+      'other': nnx.Param(None),
+    }
+    for state_dtype in (None, 'int8'):
+      tx = sage_optax.scale_by_adam(state_dtype=state_dtype)
+      updates, state = tx.update(params, tx.init(params))
+      chex.assert_trees_all_equal_structs(updates, params)
+      self.assertEqual(jax.tree.leaves(updates)[0].shape, (8, 16))
+      self.assertEqual(int(state.count), 1)

@@ -177,6 +177,21 @@ class EqualTest(parameterized.TestCase):
       sage_optax.sage(_LR, matrix_axes=_plain),
     )
 
+  def test_what_was_used_without_matrix_axes_before(self):
+    # The view of a square matrix has its shape, but other axes.
+    grads = {'l_proj': {'weight': jnp.sin(jnp.arange(16.0)).reshape(4, 4)}}
+    used, fresh = (
+      sage_optax.sage_scale(1.0, preset=layout.TORCH) for _ in range(2)
+    )
+    used.init(grads)
+    axes = [('weight', ((1,), (0,)))]
+    for tx in (used, fresh):
+      wrapped = sage_optax.with_matrix_axes(tx, axes)
+      updates, _ = wrapped.update(grads, wrapped.init(grads), grads)
+      # It divides by the norms over fan_in, which is the last axis.
+      norms = jnp.linalg.norm(updates['l_proj']['weight'], axis=1)
+      np.testing.assert_allclose(norms, norms[0], rtol=1e-5)
+
   def test_injected(self):
     for matrix_axes in (_RULES, lambda path: _LEAVES[path][1]):
       make = optax.inject_hyperparams(

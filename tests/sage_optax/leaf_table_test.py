@@ -195,6 +195,22 @@ class RefusalTest(parameterized.TestCase):
       r'query/bias .*: the kernel beside it is \(3, 8, 8\)',
     ),
     (
+      # A norm per head, or two axes that count layers.
+      {
+        'q_norm': {'scale': jnp.ones((8, 8))},
+        'query': {'kernel': jnp.ones((64, 8, 8))},
+        'out': {'kernel': jnp.ones((8, 8, 64))},
+      },
+      'q_norm/scale .*: 2 axes and no proof of a stack',
+    ),
+    (
+      {
+        'norm': {'scale': jnp.ones((4, 16))},
+        'out': {'kernel': jnp.ones((4, 16, 64))},
+      },
+      'norm/scale .*: 2 axes and no proof of a stack',
+    ),
+    (
       {'f': {'weight': jnp.ones((3, 8)), 'bias': jnp.ones((3, 8))}},
       r"(?s)the bias beside it is \(3, 8\).*'vector'.*\(\(\), \(1,\)\)",
     ),

@@ -78,6 +78,23 @@ class NamesTest(parameterized.TestCase):
       },
     )
 
+  def test_value_is_a_name_or_a_box(self):
+    names = ('query', 'key', 'value')
+    bare = {'attn': {name: _leaf(8, 4) for name in names}}
+    found = [m.path for m in roles.match(bare, default_role='matrix')]
+    self.assertEqual(found, ['attn/key', 'attn/query', 'attn/value'])
+
+    class Attention(nnx.Module):
+      def __init__(self):
+        self.query, self.value = (nnx.Param(jnp.ones((8, 4))) for _ in '12')
+
+    state = nnx.state(Attention())
+    found = [m.path for m in roles.match(state, default_role='matrix')]
+    self.assertEqual(found, ['query', 'value'])
+    # NNX's state restored from a checkpoint.
+    restored = {'value': {'kernel': {'value': _leaf(8, 4)}}}
+    self.assertEqual(_by_path(restored), {'value/kernel': 'matrix'})
+
   def test_haiku(self):
     def model(tokens):
       x = hk.Embed(11, 8)(tokens)

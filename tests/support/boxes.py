@@ -47,6 +47,16 @@ class PenzaiArray:
 
 
 @functools.partial(
+  jax.tree_util.register_dataclass, data_fields=['value'], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class PenzaiParameter:
+  """As `penzai.core.variables.ParameterValue`."""
+
+  value: PenzaiArray
+
+
+@functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=['weight', 'bias'],
   meta_fields=['In', 'Out'],

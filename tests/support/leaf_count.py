@@ -26,7 +26,7 @@ def tree(project: leaf_table.Project) -> Any:
   """The parameters of a project, boxed as its library boxes them."""
   root: dict[str, Any] = {}
   for row in project.rows:
-    *folders, name = row.path.split('/')
+    *folders, name = _path(row.path).split('/')
     node = root
     for folder in folders:
       node = node.setdefault(folder, {})
@@ -106,7 +106,7 @@ def _box(kind: str, row: leaf_table.Row, leaf: Any) -> Any:
   sizes = [(str(n), s) for n, s in zip(names, row.shape, strict=True)]
   if kind == 'haliax':
     return boxes.HaliaxArray(leaf, tuple(boxes.Axis(*x) for x in sizes))
-  return boxes.PenzaiArray(leaf, dict(sizes))
+  return boxes.PenzaiParameter(boxes.PenzaiArray(leaf, dict(sizes)))
 
 
 def main() -> None:

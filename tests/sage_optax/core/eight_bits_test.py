@@ -42,6 +42,8 @@ class CodesTest(parameterized.TestCase):
     ((5461,), 127),  # 43 * 127, SAGE's hidden size
     ((50257,), 29),  # 29 * 1733, GPT-2's vocabulary
     ((131,), 131),  # a prime
+    ((0, 32), None),
+    ((4, 0), None),
   )
   def test_block(self, shape, size):
     self.assertEqual(eight_bits.block_size(shape), size)
