@@ -229,12 +229,11 @@ def stochastic_round_updates(
 
   `tx` runs on float32 gradients and parameters. Its update is added in float32
   and the sum is rounded stochastically. The returned update is the difference
-  to the old parameter, in float32, so that `optax.apply_updates` gives exactly
-  the rounded value (a weight that shrinks below 2^-16 of itself in one step:
-  within 2^-24 of its old value). `equinox.apply_updates` does not round: it
-  would make the parameters float32. Weight decay and small learning rates,
-  which rounding to nearest would lose entirely in bfloat16, act on average as
-  in float32.
+  to the old parameter, in float32, so that `optax.apply_updates` (Equinox's
+  does not round) gives exactly the rounded value (a weight that shrinks below
+  2^-16 of itself in one step: within 2^-24 of its old value). Weight decay and
+  small learning rates, which rounding to nearest would lose entirely in
+  bfloat16, act on average as in float32.
 
   This must be the last transformation: later ones in a chain would change
   updates that are already whole units of bfloat16, and wrappers that choose
