@@ -60,6 +60,17 @@ def check_positive(name: str, value: Any) -> None:
     raise ValueError(f'{name} must be at least 1, got {value}.')
 
 
+def check_precise(name: str, value: Any) -> None:
+  """Raises ValueError if `value` is an array that rounds 0.999 to 1."""
+  if not isinstance(value, jax.Array):
+    return
+  if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+    raise ValueError(
+      f'{name} has the type {value.dtype}, in which 0.999 is 1. For '
+      'optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.'
+    )
+
+
 def _static_int(name: str, value: Any) -> int:
   """Returns `value` if it is a Python integer, else raises ValueError.
 

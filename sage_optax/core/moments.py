@@ -12,6 +12,7 @@ from sage_optax.core import linalg
 
 def ema(new: jax.Array, old: jax.Array, decay: Any) -> jax.Array:
   """Exponential moving average decay * old + (1 - decay) * new, as `old`."""
+  linalg.check_precise('A decay', decay)
   # Optax's order of terms, so that Lion equals Optax's bit for bit.
   return ((1.0 - decay) * new + decay * old).astype(old.dtype)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import jax
-import jax.numpy as jnp
 
+from sage_optax.core import linalg
 from sage_optax.leaves import pairs, presets
 
 
@@ -156,9 +156,5 @@ def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:
         f'optax.inject_hyperparams pass static_args=({parameter.name!r},).'
       )
     return int(value)
-  if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
-    raise ValueError(
-      f'{name} has the type {value.dtype}, in which 0.999 is 1. For '
-      'optax.inject_hyperparams pass hyperparam_dtype=jnp.float32.'
-    )
+  linalg.check_precise(name, value)
   return value

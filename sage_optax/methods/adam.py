@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import boxes, moments
+from sage_optax.core import boxes, linalg, moments
 
 
 def scale_by_adam(
@@ -56,6 +56,8 @@ def scale_by_adam(
   References:
     Kingma and Ba, Adam, arXiv 1412.6980, 2014.
   """
+  linalg.check_precise('b1', b1)
+  linalg.check_precise('b2', b2)
   adam = optax.scale_by_adam(b1, b2, eps)
 
   def init_fn(params):

@@ -64,6 +64,17 @@ class InjectTest(parameterized.TestCase):
       tx.init(params)
     _inject(sage_optax.adamw, preset=_TORCH).init(params)
 
+  @parameterized.parameters('adam', 'adam_mini', 'stable_spam', 'sage', 'lion')
+  def test_a_method_with_such_decays_is_refused(self, name):
+    params = jnp.ones((4, 4), jnp.bfloat16)
+    factory = getattr(sage_optax, f'scale_by_{name}')
+    tx = optax.inject_hyperparams(factory)()
+    with self.assertRaisesRegex(ValueError, 'has the type bfloat16, in which'):
+      tx.update(params, tx.init(params), params)
+    tx = optax.inject_hyperparams(factory, hyperparam_dtype=jnp.float32)()
+    updates, _ = tx.update(params, tx.init(params), params)
+    self.assertTrue(jnp.isfinite(updates).all())
+
   @parameterized.parameters('0.1', None, True)
   def test_learning_rate(self, rate):
     with self.assertRaisesRegex(ValueError, 'learning_rate must be a number'):
