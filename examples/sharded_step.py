@@ -48,8 +48,7 @@ def main(steps: int = 50) -> list[float]:
   tx = sage_optax.sage_hybrid(1e-2)
   # The state's axes are sharded as the axes of the parameters.
   state_specs = sage_optax.sharding.state_specs(tx, PARAMS, SPECS, mesh.shape)
-  # Methods such as Muon need whole matrices: each device gets those of some of
-  # the layers.
+  # For Muon, which needs whole matrices, each device takes some of the layers.
   tx = sage_optax.sharding.with_mesh(tx, mesh, SPECS)
 
   def init(key):
