@@ -173,7 +173,7 @@ STUDIES = {
     Study(
       'medium',
       (('medium_tied', _MEDIUM),),
-      _THREE,
+      _FIVE,
       budget=9,
       again=('weight_decay',),
       after='small_recipes',
