@@ -34,6 +34,7 @@ def get_config() -> Config:
   config.optimizer.recipe = 'sage_muon'
   config.optimizer.learning_rates |= {
     'adamw': 6.4e-2,
+    'lion_hybrid': 1.6e-2,
     'muon': 4.5e-2,
     'rms_muon': 6.4e-2,
     'sage_hybrid': 8e-3,
@@ -41,6 +42,7 @@ def get_config() -> Config:
   }
   config.optimizer.matrix_lr_scales |= {
     'adamw': 0.125,
+    'lion_hybrid': 0.5,
     'muon': 0.35,
     'rms_muon': 0.25,
     'sage_hybrid': 0.5,
@@ -48,6 +50,7 @@ def get_config() -> Config:
   }
   config.optimizer.b2s |= {
     'adamw': 0.99,
+    'lion_hybrid': 0.95,
     'muon': 0.99,
     'rms_muon': 0.99,
     'sage_hybrid': 0.95,

@@ -43,7 +43,9 @@ def scale_by_lion(
 
   Learning rates:
     The paper recommends a third to a tenth of AdamW's rate, with a weight decay
-    larger by the same factor. Published: 1e-4 in SAGE's suite.
+    larger by the same factor. Published: 1e-4 in SAGE's suite. From our study
+    at width 64, embedding and matrices: `lion_hybrid` 1.6e-2 and 8e-3, with b2
+    0.95.
 
   Args:
     b1: weight of the old momentum in the update.

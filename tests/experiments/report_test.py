@@ -448,6 +448,8 @@ def test_options_of_the_quickstart_are_those_of_the_study():
   found = _finished_in('small_recipes')
   given = quickstart.get_config().optimizer
   assert set(given.b2s) == set(given.matrix_lr_scales)
+  finished = {name.removeprefix('recipe_') for name in found}
+  assert set(given.b2s) == finished & set(sage_optax.recipe_names())
   for recipe, factor in given.matrix_lr_scales.items():
     tuned = found[f'recipe_{recipe}'].progress.tuned.options
     rate = given.learning_rates[recipe]
