@@ -39,6 +39,7 @@ def get_config() -> Config:
     'rms_muon': 6.4e-2,
     'sage_hybrid': 8e-3,
     'sage_muon': 8e-3,
+    'sinkgd': 9.05e-2,
   }
   config.optimizer.matrix_lr_scales |= {
     'adamw': 0.125,
@@ -47,6 +48,7 @@ def get_config() -> Config:
     'rms_muon': 0.25,
     'sage_hybrid': 0.5,
     'sage_muon': 2.0,
+    'sinkgd': 0.0442,
   }
   config.optimizer.b2s |= {
     'adamw': 0.99,
@@ -55,6 +57,7 @@ def get_config() -> Config:
     'rms_muon': 0.99,
     'sage_hybrid': 0.95,
     'sage_muon': 0.95,
+    'sinkgd': 0.99,
   }
   config.optimizer.weight_decay = 0.1
   config.schedule.final_fraction = 0.0

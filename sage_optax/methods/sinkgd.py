@@ -36,7 +36,8 @@ def scale_by_sinkgd(
     SAGE's suite uses 2e-4 times 100. Its hybrid uses 2e-3 times 10 on matrices
     of unit norm. The product is the same, which suggests `unit_norm=True` for
     the former, too; but the released class of pure SinkGD keeps the square
-    roots.
+    roots. From our study at width 64, embedding and matrices: `sinkgd` 9.05e-2
+    and 4e-3.
 
   Args:
     num_iters: number of iterations, at least 1.
