@@ -29,6 +29,7 @@ RULES = '\n'.join(
 _MODELS = (
   ('toy', ('toy',)),
   ('small Llama', ('small_tied', 'small_recipes')),
+  ('medium one', ('medium',)),
 )
 _LIMITS = """## Limits
 
@@ -198,7 +199,7 @@ def limits(found: Mapping[str, Sequence[Summary]]) -> str:
     if (spread := _spread([s for name in names for s in found[name]]))
   ]
   if spreads:
-    result += _ONE_SEED.format(spread=' and '.join(spreads))
+    result += _ONE_SEED.format(spread=', '.join(spreads))
   tuned = [s for group in found.values() for s in group if s.progress.tuned]
   rows = [row for s in tuned if (row := _overlooked(s))]
   if rows:

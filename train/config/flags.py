@@ -184,9 +184,11 @@ def _unknown_field(argv: Sequence[str], path: str) -> str | None:
       return f'config.{got} is a section: give one of its fields, {below[0]}'
     table, _, entry = got.rpartition('.')
     if table in tables:
-      close = difflib.get_close_matches(got, known, 1, 0.9)
-      if entry in sage_optax.recipe_names():  # Another name was not meant.
-        close = []
+      close = (
+        []  # Another name was not meant.
+        if entry in sage_optax.recipe_names()
+        else difflib.get_close_matches(got, known, 1, 0.9)
+      )
       hint = (
         f'did you mean config.{close[0]}?' if close else f'add it to {path}'
       )

@@ -110,16 +110,15 @@ class OptimizerConfig:
   )
   b2: Optional[float] = field(
     None,
-    'Decay rate of the second moment; none: b2s[recipe] if it is there, else '
-    "the method's.",
+    "Decay rate of the second moment; none: b2s[recipe], else the method's.",
     _DECAY_RATE,
     'resolved',
     option=True,
   )
   b2s: dict[str, float] = field(
     {},
-    'Decay rate of the second moment, for recipes with another one than their '
-    "methods'.",
+    "Decay rate of the second moment per recipe, where it is not the method's; "
+    'b2 overrides it.',
     _DECAY_RATE,
     'resolved',
   )

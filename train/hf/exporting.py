@@ -56,7 +56,7 @@ def export(
     UserError: If there is no such run or checkpoint, `target` is not empty, or
       the tokenizer is not the run's.
   """
-  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run', {})
+  run = files.read_json(workdir / workdir_lib.RUN_FILE, 'a run').get('run')
   if not isinstance(run, dict):
     run = {}  # Edited: the model's fields are missing.
   model = _model(run, workdir)

@@ -50,7 +50,7 @@ def write_config(
       f'{", ".join(sage_optax.recipe_names())}'
     )
   model = files.read_config(source)
-  pretrained.check_tensors(source, model)
+  pretrained.readers(source, model)  # Checks names and shapes.
   tokenizer = ''
   if any((source / name).exists() for name in tokenizer_lib.NAMES):
     tokenizer_lib.load(source)  # Raises UserError if it cannot be used.

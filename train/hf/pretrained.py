@@ -40,41 +40,7 @@ def check(config: Config, model: layers.LlamaConfig) -> None:
   """
   checkpoints = pathlib.Path(config.workdir, workdir.CHECKPOINTS)
   if config.init.path is not None and not workdir.checkpoints(checkpoints):
-    directory = pathlib.Path(config.init.path)
-    check_config(directory, model)
-    check_tensors(directory, model)
-
-
-def check_config(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
-  """Raises UserError unless a directory has weights of this model."""
-  theirs = files.read_config(directory)
-  for name in _SHARED:
-    want, have = getattr(model, name), getattr(theirs, name)
-    if want != have:
-      raise UserError(
-        f'{directory / files.CONFIG} has {name}={have!r}, but config.model has '
-        f'{want!r}: use the configuration that `python -m train.hf import` '
-        'writes'
-      )
-
-
-def check_tensors(directory: pathlib.Path, model: layers.LlamaConfig) -> None:
-  """Raises UserError unless names and shapes are those of the model."""
-  weights = files.Weights(directory)
-  try:
-    hf.readers(weights, model)
-  except ValueError as error:
-    raise UserError(f'{directory}: {error}') from error
-  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
-  # Arrays that take no memory.
-  zero = np.float32(0)
-  empty = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), shapes)
-  for name, expected in hf.to_hf(empty, model).items():
-    if weights.shape(name) != expected.shape:
-      raise UserError(
-        f'{directory}: {name} has the shape {weights.shape(name)}, but '
-        f'{files.CONFIG} requires {expected.shape}'
-      )
+    readers(pathlib.Path(config.init.path), model)
 
 
 def readers(directory: pathlib.Path, model: layers.LlamaConfig) -> Any:
@@ -89,22 +55,31 @@ def readers(directory: pathlib.Path, model: layers.LlamaConfig) -> Any:
     NumPy arrays.
 
   Raises:
-    UserError: If the directory has another model, or tensors are missing or
-      unknown; from the functions, if a tensor has another shape.
+    UserError: If the directory has another model, or tensors are missing,
+      unknown or of another shape.
   """
-  check_config(directory, model)
+  theirs = files.read_config(directory)
+  for name in _SHARED:
+    want, have = getattr(model, name), getattr(theirs, name)
+    if want != have:
+      raise UserError(
+        f'{directory / files.CONFIG} has {name}={have!r}, but config.model has '
+        f'{want!r}: use the configuration that `python -m train.hf import` '
+        'writes'
+      )
+  weights = files.Weights(directory)
   try:
-    found = hf.readers(files.Weights(directory), model)
+    found = hf.readers(weights, model)
   except ValueError as error:
     raise UserError(f'{directory}: {error}') from error
-
-  def checked(read):
-    def call():
-      try:
-        return read()
-      except ValueError as error:
-        raise UserError(f'{directory}: {error}') from error
-
-    return call
-
-  return jax.tree.map(checked, found)
+  shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), model))
+  # Arrays that take no memory.
+  zero = np.float32(0)
+  empty = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), shapes)
+  for name, expected in hf.to_hf(empty, model).items():
+    if weights.shape(name) != expected.shape:
+      raise UserError(
+        f'{directory}: {name} has the shape {weights.shape(name)}, but '
+        f'{files.CONFIG} requires {expected.shape}'
+      )
+  return found
