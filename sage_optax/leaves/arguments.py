@@ -139,14 +139,19 @@ def check(name: str, value: Any, parameter: inspect.Parameter) -> Any:
 
   Raises:
     ValueError: a string instead of a number; or, under
-      `optax.inject_hyperparams`, a traced number that determines shapes, or one
-      that was rounded too much.
+      `optax.inject_hyperparams`, a dtype that it has called, a traced number
+      that determines shapes, or one that was rounded too much.
   """
   numeric = isinstance(parameter.default, int | float)
   if isinstance(value, str) and numeric:
     raise ValueError(f'{name} must be a number, got the string {value!r}.')
   if not isinstance(value, jax.Array):
     return value
+  if parameter.name.endswith('dtype'):
+    raise ValueError(
+      f'{name} must be a dtype, got an array. For optax.inject_hyperparams, '
+      f'which calls jnp.{value.dtype}, pass the name {value.dtype.name!r}.'
+    )
   if (
     parameter.annotation in (int, int | None, bool) and parameter.name != 'key'
   ):

@@ -64,6 +64,14 @@ class InjectTest(parameterized.TestCase):
       tx.init(params)
     _inject(sage_optax.adamw, preset=_TORCH).init(params)
 
+  def test_dtypes_that_were_called_are_refused(self):
+    tx = _inject(sage_optax.adamw, state_dtype=jnp.bfloat16, preset=_TORCH)
+    with self.assertRaisesRegex(ValueError, "pass the name 'bfloat16'"):
+      tx.init(_PARAMS)
+    tx = _inject(sage_optax.adamw, state_dtype='bfloat16', preset=_TORCH)
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(tx.init(_PARAMS))}
+    self.assertIn('bfloat16', dtypes)
+
   @parameterized.parameters('adam', 'adam_mini', 'stable_spam', 'sage', 'lion')
   def test_a_method_with_such_decays_is_refused(self, name):
     params = jnp.ones((4, 4), jnp.bfloat16)
