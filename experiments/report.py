@@ -32,11 +32,6 @@ _PARTS = (
 )
 _TOYS = ('toy', 'toy_dose', 'toy_large')
 
-_NAMES = (
-  'Circles are recipes; differences are to the recipe `adamw`. '
-  'Squares are rules for the embedding table, with SinkGD on the matrices; '
-  'their table below compares them with AdamW + SinkGD instead. '
-)
 _HEAD = """# Evidence: which optimizer, at which rate, for how much memory
 
 These studies train small language models with many optimizers, tuned by one
@@ -113,7 +108,7 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
     old.unlink()
   text = [
     _HEAD,
-    *_front(found, pictures),
+    *_front(found['small_recipes'], 'recipe_adamw', pictures / 'state.png'),
     choice.text(found['small_recipes'], found['medium']),
     _HOW,
     _progress(found),
@@ -125,6 +120,8 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
   ]
   for name, heading, baseline in _PARTS:
     text.append(f'## {heading}\n')
+    if name != 'small_recipes':  # Its picture is the first of the page.
+      text += _front(found[name], baseline, pictures / f'{name}_state.png')
     times = analysis.step_times(found[name][0].cell, results)
     text += _part(name, found[name], baseline, pictures, times)
   text += tables.widths(found['small_recipes'], found['medium'])
@@ -133,43 +130,21 @@ def write(results: pathlib.Path, docs: pathlib.Path) -> None:
 
 
 def _front(
-  found: Mapping[str, Sequence[Summary]], pictures: pathlib.Path
+  summaries: Sequence[Summary], base: str, path: pathlib.Path
 ) -> list[str]:
-  """The picture of loss against state in the first cell that has enough arms.
-
-  The first choice is `small_tied`, with recipes and rules together. Of the
-  toy's cells it takes the one with most arms, then with most tokens.
-  """
-  groups: list[tuple[Sequence[Summary], str]] = [
-    ([*found['small_recipes'], *found['small_tied']], 'recipe_adamw'),
-    *((found[name], baseline) for name, _, baseline in _PARTS),
-  ]
-  toys = [
-    [s for s in found['toy'] if s.cell == cell]
-    for cell in dict.fromkeys(s.cell for s in found['toy'])
-  ]
-  toys.sort(key=lambda group: (-len(_finished(group)), -_cell(group).tokens))
-  groups += [(group, 'adamw') for group in toys]
-  for group, name in groups:
-    finished = _finished(group)
-    baseline = next((s for s in finished if s.arm == name), None)
-    if baseline is None or len(finished) < FEWEST:
-      continue
-    kind = 'optimizers'
-    if not name.startswith('recipe_'):
-      kind = 'rules for the embedding table'
-    about = (
-      f'Loss and optimizer memory of {len(finished)} {kind}: '
-      f'{_cell(group).about}'
-    )
-    path = pictures / 'state.png'
-    figures.pareto(finished, baseline, about, path)
-    return [
-      f'![Loss against optimizer state]({PICTURES}/{path.name})\n',
-      (_NAMES if name.startswith('recipe_') else '')
-      + 'The rules are explained [below](#the-rules-for-the-table).\n',
-    ]
-  return []
+  """The picture of loss against state, if enough arms are finished."""
+  finished = _finished(summaries)
+  baseline = next((s for s in finished if s.arm == base), None)
+  if baseline is None or len(finished) < FEWEST:
+    return []
+  is_recipe = base.startswith('recipe_')
+  kind = 'recipes' if is_recipe else 'rules for the embedding table'
+  about = (
+    f'Loss and optimizer memory of {len(finished)} {kind}: '
+    f'{CELLS[baseline.cell].about}'
+  )
+  figures.pareto(finished, baseline, about, path)
+  return [f'![Loss against optimizer state]({PICTURES}/{path.name})\n']
 
 
 def _finished(summaries: Sequence[Summary]) -> list[Summary]:
@@ -262,8 +237,8 @@ def _toy_part(summaries: list[Summary], pictures: pathlib.Path) -> list[str]:
       'toy_dose',
     ),
   ):
-    if any(len(points) > 1 for points in gaps.values()):
-      ordered = {arm: sorted(points) for arm, points in gaps.items()}
+    ordered = {arm: sorted(x) for arm, x in gaps.items() if len(x) > 1}
+    if ordered:
       figures.trend(ordered, label, 'adamw', pictures / f'{file}.png')
       text.append(f'![Difference against {label}]({PICTURES}/{file}.png)\n')
   return text + sections

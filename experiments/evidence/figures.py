@@ -11,7 +11,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib import ticker
 
-from experiments.evidence import analysis
+from experiments.evidence import analysis, labels
 from experiments.evidence.analysis import Summary
 from experiments.evidence.rule_names import RULES
 
@@ -24,9 +24,7 @@ _STYLE: Any = {
   'axes.grid': True,
   'grid.alpha': 0.25,
 }
-_LEAST = 0.1  # Per cent of the baseline's state; what is less is drawn as 0.
-# In points: marks in one column, the length of a name, its height.
-_COLUMN, _NAME, _LINE = 20, 100, 9
+_HIGHEST = 0.3  # The largest difference to scale in `pareto`, in nats.
 
 
 def label(arm: str) -> str:
@@ -54,7 +52,7 @@ def pareto(
   Args:
     summaries: Finished arms of one cell.
     baseline: The one of them that the others are compared with.
-    about: The model, in words.
+    about: The arms and the model, in words.
     path: The PNG to write.
   """
   points = []
@@ -63,64 +61,51 @@ def pareto(
     if gap is not None and gap.half_width is not None:
       state = 100 * _state(summary) / _state(baseline)
       points.append((state, gap.mean, gap.half_width, summary.arm))
-  # On a logarithmic axis next to nothing is drawn left of all others.
-  left = min(p[0] for p in points if p[0] > _LEAST) / 3
-  points = [(p[0] if p[0] > _LEAST else left, *p[1:]) for p in points]
   seeds = min(len(summary.final) for summary in summaries)
+  above = any(loss > _HIGHEST for _, loss, *_ in points)
   with plt.rc_context(_STYLE):
-    figure, axes = _differences(baseline.arm)
+    figure, axes = plt.subplots(figsize=(8, 5))
+    names, bars = [], []
     for state, loss, half, arm in points:
       color = 'tab:red' if 'sage' in arm else 'tab:blue'
-      is_rule = arm in RULES and baseline.arm not in RULES
-      fmt = 's' if is_rule else 'o'
-      axes.errorbar(state, loss, half, fmt=fmt, capsize=3, color=color)
-    front, lowest = [], math.inf
-    # States within one per cent are the same.
-    for state, loss, _, _ in sorted(
-      points, key=lambda p: (round(100 * math.log(p[0])), p[1])
-    ):
-      if loss < lowest:
-        front.append((state, loss))
-        lowest = loss
-    axes.step(
-      *zip(*front, (1e9, lowest), strict=True),
-      where='post', color='0.6', zorder=0,
-    )  # fmt: skip
-    axes.set_xscale('log')
-    axes.set_xlim(left / 1.5, 400)
-    ticks = [x for x in (0.1, 1, 2, 5, 10, 20, 50, 100) if x > 1.3 * left]
-    axes.set_xticks([left, *ticks], ['0', *(f'{x:g} %' for x in ticks)])
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel(
-      f"optimizer state, % of {label(baseline.arm)}'s (0: less than {_LEAST} %)"
-    )
+      name, y = label(arm), loss
+      if loss > _HIGHEST:
+        name, y, half = f'{name} {loss:+.2g}', _HIGHEST, 0.0
+      fmt = '^' if loss > _HIGHEST else 'o'
+      axes.errorbar(state, y, half, fmt=fmt, ms=5, capsize=3, color=color)
+      names.append((state, y, name))
+      bars.append((state, y - half, y + half))
+    front: list[tuple[float, float]] = []
+    for state, loss, *_ in sorted(points):
+      if not front or loss < front[-1][1]:
+        front.append((state, min(loss, _HIGHEST)))
+    right = 1.2 * max(state for state, *_ in points)
+    front.append((right, front[-1][1]))
+    axes.step(*zip(*front, strict=True), where='post', color='0.7', zorder=0)
+    axes.axhline(0, color='black', linewidth=0.8, zorder=0)
+    axes.set_xlim(-right / 40, right)
+    if above:
+      axes.set_ylim(top=1.1 * _HIGHEST)
+    axes.xaxis.set_major_formatter('{x:g} %')
+    axes.set_xlabel(f"optimizer state, % of {label(baseline.arm)}'s")
+    axes.set_ylabel(_difference_to(baseline.arm))
     _loss_ticks(axes)
-    # Next to recipes, name the rule of the matrices, too.
-    beside = '' if baseline.arm in RULES else ' + SinkGD'
-    _write_names(
-      axes,
-      [(p[0], p[1], label(p[3]) + beside * (p[3] in RULES)) for p in points],
-    )
+    labels.write(axes, names, bars)
+    outside = ' Triangles: outside the picture.' if above else ''
     axes.set_title(
-      f'{about}\nLower and further left is better. Each was tuned, then '
-      f'run with {seeds} fresh seeds; bars: {analysis.LEVEL:.0%} intervals\nof '
-      f'the difference to {label(baseline.arm)}. Grey line: the lowest loss '
-      'with at most so much state. Red: SAGE.',
+      f'{about}\nLower and further left is better. Red: SAGE. Bars: '
+      f'{analysis.LEVEL:.0%} intervals over {seeds} fresh seeds.\nGrey line: '
+      f'the lowest loss with at most so much state.{outside}',
       fontsize=9,
       loc='left',
     )
     _save(figure, path)
 
 
-def _differences(baseline: str) -> tuple[Any, Any]:
-  """Axes for differences: linear near 0, logarithmic far from it."""
-  figure, axes = plt.subplots(figsize=(8, 5))
-  axes.set_yscale('symlog', linthresh=0.1, linscale=1.5)
-  axes.axhline(0, color='black', linewidth=0.8, zorder=0)
-  axes.set_ylabel(
+def _difference_to(baseline: str) -> str:
+  return (
     f'final loss minus that of {label(baseline)}, nats a token (perplexity)'
   )
-  return figure, axes
 
 
 def _loss_ticks(axes: Any) -> None:
@@ -132,74 +117,22 @@ def _loss_ticks(axes: Any) -> None:
   axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _write_names(
-  axes: Any, points: Sequence[tuple[float, float, str]], right: bool = False
-) -> None:
-  """Names beside points (x, y), moved apart where they would overlap.
-
-  Args:
-    axes: The axes, whose limits are final.
-    points: Places and names.
-    right: Whether all names are to the right; else they are to the left where
-      another column of points is near, but for the first column.
-  """
-  # In points, which are 1/72 of an inch.
-  places = axes.transData.transform([p[:2] for p in points])
-  places *= 72 / axes.figure.dpi
-  columns: dict[float, list[Any]] = {}
-  for (x, y), point in sorted(
-    zip(places.tolist(), points, strict=True), key=lambda item: item[0]
-  ):
-    key = next((k for k in columns if x - k < _COLUMN), x)
-    columns.setdefault(key, []).append((y, point))
-  for key, column in columns.items():
-    crowded = any(key < other < key + _NAME for other in columns)
-    side = -1 if crowded and key > min(columns) and not right else 1
-    last = -math.inf
-    for y, (*place, name) in sorted(column):
-      last = max(y, last + _LINE)
-      axes.annotate(
-        name,
-        place,
-        (10 * side, last - y),
-        textcoords='offset points',
-        fontsize=7,
-        va='center',
-        ha='left' if side > 0 else 'right',
-        arrowprops={'arrowstyle': '-', 'linewidth': 0.4, 'color': '0.5'},
-        bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5},
-      )
-
-
 def _state(summary: Summary) -> Any:
   return None if summary.best is None else summary.best['state_bytes']
 
 
 def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
   """Loss against a rate, one panel an arm; the best over all other options."""
-  shown = [s for s in summaries if s.tuning]
-  columns = min(4, len(shown))
-  rows = -(-len(shown) // columns)
-  lowest = min(loss for s in shown for _, loss in analysis.rate_curve(s, name))
+  curves = {
+    label(s.arm): analysis.rate_curve(s, name) for s in summaries if s.tuning
+  }
+  lowest = min(loss for curve in curves.values() for _, loss in curve)
   with plt.rc_context(_STYLE):
-    figure, grid = plt.subplots(
-      rows,
-      columns,
-      figsize=(2.4 * columns, 0.5 + 1.6 * rows),
-      sharex=True,
-      sharey=True,
-      squeeze=False,
-    )
-    for axes, summary in zip(grid.flat, shown, strict=False):
-      curve = analysis.rate_curve(summary, name)
-      axes.plot(*zip(*curve, strict=True), 'o-', markersize=3)
-      axes.set_title(label(summary.arm), fontsize=8)
+    figure, panels = _panels(curves, (lowest - 0.03, lowest + 0.6))
+    for axes in panels:
       axes.set_xscale('log')
       axes.xaxis.set_major_formatter('{x:g}')
       axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-      axes.set_ylim(lowest - 0.03, lowest + 0.6)
-    for axes in list(grid.flat)[len(shown) :]:
-      axes.set_visible(False)
     figure.supxlabel(f'{name.replace("_", " ")} (seed 0)', fontsize=9)
     figure.supylabel('final loss, nats', fontsize=9)
     figure.tight_layout()
@@ -210,30 +143,62 @@ def deciles(
   summaries: Sequence[Summary], baseline: Summary, path: pathlib.Path
 ) -> None:
   """Loss by decile of token frequency, less that of the baseline."""
+  reference = _deciles(baseline)
+  curves = {}
+  for summary in summaries:
+    values = _deciles(summary)
+    if values and reference and summary.arm != baseline.arm:
+      curves[label(summary.arm)] = [
+        (index, math.nan if a is None or b is None else a - b)
+        for index, (a, b) in enumerate(zip(values, reference, strict=True), 1)
+      ]
   with plt.rc_context(_STYLE):
-    figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    reference = _deciles(baseline)
-    colors = plt.get_cmap('tab20')
-    for index, summary in enumerate(summaries):
-      values = _deciles(summary)
-      if values and reference and summary.arm != baseline.arm:
-        gaps = [
-          math.nan if a is None or b is None else a - b
-          for a, b in zip(values, reference, strict=True)
-        ]
-        axes.plot(
-          range(1, len(gaps) + 1),
-          gaps,
-          marker='o',
-          markersize=3,
-          color=colors(index % 20),
-          label=label(summary.arm),
-        )
-    axes.axhline(0, color='black', linewidth=0.8)
-    axes.set_xlabel('decile of token frequency: 1 the most frequent tokens')
-    axes.set_ylabel(f'loss minus that of {label(baseline.arm)}, nats')
-    axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.01, 0.5))
+    figure, panels = _panels(curves, (-_HIGHEST, 2 * _HIGHEST))
+    for axes in panels:
+      axes.axhline(0, color='black', linewidth=0.8)
+    figure.supxlabel(
+      'decile of token frequency: 1 the most frequent tokens', fontsize=9
+    )
+    figure.supylabel(
+      f'loss minus that of {label(baseline.arm)}, nats', fontsize=9
+    )
+    figure.tight_layout()
     _save(figure, path)
+
+
+def _panels(
+  curves: Mapping[str, Sequence[tuple[float, float]]],
+  limits: tuple[float, float],
+) -> tuple[Any, list[Any]]:
+  """A figure with a panel for each named curve; the panels."""
+  columns = min(4, len(curves))
+  rows = -(-len(curves) // columns)
+  figure, grid = plt.subplots(
+    rows,
+    columns,
+    figsize=(2.4 * columns, 0.5 + 1.6 * rows),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+  )
+  panels = list(grid.flat)
+  for axes, (name, curve) in zip(panels, curves.items(), strict=False):
+    axes.plot(*zip(*curve, strict=True), 'o-', markersize=3)
+    axes.set_title(name, fontsize=8)
+    axes.set_ylim(limits)
+    least = min(y for _, y in curve)
+    if least > limits[1]:
+      axes.text(
+        0.5,
+        0.5,
+        f'{least:.2f} and higher',
+        fontsize=8,
+        ha='center',
+        transform=axes.transAxes,
+      )
+  for axes in panels[len(curves) :]:
+    axes.set_visible(False)
+  return figure, panels[: len(curves)]
 
 
 def _deciles(summary: Summary) -> list[float | None]:
@@ -264,7 +229,11 @@ def trend(
     path: The PNG to write.
   """
   with plt.rc_context(_STYLE):
-    figure, axes = _differences(baseline)
+    figure, axes = plt.subplots(figsize=(8, 5))
+    # Linear near 0, logarithmic far from it.
+    axes.set_yscale('symlog', linthresh=0.1, linscale=1.5)
+    axes.axhline(0, color='black', linewidth=0.8, zorder=0)
+    axes.set_ylabel(_difference_to(baseline))
     colors = plt.get_cmap('tab20')
     for index, points in enumerate(gaps.values()):
       x, y, error = zip(*points, strict=True)
@@ -282,5 +251,5 @@ def trend(
     axes.set_xlabel(xlabel)
     _loss_ticks(axes)
     ends = [(*points[-1][:2], label(arm)) for arm, points in gaps.items()]
-    _write_names(axes, ends, right=True)
+    labels.write(axes, ends, [], right_only=True)
     _save(figure, path)

@@ -352,7 +352,7 @@ def test_the_front_needs_three_finished_arms(results, tmp_path, monkeypatch):
   assert {s.arm for s in finished} == set(_OPTIMA)
   assert baseline.arm == 'adamw'
   assert '3 rules for the embedding table: a Llama, 2 layers' in about
-  assert path == pictures / 'state.png'
+  assert path == pictures / 'small_tied_state.png'
 
 
 def test_options_that_the_search_missed_are_listed(results, tmp_path):
