@@ -187,15 +187,17 @@ def claim(
 
 
 def _warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-  changes = [
-    f'{_short(name)} was {_words(old)} and is {_words(new)}'
-    for name, (old, new) in _differences(before, now).items()
-  ]
-  if not changes:
+  differences = _differences(before, now)
+  if not differences:
     return None
+  changes = ', '.join(
+    f'{_short(name)} was {_words(old)} and is {_words(new)}'
+    for name, (old, new) in differences.items()
+  )
+  order = ' and in data order' if 'grain' in differences else ''
   return (
-    f'Since the run started, {", ".join(changes)}: from now on, results may '
-    'differ in rounding and, with another version of Grain, in data order.'
+    f'Since the run started, {changes}: from now on, results may differ in '
+    f'rounding{order}.'
   )
 
 

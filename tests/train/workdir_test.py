@@ -168,7 +168,14 @@ def test_warns_if_sums_are_rounded_otherwise_than_when_the_run_began(tmp_path):
     assert "jax was '2' and is '3'" in line
     assert 'remat' not in line
     assert 'rounding' in line
+    assert 'data order' not in line
   assert claim(jax='2', remat='none') is None
+
+
+def test_another_grain_may_change_the_data_order(tmp_path):
+  workdir.claim(tmp_path, _RUN, {'grain': '1'})
+  (tmp_path / workdir.CHECKPOINTS / '10').mkdir(parents=True)
+  assert 'data order' in workdir.claim(tmp_path, _RUN, {'grain': '2'})
 
 
 def test_a_run_that_recorded_no_arguments_of_methods_is_refused(tmp_path):
