@@ -153,6 +153,9 @@ class CommandLineTest(parameterized.TestCase):
     (('--config.train.stesp=1',), 'did you mean config.train.steps'),
     (('--config.steps=1',), 'did you mean config.train.steps'),
     (('--config.trian.steps=1',), 'did you mean config.train.steps'),
+    (('--config.train.max_steps=1',), 'did you mean config.train.steps'),
+    # Only the section is alike.
+    (('--config.optimizer.lr=1',), 'unknown field config.optimizer.lr (--'),
     (('--config.optimizer.learning_rates.lino=1',), 'learning_rates.lion'),
     (
       ('--config.optimizer.matrix_lr_scales.swan=1',),

@@ -193,8 +193,16 @@ def _unknown_field(argv: Sequence[str], path: str) -> str | None:
         f'did you mean config.{close[0]}?' if close else f'add it to {path}'
       )
       return f'config.{table} has no entry {entry!r}: {hint}'
-    named = [f for f in known if f.split('.')[-1] == got.split('.')[-1]]
-    close = named or difflib.get_close_matches(got, known, 1, 0.5)
+    named = [f for f in known if _name(f) == _name(got)]
+    close = named or [
+      field
+      for field in difflib.get_close_matches(got, known, 3, 0.5)
+      if difflib.get_close_matches(_name(got), [_name(field)], 1, 0.5)
+    ]
     hint = f': did you mean config.{close[0]}?' if close else ''
     return f'unknown field config.{got}{hint} (--helpfull lists all fields)'
   return None
+
+
+def _name(field: str) -> str:
+  return field.rpartition('.')[2]
