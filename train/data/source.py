@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import importlib.util
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -96,9 +97,10 @@ def find(pattern: str) -> list[pathlib.Path]:
     if (path := pathlib.Path(name)).is_file()
   )
   if not files:
-    raise UserError(
-      f'No file matches {pattern!r}: quote the pattern and check the path.'
-    )
+    hint = 'quote the pattern and check the path'
+    if os.path.isdir(os.path.expanduser(pattern)):
+      hint = f'it is a directory; use {os.path.join(pattern, "*")!r}'
+    raise UserError(f'No file matches {pattern!r}: {hint}.')
   for path in files:
     if not path.name.endswith(readers.SUFFIXES):
       raise UserError(

@@ -212,6 +212,8 @@ def test_bad_input_of_files(bpe, tmp_path):
 
   with pytest.raises(UserError, match='No file matches'):
     run('*.jsonl')
+  with pytest.raises(UserError, match=r"a directory; use '.*/\*'"):
+    run('.')
   (tmp_path / 'a.csv').write_text('x')
   with pytest.raises(UserError, match='unknown type'):
     run('a.csv')
