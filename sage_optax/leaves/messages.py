@@ -11,6 +11,7 @@ from sage_optax.leaves import names, presets
 from sage_optax.leaves.records import Leaf
 
 _SHOWN = 12
+_POSITIONS = re.compile(names.START + names.POSITION_WORDS + '$')
 
 
 class RoutingWarning(UserWarning):
@@ -199,6 +200,8 @@ def _suggestion(leaf: Leaf, vocabularies: Mapping[int, str]) -> tuple[str, Any]:
   )
   if role is None and math.prod(shape) == max(shape, default=1):
     role = 'vector'
+  elif role is None and _POSITIONS.search(leaf.path):
+    return 'embedding', tuple(sorted((axes.fan_in, axes.fan_out)))
   elif role is None and columns in vocabularies:
     role = 'head'
   elif role is None:

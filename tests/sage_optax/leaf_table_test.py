@@ -115,6 +115,14 @@ class RefusalTest(parameterized.TestCase):
     said = _pasted(message)
     self.assertEqual(_refusal(params, preset=layout.MAXTEXT, **said), '')
 
+  @parameterized.parameters((None,), (layout.EQUINOX,))
+  def test_a_table_of_positions_is_an_embedding(self, preset):
+    params = {'pos': jax.ShapeDtypeStruct((16, 32), jnp.float32)}
+    said = _pasted(_refusal(params, preset=preset))
+    self.assertEqual(said, {'rules': [('^pos$', 'embedding')]})
+    row = sage_optax.explain('lion', params, preset=preset, **said).rows[0]
+    self.assertEqual(row.axes, ((), (0,), (1,)))
+
   def test_a_matrix_without_room_for_a_stack(self):
     kernel = jax.ShapeDtypeStruct((16, 64), jnp.float32)
     params = {'decoder': {'logits_dense': {'kernel': kernel}}}
