@@ -81,6 +81,11 @@ def recipe(
     ...                  sage_optax.sage_hybrid(2e-3, weight_decay=0.1))
     >>> updates, state = tx.update(params, tx.init(params), params)
   """
+  if isinstance(options.get('options'), Mapping):
+    raise ValueError(
+      'optax.inject_hyperparams passes the options of sage_optax.recipe as one '
+      f'argument: use sage_optax.{name} instead, which takes the same options.'
+    )
   given = routing.Routing(
     **{key: options.pop(key) for key in ROUTING if key in options}
   )

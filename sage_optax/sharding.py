@@ -133,8 +133,10 @@ def with_mesh(
   """
   if jax.sharding.AxisType.Explicit in mesh.axis_types:
     raise ValueError(
-      'with_mesh needs a mesh with automatic axes, got explicit ones: use the '
-      'transformation without with_mesh.'
+      'with_mesh needs a mesh with automatic axes, got explicit ones, which '
+      'are the default of jax.make_mesh: pass axis_types=(jax.sharding.'
+      'AxisType.Auto,) * number of axes to it, or use the transformation '
+      'without with_mesh.'
     )
   inner = optax.with_extra_args_support(tx)
   specs = {}

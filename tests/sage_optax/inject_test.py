@@ -51,6 +51,11 @@ class InjectTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       tx.init(_PARAMS)
 
+  def test_recipe_by_name_is_refused(self):
+    tx = _inject(sage_optax.recipe, name='lion')
+    with self.assertRaisesRegex(ValueError, 'use sage_optax.lion instead'):
+      tx.init(_PARAMS)
+
   def test_traced_integers_are_refused(self):
     tx = _inject(sage_optax.galore, rank=2, preset=_TORCH)
     state = tx.init(_PARAMS)
