@@ -71,6 +71,22 @@ def test_replicas_under_vmap_equal_single_trials(cells, kind):
   assert together[0]['loss'] != together[1]['loss']
 
 
+@pytest.mark.parametrize('kind', ['bigram', 'llama'])
+def test_arms_have_the_same_weights_and_data_for_a_seed(cells, kind):
+  still = {'embedding_rate': 1e-12, 'matrix_rate': 1e-12}
+
+  def curve(name, seed):
+    arm = ARMS[name]
+    one = trial.make(cells[kind].name, name, {**arm.start, **still}, seed)
+    (outcome,) = _KINDS[kind](cells[kind], arm).run([one])
+    return outcome['train_curve']
+
+  # Without training, a step's loss depends on the weights and the batch.
+  losses = curve('recipe_adamw', 1)
+  np.testing.assert_allclose(curve('recipe_sinkgd', 1), losses, atol=2e-4)
+  assert curve('recipe_adamw', 2) != losses
+
+
 def test_a_trial_is_the_trainers_run(cells):
   """The same loss as the trainer's own step gives, for a recipe."""
   from models import llama as model

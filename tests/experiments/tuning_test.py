@@ -3,12 +3,9 @@
 import math
 import random
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from experiments import arms, trial, tuning
+from experiments import trial, tuning
 from experiments.arms import Arm
 
 _ARM = Arm(
@@ -140,22 +137,3 @@ def test_depends_on_the_losses_only(seed):
   again, found = _finish(_loss, known={point: losses[point] for point in part})
   assert again == whole
   assert found == losses
-
-
-@pytest.mark.parametrize('name', ['adamw', 'recipe_adamw', 'recipe_optax_muon'])
-def test_decay_of_matrices_follows_their_rate_in_every_arm(name):
-  params = {
-    'embed': {'embedding': jnp.ones((6, 4))},
-    'dense': {'kernel': jnp.ones((1, 4, 4))},
-  }
-  axes = {
-    'embed': {'embedding': ('vocab', 'embed')},
-    'dense': {'kernel': ('layers', 'embed', 'mlp')},
-  }
-  options = {'embedding_rate': 0.5, 'matrix_rate': 0.1, 'weight_decay': 0.2}
-  options['beta'] = 0.99
-  tx = arms.optimizer(arms.ARMS[name], options, lambda _: 1.0, axes)
-  zero = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = tx.update(zero, tx.init(params), params)
-  np.testing.assert_allclose(updates['embed']['embedding'], -0.1, rtol=1e-6)
-  np.testing.assert_allclose(updates['dense']['kernel'], -0.02, rtol=1e-6)
