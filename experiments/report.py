@@ -66,12 +66,15 @@ _HOW = f"""## How to read it
   float32.
 - **Tuning.** Runs with seed 0 choose the rate of the table, the rate of the
   matrices, the weight decay and one beta, one after the other, until both
-  neighbors of every choice are worse; rates move by factors of 2, at the end
-  also of sqrt(2). The chosen options then run with fresh seeds: 20 in the toy
-  (5 in the largest), 5 in the Llamas (3 for other numbers of tokens). The
-  medium Llama, the untied one and the largest toy start from the options of the
-  small tied one or of `toy_v4096`, and tune the rates alone, the medium one
-  also the weight decay.
+  neighbors of every choice are worse or a list of values ends (*end* in the
+  tables). Rates move by factors of 2. A search with fewer than 14 runs (9 in
+  the medium Llama and for optimizers that decide no question) continues with
+  diagonal neighbors and factors of sqrt(2). `sage`, `lion` and the two controls
+  also try each other's choices. The chosen options then run with fresh seeds:
+  20 in the toy (5 in the largest), 5 in the Llamas (3 for other numbers of
+  tokens). The medium Llama, the untied one and the largest toy start from the
+  options of the small tied one or of `toy_v4096`, and tune the rates alone, the
+  medium one also the weight decay.
 - **Loss** is in nats per token, of held-out text in the Llama, of all pairs of
   the text in the toy. Lower is better, and 0.01 nats is 1 % of perplexity. It
   is the mean over the fresh seeds. A number in italics is the lowest of seed 0

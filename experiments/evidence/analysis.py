@@ -51,6 +51,18 @@ class Summary:
       for seed, line in self.final.items()
     }
 
+  @property
+  def state_bytes(self) -> int:
+    """Bytes of the optimizer's state; needs a finished run."""
+    assert self.best is not None
+    return self.best['state_bytes']
+
+  @property
+  def by_decile(self) -> np.ndarray:
+    """Mean losses by decile over fresh seeds; NaN where a run has none."""
+    runs = [line['by_decile'] for line in self.final.values()]
+    return np.mean(np.array(runs, float), axis=0)
+
   def mean(self, name: str = 'loss') -> float | None:
     """Mean of a number over fresh seeds; None if there are none."""
     values = [line[name] for line in self.final.values()]

@@ -14,10 +14,13 @@ The model is {about}.
 Of the {count} recipes finished there, these have the lowest loss for their
 memory. Larger models and other text may need other options, or another recipe:
 see [Limits](#limits). Time is not counted: updates with Muon or SWAN take 36 to
-60 times as long as AdamW's on CPU (*step* in the README).
+60 times as long as AdamW's on CPU (*step* in the README). If the interval in
+the last column contains 0, the additional state of that row has shown no gain.
+Intervals of this section are not corrected for the number of comparisons.
 
-| recipe | state, % of AdamW's | loss minus AdamW's, {cells} |
-|---|---|{columns}"""
+| recipe | state, % of AdamW's | loss minus AdamW's, {cells} | minus the row \
+above's, `{cell}` |
+|---|---|{columns}---|"""
 _BEATEN = """
 These recipes have no advantage here: another one has a lower loss, by more than
 the interval, and at most as much state.
@@ -27,7 +30,8 @@ the interval, and at most as much state.
 _CALLS = """
 With the tuned options, the recipes of `sage_optax` are these calls. The first
 number is the peak of the learning rate's schedule. `matrix` sets the factor of
-the matrices' rate, and their weight decay in proportion to it.
+the matrices' rate, and their weight decay in proportion to it. Before them, the
+study has `optax.clip_by_global_norm(1.0)`.
 """
 
 
@@ -51,14 +55,17 @@ def text(small: Sequence[Summary], medium: Sequence[Summary]) -> str:
       count=len(finished),
       about=CELLS[base.cell].about,
       cells=' | '.join(f'`{group[0].cell}`' for group in groups),
+      cell=base.cell,
       columns='---|' * len(groups),
     )
   ]
-  for summary in front(finished):
+  best = front(finished)
+  for above, summary in zip([None, *best], best, strict=False):
     cells = [
       f'`{_name(summary)}`',
-      f'{100 * _state(summary) / _state(base):.3g}',
+      f'{100 * summary.state_bytes / base.state_bytes:.3g}',
       *(_gap(_of(g, summary.arm), _of(g, base.arm)) for g in groups),
+      _gap(summary, above),
     ]
     lines.append(f'| {" | ".join(cells)} |')
   if found := beaten(finished):
@@ -79,7 +86,7 @@ def text(small: Sequence[Summary], medium: Sequence[Summary]) -> str:
 def front(summaries: Sequence[Summary]) -> list[Summary]:
   """Those with a lower loss than all with at most as much state."""
   result: list[Summary] = []
-  for summary in sorted(summaries, key=lambda s: (_state(s), _loss(s))):
+  for summary in sorted(summaries, key=lambda s: (s.state_bytes, _loss(s))):
     if not result or _loss(summary) < _loss(result[-1]):
       result.append(summary)
   return result
@@ -97,7 +104,7 @@ def beaten(
     gaps = [
       (other, analysis.difference(loser, other))
       for other in summaries
-      if other is not loser and _state(other) <= 1.01 * _state(loser)
+      if other is not loser and other.state_bytes <= 1.01 * loser.state_bytes
     ]
     surely = [
       (other, gap)
@@ -153,11 +160,6 @@ def _of(summaries: Sequence[Summary], arm: str) -> Summary | None:
 
 def _name(summary: Summary) -> str:
   return summary.arm.removeprefix('recipe_').replace('optax_', 'optax.')
-
-
-def _state(summary: Summary) -> float:
-  assert summary.best is not None
-  return summary.best['state_bytes']
 
 
 def _loss(summary: Summary) -> float:

@@ -59,7 +59,7 @@ def pareto(
   for summary in summaries:
     gap = analysis.difference(summary, baseline)
     if gap is not None and gap.half_width is not None:
-      state = 100 * _state(summary) / _state(baseline)
+      state = 100 * summary.state_bytes / baseline.state_bytes
       points.append((state, gap.mean, gap.half_width, summary.arm))
   seeds = min(len(summary.final) for summary in summaries)
   above = any(loss > _HIGHEST for _, loss, *_ in points)
@@ -117,10 +117,6 @@ def _loss_ticks(axes: Any) -> None:
   axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _state(summary: Summary) -> Any:
-  return None if summary.best is None else summary.best['state_bytes']
-
-
 def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
   """Loss against a rate, one panel an arm; the best over all other options."""
   curves = {
@@ -142,16 +138,12 @@ def rates(summaries: Sequence[Summary], name: str, path: pathlib.Path) -> None:
 def deciles(
   summaries: Sequence[Summary], baseline: Summary, path: pathlib.Path
 ) -> None:
-  """Loss by decile of token frequency, less that of the baseline."""
-  reference = _deciles(baseline)
-  curves = {}
-  for summary in summaries:
-    values = _deciles(summary)
-    if values and reference and summary.arm != baseline.arm:
-      curves[label(summary.arm)] = [
-        (index, math.nan if a is None or b is None else a - b)
-        for index, (a, b) in enumerate(zip(values, reference, strict=True), 1)
-      ]
+  """Loss of finished arms by decile, less that of the baseline."""
+  curves = {
+    label(s.arm): list(enumerate(s.by_decile - baseline.by_decile, 1))
+    for s in summaries
+    if s is not baseline
+  }
   with plt.rc_context(_STYLE):
     figure, panels = _panels(curves, (-_HIGHEST, 2 * _HIGHEST))
     for axes in panels:
@@ -199,19 +191,6 @@ def _panels(
   for axes in panels[len(curves) :]:
     axes.set_visible(False)
   return figure, panels[: len(curves)]
-
-
-def _deciles(summary: Summary) -> list[float | None]:
-  """Means over fresh seeds; of the best of seed 0 without them."""
-  lines = list(summary.final.values())
-  if not lines and summary.best is not None:
-    lines = [summary.best]
-  if not lines:
-    return []
-  columns = zip(*(line['by_decile'] for line in lines), strict=True)
-  return [
-    None if None in values else sum(values) / len(values) for values in columns
-  ]
 
 
 def trend(

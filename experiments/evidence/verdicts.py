@@ -1,4 +1,4 @@
-"""The prose of the report: how to read it, the answers, and their limits."""
+"""The answers to the questions of the protocol, and what surprised."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +16,22 @@ _LLAMAS = ('small_tied', 'medium_tied')
 _TOKENS = ('small_recipes', 'small_tokens')
 _OTHERS = ('sinkgd', 'lion', 'lion_mean_h', 'sage_shuffled')
 _NOT_YET = 'Not measured yet.'
+# Two arms of the small Llama, and what their difference is.
+_PAIRS = (
+  (
+    'recipe_adamw_one_rate',
+    'recipe_adamw',
+    '**One rate or two.** Loss of `recipe_adamw_one_rate`, whose table and '
+    'matrices have the same rate, minus that of `recipe_adamw`:',
+  ),
+  (
+    'recipe_sinkgd',
+    'adamw',
+    '**The rate of vectors.** Loss of `recipe_sinkgd`, where it is that of '
+    'the table, minus that of the rule `adamw`, where it is 4e-3; the two do '
+    'not differ otherwise, but each has its own tuned options:',
+  ),
+)
 
 _QUESTIONS = """## The four questions
 
@@ -43,10 +59,9 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
   summaries = [s for group in found.values() for s in group]
   tables = [s for s in summaries if not s.arm.startswith('recipe_')]
   gaps = _gaps_of_sage(tables)
-  answers = {other: _counted(gaps, other) for other in _OTHERS}
-  answers['sinkgd'] = _counted(
-    {cell: mine for cell, mine in gaps.items() if _rows(cell) <= 1}, 'sinkgd'
-  )
+  cells = {o: [s.cell for s in tables if s.arm == o] for o in _OTHERS}
+  cells['sinkgd'] = [cell for cell in cells['sinkgd'] if _rows(cell) <= 1]
+  answers = {other: _counted(gaps, other, cells[other]) for other in _OTHERS}
   lines = [
     _QUESTIONS.format(
       **answers,
@@ -72,7 +87,7 @@ def text(found: Mapping[str, Sequence[Summary]]) -> str:
 def answer(gap: Difference | None) -> str:
   """'lower' if the first arm is better by more than the interval, ..."""
   if gap is None or gap.half_width is None:
-    return 'undecided'
+    return 'not measured'
   if gap.mean + gap.half_width < 0:
     return 'lower'
   return 'higher' if gap.mean - gap.half_width > 0 else 'no difference seen'
@@ -88,22 +103,24 @@ def _gaps_of_sage(
     for other in _OTHERS:
       if {'sage', other} <= mine.keys():
         gap = analysis.difference(mine['sage'], mine[other])
-        if gap is not None and gap.half_width is not None:
+        if gap and gap.half_width is not None:
           result.setdefault(cell, {})[other] = gap
   return result
 
 
-def _counted(gaps: Mapping[str, Mapping[str, Difference]], other: str) -> str:
-  """In how many cells 'sage' is better than another arm."""
-  answers = [answer(mine[other]) for mine in gaps.values() if other in mine]
-  if not answers:
-    return f'Against `{other}`: not measured yet.'
+def _counted(
+  gaps: Mapping[str, Mapping[str, Difference]],
+  other: str,
+  cells: Sequence[str],
+) -> str:
+  """In how many of the cells 'sage' is better than another arm."""
+  answers = [answer(gaps.get(cell, {}).get(other)) for cell in cells]
   counts = [
     f'{kind} in {answers.count(kind)}'
-    for kind in ('lower', 'higher', 'no difference seen')
+    for kind in ('lower', 'higher', 'no difference seen', 'not measured')
     if kind in answers
   ]
-  return f'Against `{other}`: {", ".join(counts)} of {len(answers)} cells.'
+  return f'Against `{other}`: {", ".join(counts)} of {len(cells)} cells.'
 
 
 def _rows(cell: str) -> float:
@@ -124,12 +141,19 @@ def _trends(gaps: Mapping[str, Mapping[str, Difference]]) -> str:
   by_dose = sorted(
     (_rows(c.name), gap) for c, gap in toys.items() if c.vocab_size == 1024
   )
-  text = [
-    f'{name} {", ".join(f"{x:g}" for x, _ in points)}: '
-    f'{", ".join(f"{gap:.2f}" for _, gap in points)}'
-    for name, points in (('for V', by_size), ('for tokens a row', by_dose))
-    if len(points) > 1
-  ]
+  text = []
+  for name, points, moving in (
+    ('for V', by_size, 'growing'),
+    ('for tokens a row', by_dose, 'shrinking'),
+  ):
+    if len(points) > 1:
+      by = [gap for _, gap in points]
+      ordered = by == sorted(by, reverse=moving == 'shrinking')
+      text.append(
+        f'{name} {", ".join(f"{x:g}" for x, _ in points)}: '
+        f'{", ".join(f"{gap:.2f}" for gap in by)}, '
+        f'{"" if ordered else "not "}{moving} at every step'
+      )
   if not text:
     return 'Trends: not measured yet.'
   return f'By how much it is lower in the toy, {"; ".join(text)}.'
@@ -144,10 +168,7 @@ def _hybrid(summaries: Sequence[Summary]) -> str:
     ]
     baseline = next(s for s in recipes if s.arm == 'recipe_adamw')
     gap = analysis.differences(recipes, baseline).get('recipe_sage_hybrid')
-    complete = {s.arm for s in recipes if s.complete}
-    if not {'recipe_adamw', 'recipe_sage_hybrid'} <= complete:
-      continue
-    if gap is None or gap.half_width is None or gap.p is None:
+    if gap is None or gap.p is None:
       continue
     decided = answer(gap)
     if decided in ('lower', 'higher') and gap.p > 1 - analysis.LEVEL:
@@ -160,18 +181,14 @@ def _prize(summaries: Sequence[Summary]) -> str:
   """The best arm with little state, by cell."""
   answers = []
   for cell in _LLAMAS:
-    mine = [s for s in summaries if s.cell == cell]
-    baseline = next(s for s in mine if s.arm == 'recipe_adamw')
-    if baseline.best is None:
-      answers.append(f'`{cell}` is not measured yet.')
-      continue
-    limit = PRIZE_STATE * baseline.best['state_bytes']
-    small = [s for s in mine if s.best and s.best['state_bytes'] <= limit]
-    small = [s for s in small if s.complete] if baseline.complete else []
+    mine = {s.arm: s for s in summaries if s.cell == cell and s.complete}
+    baseline = mine.get('recipe_adamw')
     known = {
       arm: gap
-      for arm, gap in analysis.differences(small, baseline).items()
-      if gap.half_width is not None
+      for arm, s in mine.items()
+      if baseline and s.state_bytes <= PRIZE_STATE * baseline.state_bytes
+      if (gap := analysis.difference(s, baseline))
+      and gap.half_width is not None
     }
     if not known:
       answers.append(f'`{cell}` is not measured yet.')
@@ -192,15 +209,10 @@ def surprises(found: Mapping[str, Sequence[Summary]]) -> list[str]:
   small = [*found['small_tied'], *found['small_recipes']]
   rules = {(s.cell, s.arm): s for group in found.values() for s in group}
   lines = []
-  one, two = (
-    rules['small_tied', f'recipe_adamw{end}'] for end in ('_one_rate', '')
-  )
-  if one.complete and two.complete:
-    lines.append(
-      '- **One rate or two.** Loss of `recipe_adamw_one_rate`, whose table and '
-      f'matrices have the same rate, minus that of `recipe_adamw`: '
-      f'{analysis.difference(one, two)}.'
-    )
+  for first, second, words in _PAIRS:
+    one, two = rules['small_tied', first], rules['small_tied', second]
+    if one.complete and two.complete:
+      lines.append(f'- {words} {analysis.difference(one, two)}.')
   for name in ('adamw', 'recipe_adamw'):
     rare = [
       f'`{s.arm}` {first:+.3f} and {rest:+.3f}'
@@ -246,12 +258,8 @@ def _rare(arm: Summary, baseline: Summary) -> tuple[float, float] | None:
     return None
   if not (arm.complete and baseline.complete):
     return None
-  gaps = [
-    np.subtract(arm.final[s]['by_decile'], baseline.final[s]['by_decile'])
-    for s in arm.final.keys() & baseline.final.keys()
-  ]
-  mean = np.mean(gaps, 0)
-  return float(mean[-1]), float(mean[:-1].mean())
+  gap = arm.by_decile - baseline.by_decile
+  return float(gap[-1]), float(gap[:-1].mean())
 
 
 def _loss_at(options: Mapping[str, float], summary: Summary) -> float | None:

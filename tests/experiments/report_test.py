@@ -55,6 +55,7 @@ def _line(one):
     'loss': loss,
     'bits_per_byte': loss / 2,
     'by_decile': [loss + i for i in range(10)],
+    'train_curve': [[10, loss + 1], [20, loss - 0.25]],
     'diverged': options['embedding_rate'] > 0.1,
     'state_bytes': {'adamw': 200_000, 'sage': 100_000, 'sinkgd': 8}[one.arm],
     'step_core_seconds': 0.1,
@@ -154,6 +155,36 @@ def test_answers_about_recipes_by_cell():
   assert '`medium_tied` is no difference seen' in hybrid
 
 
+def test_sage_against_others_by_cell():
+  # In the order of V, how far SAGE is below SinkGD.
+  cells = {'toy_v512': 0.4, 'toy_v1024': 0.6, 'toy_v2048': 0.5}
+  rules = [
+    _finished(cell, arm, losses)
+    for cell, gap in cells.items()
+    for arm, losses in (
+      ('sage', (3.0, 3.1, 3.2)),
+      ('sinkgd', (3.0 + gap, 3.101 + gap, 3.199 + gap)),
+    )
+  ]
+  absent = schedule.ArmProgress(None, [], 0, 1)
+  # The second one has more than a token a row, and is not in the rule.
+  for cell in ('toy_v1024_t0.125', 'toy_v1024_t2'):
+    for arm in ('sage', 'sinkgd'):
+      one = _finished(cell, arm, ())
+      rules.append(dataclasses.replace(one, progress=absent))
+  recipes = [
+    _finished(cell, 'recipe_adamw', (3.0, 3.1))
+    for cell in ('small_tied', 'medium_tied')
+  ]
+  text = verdicts.text({'toy': rules, 'small_recipes': recipes})
+  assert 'Against `sinkgd`: lower in 3, not measured in 1 of 4 cells.' in text
+  assert (
+    'for V 512, 1024, 2048: 0.40, 0.60, 0.50, not growing at every step.'
+  ) in text
+  text = verdicts.text({'toy': rules[:4], 'small_recipes': recipes})
+  assert 'for V 512, 1024: 0.40, 0.60, growing at every step.' in text
+
+
 def test_a_difference_is_worth_tokens():
   arm = 'recipe_adamw'
   cells = {'small_recipes': ['small_tied']}
@@ -214,8 +245,8 @@ def test_the_recipe_to_use_depends_on_the_memory(monkeypatch):
   monkeypatch.setattr(choice, '_tuned_call', lambda summary: summary.arm)
   larger = [_finished('medium_tied', 'recipe_lion', (1.0, 2.0), 9)]
   text = choice.text(small, larger)  # The larger cell has no baseline yet.
-  assert '| `rms_muon` | 1 | +0.1133 ± 0.0143 |' in text
-  assert '| `adamw` | 100 | 0 |' in text
+  assert '| `rms_muon` | 1 | +0.1133 ± 0.0143 |  |' in text
+  assert '| `adamw` | 100 | 0 | -0.1133 ± 0.0143 |' in text
   assert 'medium_tied' not in text
   larger.append(_finished('medium_tied', 'recipe_adamw', (1.1, 2.1), 9))
   text = choice.text(small, larger)
@@ -419,6 +450,36 @@ def test_numbers_of_the_readme_are_those_of_the_results():
   assert float(percent) == pytest.approx(100 * ours / baseline, abs=0.06)
 
 
+def test_no_neighbor_of_the_chosen_options_is_better():
+  checked = 0
+  for study in studies.STUDIES.values():
+    for summary in analysis.summarize(study, runs.ROOT / trial.RESULTS):
+      tuned = summary.progress.tuned
+      if not summary.complete or len(tuned.visited) >= tuning.LONGEST:
+        continue  # The search was cut, perhaps.
+      arm, chosen = ARMS[summary.arm], tuned.options
+      around = [
+        {**chosen, **{name: factor * chosen[name] for name in names}}
+        for names in ([tuning.RATES] if arm.one_rate else zip(tuning.RATES))
+        for factor in (0.5, 2.0)
+      ]
+      lists = {'weight_decay': tuning.WEIGHT_DECAYS, 'beta': arm.betas}
+      for name in study.again if study.after else lists.keys() & chosen:
+        at = lists[name].index(chosen[name])
+        around += [
+          {**chosen, name: value}
+          for value in lists[name][max(at - 1, 0) : at + 2]
+        ]
+      losses = {
+        trial.point_of(line['options']): line['loss'] or math.inf
+        for line in summary.tuning
+      }
+      best = losses[trial.point_of(chosen)]
+      assert all(losses[trial.point_of(x)] >= best for x in around)
+      checked += 1
+  assert checked
+
+
 def test_rms_muon_has_the_options_that_were_tuned():
   arm = _finished_in('small_recipes')['recipe_rms_muon']
   tuned = arm.progress.tuned.options
@@ -476,6 +537,12 @@ def test_deciles_have_equal_numbers_of_occurrences():
   counts = rng.integers(1, 100, 5000)
   shares = np.bincount(outcome.deciles(counts), counts, 10) / counts.sum()
   np.testing.assert_allclose(shares, 0.1, atol=1e-3)
+
+
+def test_deciles_of_an_arm_are_means_over_seeds():
+  lines = {1: {'by_decile': [1.0, None]}, 2: {'by_decile': [2.0, 3.0]}}
+  one = dataclasses.replace(_finished('toy_v512', 'sage', ()), final=lines)
+  np.testing.assert_equal(one.by_decile, [1.5, math.nan])  # a diverged run
 
 
 def test_losses_by_decile_are_means_over_targets():
