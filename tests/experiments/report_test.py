@@ -446,7 +446,7 @@ def test_numbers_of_the_readme_are_those_of_the_results():
     recipes[f'recipe_{name}'].best['state_bytes']
     for name in ('rms_muon', 'adamw')
   )
-  (percent,) = re.findall(r'with ([\d.]+) %\s+of AdamW', section)
+  (percent,) = re.findall(r'with ([\d.]+) %\s+of\s+AdamW', section)
   assert float(percent) == pytest.approx(100 * ours / baseline, abs=0.06)
 
 
