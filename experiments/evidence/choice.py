@@ -31,7 +31,8 @@ _CALLS = """
 With the tuned options, the recipes of `sage_optax` are these calls. The first
 number is the peak of the learning rate's schedule. `matrix` sets the factor of
 the matrices' rate, and their weight decay in proportion to it. Before them, the
-study has `optax.clip_by_global_norm(1.0)`.
+study has `optax.clip_by_global_norm(1.0)`. Larger models need other rates:
+[methods](methods/README.md) lists those that were published.
 """
 
 
