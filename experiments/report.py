@@ -85,12 +85,13 @@ _HOW = f"""## How to read it
   rules. *p* is corrected by Holm's method for all optimizers of the table that
   are planned, finished or not; recipes and rules of a cell are two tables.
 - **State** is the memory that the optimizer keeps from step to step.
-- **Options.** *Good rates* are those whose lowest loss of seed 0 is within
-  {analysis.WINDOW_NATS} nats of the best. *Jumps* are training losses 0.5 nats
-  above the mean of the 20 before, in a run; in the Llama they count batches
-  that are hard for all optimizers. *Core-ms*, where measured, are milliseconds
-  of one core, measured for all optimizers in turns (`python -m
-  experiments.times`); at width 64 the model takes most of them.
+- **Options.** *Good rates* are the smallest and the largest one whose lowest
+  loss of seed 0 is within {analysis.WINDOW_NATS} nats of the best; ≤ and ≥ mark
+  the ends of what was tried. *Jumps* are training losses 0.5 nats above the
+  mean of the 20 before, in a run; in the Llama they count batches that are hard
+  for all optimizers. *Core-ms*, where measured, are milliseconds of one core,
+  measured for all optimizers in turns (`python -m experiments.times`); at width
+  64 the model takes most of them.
 """
 
 

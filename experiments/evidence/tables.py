@@ -187,12 +187,11 @@ def _tuning(summary: Summary, times: Mapping[str, float]) -> str:
   assert best is not None
   options = best['options'] if tuned is None else tuned.options
   lines = list(summary.final.values()) or [best]
-  good = analysis.window(summary, 'embedding_rate')
   beta = options.get('beta')
   cells = [
     f'`{summary.arm}`',
     f'{options["embedding_rate"]:.3g}',
-    '' if good is None else f'{good[0]:.3g} to {good[1]:.3g}',
+    _good_rates(summary),
     f'{options["matrix_rate"]:.3g}',
     f'{options["weight_decay"]:g}',
     '' if beta is None else _beta(summary.arm, beta),
@@ -203,6 +202,17 @@ def _tuning(summary: Summary, times: Mapping[str, float]) -> str:
     seconds = times.get(summary.arm)
     cells.append('' if seconds is None else f'{1000 * seconds:.0f}')
   return '| ' + ' | '.join(cells) + ' |'
+
+
+def _good_rates(summary: Summary) -> str:
+  """The window of the table's rate; ends of what was tried are marked."""
+  name = 'embedding_rate'
+  good = analysis.window(summary, name)
+  if good is None:
+    return ''
+  tried = [line['options'][name] for line in summary.tuning]
+  low, high = '≤ ' * (good[0] == min(tried)), '≥ ' * (good[1] == max(tried))
+  return f'{low}{good[0]:.3g} to {high}{good[1]:.3g}'
 
 
 def limits(found: Mapping[str, Sequence[Summary]]) -> str:

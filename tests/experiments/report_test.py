@@ -313,6 +313,11 @@ def test_an_unfinished_arm_is_said_to_be(results):
   assert analysis.difference(found['lion'], found['adamw']) is None
   window = analysis.window(found['adamw'], 'embedding_rate')
   assert window == pytest.approx((2e-3, 8e-3))
+  assert tables._good_rates(found['adamw']) == '≤ 0.002 to 0.008'
+  lines = found['adamw'].tuning
+  few = [x for x in lines if x['options']['embedding_rate'] < 0.01]
+  one = dataclasses.replace(found['adamw'], tuning=few)
+  assert tables._good_rates(one) == '≤ 0.002 to ≥ 0.008'
 
 
 def test_the_page_is_the_same_to_the_byte(results, tmp_path):
