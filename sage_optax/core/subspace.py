@@ -10,6 +10,7 @@ them all:
     fan_out        [..., rank, fan_out] [..., fan_in, rank]
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from sage_optax import rounding
-from sage_optax.core import linalg, orthogonal, placement
+from sage_optax.core import lapack, linalg, orthogonal, placement
 
 # 'gaussian', 'svd', 'subspace', or (key, matrix[fan_in, fan_out], count) ->
 # P[rank, smaller side].
@@ -225,7 +226,8 @@ def _singular_vectors(grad, start):
   """Singular vectors of the smaller side, in float32 as the authors' code."""
   shape = grad.shape
   grad, start = _smaller_side_first(grad, start)
-  u, _, _ = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
+  svd = functools.partial(jnp.linalg.svd, full_matrices=False)
+  u, _, _ = lapack.of_each(svd, grad.astype(jnp.float32))
   basis = u[..., : start.shape[-1]].astype(start.dtype)
   return _unless_zero(grad, basis, start, shape)
 

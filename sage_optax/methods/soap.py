@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sage_optax import rounding
-from sage_optax.core import boxes, linalg, moments, placement
+from sage_optax.core import boxes, lapack, linalg, moments, placement
 
 _UNIT = (linalg.FAN_IN, linalg.FAN_OUT)
 
@@ -243,10 +243,12 @@ def _sizes(grad, gram, basis):
 def _iterated(grad, gram, basis):
   """One step of orthogonal iteration."""
   del grad
-  return jnp.linalg.qr(linalg.matmul(linalg.over_peak(gram, _UNIT), basis))[0]
+  product = linalg.matmul(linalg.over_peak(gram, _UNIT), basis)
+  return lapack.of_each(jnp.linalg.qr, product)[0]
 
 
 def _first(grad, gram, basis):
   """The eigenvectors, by decreasing eigenvalue."""
   del grad, basis
-  return jnp.linalg.eigh(linalg.over_peak(gram, _UNIT))[1][..., ::-1]
+  gram = linalg.over_peak(gram, _UNIT)
+  return lapack.of_each(jnp.linalg.eigh, gram)[1][..., ::-1]
