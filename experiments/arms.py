@@ -35,6 +35,7 @@ class Arm:
     beta_name: the recipe's name for 'beta'.
     fixed: other arguments of the recipe.
     one_rate: whether the table and the matrices have the same rate.
+    vector_rate: rate of vectors in a recipe; None: that of the table.
   """
 
   name: str
@@ -45,6 +46,7 @@ class Arm:
   beta_name: str = 'b2'
   fixed: Options = dataclasses.field(default_factory=dict)
   one_rate: bool = False
+  vector_rate: float | None = None
 
 
 def optimizer(
@@ -126,6 +128,9 @@ def recipe_arguments(arm: Arm, options: Options) -> dict[str, Any]:
     'matrix': {'lr_scale': scale, 'weight_decay': decay * scale},
     **arm.fixed,
   }
+  if arm.vector_rate is not None:
+    scale = arm.vector_rate / options['embedding_rate']
+    result['vector'] = {'lr_scale': scale}
   if 'beta' in options:
     result[arm.beta_name] = options['beta']
   return result
@@ -248,6 +253,11 @@ RECIPE_ARMS: tuple[Arm, ...] = (
   # As AdamW is mostly used.
   dataclasses.replace(
     _recipe('adamw_one_rate', 8e-3, 8e-3, _B2, recipe='adamw'), one_rate=True
+  ),
+  # With the rate of vectors that all table arms have.
+  dataclasses.replace(
+    _recipe('adamw_vectors', _ADAM, 8e-3, _B2, recipe='adamw'),
+    vector_rate=VECTOR_RATE,
   ),
   _recipe('lion_hybrid', _SIGN, 4e-3, _B2),
   _recipe('sinkgd', _ADAM, 4e-3, _B2),

@@ -25,6 +25,12 @@ _PAIRS = (
     'matrices have the same rate, minus that of `recipe_adamw`:',
   ),
   (
+    'recipe_adamw_vectors',
+    'recipe_adamw',
+    '**The rate of vectors.** Loss of `recipe_adamw_vectors`, where it is '
+    '4e-3, minus that of `recipe_adamw`, where it is that of the table:',
+  ),
+  (
     'recipe_sinkgd',
     'adamw',
     '**The rate of vectors.** Loss of `recipe_sinkgd`, where it is that of '

@@ -40,9 +40,13 @@ def _updates(tx):
   return found
 
 
-def test_the_baseline_is_adamw_with_a_rate_for_each_role():
+@pytest.mark.parametrize(
+  ('name', 'vector_rate'),
+  [('recipe_adamw', 0.064), ('recipe_adamw_vectors', 4e-3)],
+)
+def test_the_baseline_is_adamw_with_a_rate_for_each_role(name, vector_rate):
   options = {**_OPTIONS, 'beta': 0.98}
-  tx = arms.optimizer(arms.ARMS['recipe_adamw'], options, _schedule, _AXES)
+  tx = arms.optimizer(arms.ARMS[name], options, _schedule, _AXES)
 
   def adamw(rate, decay):
     return optax.adamw(
@@ -55,7 +59,7 @@ def test_the_baseline_is_adamw_with_a_rate_for_each_role():
       {
         'table': adamw(0.064, 0.1),
         'matrix': adamw(0.008, 0.1),
-        'vector': adamw(0.064, 0.0),
+        'vector': adamw(vector_rate, 0.0),
       },
       {
         'embed': {'embedding': 'table'},
