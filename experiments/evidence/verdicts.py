@@ -30,13 +30,6 @@ _PAIRS = (
     '**The rate of vectors.** Loss of `recipe_adamw_vectors`, where it is '
     '4e-3, minus that of `recipe_adamw`, where it is that of the table:',
   ),
-  (
-    'recipe_sinkgd',
-    'adamw',
-    '**The rate of vectors.** Loss of `recipe_sinkgd`, where it is that of '
-    'the table, minus that of the rule `adamw`, where it is 4e-3; the two do '
-    'not differ otherwise, but each has its own tuned options:',
-  ),
 )
 
 _QUESTIONS = """## The four questions
