@@ -85,14 +85,17 @@ class Explanation:
     rows: one `Row` per parameter.
     totals: role -> `Total`; 'all' is the sum, including counters, and equals
       `sage_optax.memory.state_bytes` of the recipe.
+    unmatched: the patterns of `rules`, `matrix_axes` and `stacked` that match
+      no parameter, with these names.
   """
 
   recipe: str
   rows: list[Row]
   totals: dict[str, Total]
+  unmatched: tuple[str, ...] = ()
 
   def to_json(self) -> str:
-    """Returns rows and totals as JSON."""
+    """Returns all attributes as JSON."""
     return json.dumps(dataclasses.asdict(self), indent=2)
 
   def __str__(self) -> str:
@@ -108,7 +111,7 @@ class Explanation:
         row.weight_decay
         if isinstance(row.weight_decay, str)
         else f'{row.weight_decay:g}',
-        format_bytes(row.state_bytes),
+        memory.format_bytes(row.state_bytes),
         ', '.join(f'axis {axis}' for axis in row.replicated) or '-',
         row.second_look or '-',
       )
@@ -125,20 +128,12 @@ class Explanation:
     sums = [
       f'{role}: {total.leaves} {"leaf" if total.leaves == 1 else "leaves"}, '
       f'{total.parameters:,} parameters, '
-      f'state {format_bytes(total.state_bytes)}'
+      f'state {memory.format_bytes(total.state_bytes)}'
       for role, total in self.totals.items()
     ]
+    if self.unmatched:
+      sums += ['', f'No parameter matches {", ".join(self.unmatched)}.']
     return '\n'.join([f'recipe {self.recipe}', *table, '', *sums])
-
-
-def format_bytes(size: int) -> str:
-  """Formats bytes in the largest binary unit that gives at least 1."""
-  value, units = float(size), ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-  while value >= 1024 and len(units) > 1:
-    value, units = value / 1024, units[1:]
-  return (
-    f'{value:.0f} {units[0]}' if units[0] == 'B' else f'{value:.2f} {units[0]}'
-  )
 
 
 def explain(
@@ -166,7 +161,7 @@ def explain(
       ignored.
 
   Returns:
-    An `Explanation`: `.rows`, `.totals`, `str()` and `.to_json()`.
+    An `Explanation`; `str()` returns it as a table.
 
   Raises:
     ValueError: as in `sage_optax.recipe`, also if the role or the axes of a
@@ -200,7 +195,12 @@ def explain(
       strict=True,
     )
   ]
-  return Explanation(recipe_name, rows, _totals(rows, tx, params))
+  return Explanation(
+    recipe_name,
+    rows,
+    _totals(rows, tx, params),
+    messages.unmatched([row.path for row in rows], given),
+  )
 
 
 def _masked(params: Any, mask: Any) -> Any:

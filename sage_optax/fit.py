@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 from sage_optax import memory, recipes
-from sage_optax.explain import format_bytes, matrices
+from sage_optax.explain import matrices
 from sage_optax.leaves import arguments, routing
 from sage_optax.recipe_table import Part
 
@@ -99,13 +99,13 @@ class Fit:
         choice.role,
         choice.part.method,
         _options(choice.part),
-        format_bytes(choice.state_bytes),
+        memory.format_bytes(choice.state_bytes),
       )
       for choice in self.choices
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [' '.join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return '\n'.join([*table, f'state {format_bytes(self.state_bytes)}'])
+    return '\n'.join([*table, f'state {memory.format_bytes(self.state_bytes)}'])
 
 
 def _options(part: Part) -> str:

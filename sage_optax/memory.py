@@ -32,3 +32,13 @@ def tree_bytes(tree: Any) -> int:
     math.prod(leaf.shape) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
   )
+
+
+def format_bytes(size: int) -> str:
+  """Formats bytes in the largest binary unit that gives at least 1."""
+  value, units = float(size), ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  while value >= 1024 and len(units) > 1:
+    value, units = value / 1024, units[1:]
+  return (
+    f'{value:.0f} {units[0]}' if units[0] == 'B' else f'{value:.2f} {units[0]}'
+  )

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sage_optax.leaves import names, presets
-from sage_optax.leaves.records import Leaf
+from sage_optax.leaves.records import Leaf, Routing
 
 _SHOWN = 12
 _POSITIONS = re.compile(names.START + names.POSITION_WORDS + '$')
@@ -102,6 +102,29 @@ def no_stack(role: str, core: int, evidence: str) -> str:
   stack = 'beside the stack' if evidence else 'and no proof of a stack'
   unit = 'a vector has one axis' if role == 'vector' else 'a matrix has two'
   return f'{core} axes {stack}, where {unit}'
+
+
+def unmatched(paths: Sequence[str], given: Routing) -> tuple[str, ...]:
+  """The user's patterns that match no path, each with its option's name."""
+  options = {
+    'rules': [pattern for pattern, _ in given.rules or ()],
+    'matrix_axes': (
+      []
+      if callable(given.matrix_axes)
+      else [pattern for pattern, _ in given.matrix_axes]
+    ),
+    'stacked': (
+      [given.stacked] if isinstance(given.stacked, str) else given.stacked
+    ),
+  }
+  return tuple(
+    f'{name} {getattr(pattern, "pattern", pattern)!r}'
+    for name, patterns in options.items()
+    for pattern in patterns
+    # Names of axes are often those of more models than this one.
+    if not isinstance(pattern, tuple | list)
+    and not any(re.search(pattern, path) for path in paths)
+  )
 
 
 def refusal(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import warnings
 
 import jax
@@ -83,6 +84,27 @@ class ExplainTest(parameterized.TestCase):
       if leaf.ndim == 0 or leaf.dtype == jnp.uint32
     )
     self.assertEqual(sum(t.state_bytes for t in by_role) + shared, real)
+
+  def test_patterns_that_match_nothing(self):
+    options = {
+      'rules': [('embed', 'embedding'), (re.compile('^rout'), 'matrix')],
+      'matrix_axes': [('moe', ((0,), (1,)))],
+      'stacked': 'layrs',
+    }
+    explanation = sage_optax.explain('sage_hybrid', _params(), **options)
+    self.assertEqual(
+      explanation.unmatched,
+      ("rules '^rout'", "matrix_axes 'moe'", "stacked 'layrs'"),
+    )
+    self.assertTrue(
+      str(explanation).endswith(
+        "No parameter matches rules '^rout', matrix_axes 'moe', stacked "
+        "'layrs'."
+      )
+    )
+    plain = sage_optax.explain('sage_hybrid', _params())
+    self.assertEqual(plain.unmatched, ())
+    self.assertNotIn('No parameter matches', str(plain))
 
   def test_table_and_json(self):
     explanation = sage_optax.explain('sage_hybrid', _params())
