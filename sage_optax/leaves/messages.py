@@ -106,7 +106,7 @@ def no_stack(role: str, core: int, evidence: str) -> str:
 
 def unmatched(paths: Sequence[str], given: Routing) -> tuple[str, ...]:
   """The user's patterns that match no path, each with its option's name."""
-  options = {
+  options: dict[str, Sequence[Any]] = {
     'rules': [pattern for pattern, _ in given.rules or ()],
     'matrix_axes': (
       []
